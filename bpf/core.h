@@ -1,0 +1,664 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT */
+/*
+ * The core: fills and submits events. It is compiled twice, and READ is the
+ * difference: typed loads (fentry and tp_btf programs; they need no
+ * bpf_probe_read_kernel, which a locked-down kernel refuses) or CO-RE probe
+ * reads (kprobe programs, whose arguments are plain numbers).
+ */
+#ifndef TCPBYE_CORE_H
+#define TCPBYE_CORE_H
+
+#include "kernel.h"
+#include "event.h"
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_core_read.h>
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_tracing.h>
+
+#ifdef TCPBYE_TYPED
+#define READ(p, path) ((p)->path)
+#define READ_BIT(p, field) BPF_CORE_READ_BITFIELD(p, field)
+#else
+#define READ(p, path) BPF_CORE_READ(p, path)
+#define READ_BIT(p, field) BPF_CORE_READ_BITFIELD_PROBED(p, field)
+#endif
+
+/* Where preempt_count is; set from the running kernel's BTF before load. */
+enum preempt_source {
+	PREEMPT_UNKNOWN = 0,
+	PREEMPT_VARIABLE = 1, /* x86: per-CPU __preempt_count */
+	PREEMPT_HOT = 2,      /* x86, 6.2 to 6.14: per-CPU struct pcpu_hot */
+	PREEMPT_THREAD = 3,   /* arm64: thread_info of the current task */
+};
+
+const volatile enum preempt_source cfg_preempt_source = PREEMPT_UNKNOWN;
+const volatile bool cfg_task_btf = false;  /* bpf_get_current_task_btf: 5.11 and later */
+const volatile bool cfg_task_regs = false; /* bpf_task_pt_regs: 5.15 and later */
+const volatile bool cfg_probe_read = false; /* bpf_probe_read_kernel is allowed here */
+const volatile __u32 cfg_reason_arg = 0;   /* tcp_send_active_reset: position of the reason; 0: none */
+const volatile __u32 cfg_passive_reason_arg = 0; /* tcp_v4_send_reset, tcp_v6_send_reset: likewise */
+const volatile __u32 cfg_accept_args = 0;  /* inet_csk_accept: number of arguments */
+const volatile bool cfg_reset_skb = false; /* tcp_reset has the segment as second argument */
+const volatile __u32 cfg_send_reset_args = 0; /* tp tcp_send_reset: number of arguments */
+const volatile __u32 cfg_wake_bytes = 1 << 18; /* wake the reader when this much is waiting */
+
+/* Their types reach BTF, and so Go, through these; nothing reads them. */
+const volatile enum hook contract_hook = HOOK_NONE;
+const volatile enum has contract_has = HAS_TUPLE;
+const volatile enum loss contract_lost = LOST_RING;
+
+/* The value type is how struct event reaches BTF, and so Go. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 23);
+	__type(value, struct event);
+} events SEC(".maps");
+
+/*
+ * key: address of a sock. value: ns of its first sight, which makes an address
+ * that is used again another connection. Inserted at the first event of a
+ * socket, replaced at its birth events (CLOSE to SYN_SENT, LISTEN to SYN_RECV),
+ * deleted at tcp_destroy_sock.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1 << 18);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, __u64);
+} conns SEC(".maps");
+
+/*
+ * key: thread group id that acted on a TCP socket. Says which exits and execs
+ * are worth an event. Least recently used entries fall out by themselves.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1 << 14);
+	__type(key, __u32);
+	__type(value, __u8);
+} procs SEC(".maps");
+
+/* index: enum loss. Every event that could not be delivered is counted here. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, LOST_KINDS);
+	__type(key, __u32);
+	__type(value, __u64);
+} lost SEC(".maps");
+
+static __always_inline void count_lost(__u32 kind)
+{
+	__u64 *n = bpf_map_lookup_elem(&lost, &kind);
+
+	if (n)
+		*n += 1;
+}
+
+/*
+ * bpf_this_cpu_ptr needs the BTF id of a per-CPU variable as a load that the
+ * loader writes: it finds these placeholders by their value.
+ */
+#define PREEMPT_VARIABLE_PLACEHOLDER 0x7c9b1001
+#define PREEMPT_HOT_PLACEHOLDER 0x7c9b1002
+
+static __always_inline bool preempt_count(struct event *e)
+{
+	if (cfg_preempt_source == PREEMPT_VARIABLE) {
+		int *var, *here;
+
+		asm volatile("%0 = 0x7c9b1001 ll" : "=r"(var));
+		here = bpf_this_cpu_ptr(var);
+		e->preempt = *here;
+		return true;
+	}
+	if (cfg_preempt_source == PREEMPT_HOT) {
+		struct pcpu_hot *var, *here;
+
+		asm volatile("%0 = 0x7c9b1002 ll" : "=r"(var));
+		here = bpf_this_cpu_ptr(var);
+		e->preempt = here->preempt_count;
+		return true;
+	}
+	if (cfg_preempt_source == PREEMPT_THREAD && cfg_task_btf) {
+		struct task_struct *task = bpf_get_current_task_btf();
+
+		e->preempt = task->thread_info.preempt.count;
+		return true;
+	}
+	return false;
+}
+
+/*
+ * The number of the system call that the current task is in: it tells close(2)
+ * from dup2(2), exec and exit without a hook on any of them.
+ */
+static __always_inline void fill_syscall(struct event *e)
+{
+#if defined(__TARGET_ARCH_x86)
+	if (cfg_task_regs && cfg_task_btf) {
+		struct pt_regs___x86 *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
+
+		e->syscall = regs->orig_ax;
+		e->has |= HAS_SYSCALL;
+	} else if (cfg_probe_read) {
+		/*
+		 * 5.10: task_pt_regs() by hand, the stack is 16 KiB
+		 * (arch/x86/include/asm/page_64_types.h, processor.h).
+		 */
+		struct task_struct *task = (void *)bpf_get_current_task();
+		unsigned long stack = (unsigned long)BPF_CORE_READ(task, stack);
+		struct pt_regs *regs = (void *)(stack + 16384 - 168);
+		struct pt_regs___x86 *x = (void *)regs;
+
+		e->syscall = BPF_CORE_READ(x, orig_ax);
+		e->has |= HAS_SYSCALL;
+	}
+#elif defined(__TARGET_ARCH_arm64)
+	if (cfg_task_regs && cfg_task_btf) {
+		struct pt_regs___arm64_call *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
+
+		e->syscall = regs->syscallno;
+		e->has |= HAS_SYSCALL;
+	}
+#endif
+}
+
+static __always_inline void fill_task(struct event *e)
+{
+	__u64 id = bpf_get_current_pid_tgid();
+
+	e->pid = id >> 32;
+	e->tid = id;
+	e->uid = bpf_get_current_uid_gid();
+	e->cgroup = bpf_get_current_cgroup_id();
+	bpf_get_current_comm(e->comm, sizeof(e->comm));
+	e->syscall = -1;
+	if (preempt_count(e))
+		e->has |= HAS_PREEMPT;
+	if (cfg_task_btf) {
+		struct task_struct *task = bpf_get_current_task_btf();
+
+		e->task_flags = task->flags;
+		e->exit_code = task->exit_code;
+		e->has |= HAS_TASK;
+	} else if (cfg_probe_read) {
+		struct task_struct *task = (void *)bpf_get_current_task();
+
+		e->task_flags = BPF_CORE_READ(task, flags);
+		e->exit_code = BPF_CORE_READ(task, exit_code);
+		e->has |= HAS_TASK;
+	}
+	if (!(e->preempt & 0x100) && !(e->task_flags & PF_KTHREAD))
+		fill_syscall(e);
+}
+
+static __always_inline void fill_addr4(__u8 *to, __be32 addr)
+{
+	*(__be32 *)to = addr;
+}
+
+#ifdef TCPBYE_TYPED
+#define FILL_ADDR6(to, p, path)                                   \
+	({                                                        \
+		__be32 *__to = (__be32 *)(to);                    \
+		__to[0] = (p)->path.in6_u.u6_addr32[0];           \
+		__to[1] = (p)->path.in6_u.u6_addr32[1];           \
+		__to[2] = (p)->path.in6_u.u6_addr32[2];           \
+		__to[3] = (p)->path.in6_u.u6_addr32[3];           \
+	})
+#else
+#define FILL_ADDR6(to, p, path) \
+	bpf_core_read(to, 16, &(p)->path)
+#endif
+
+/* What a full socket, a mini-socket and a request share. */
+static __always_inline void fill_tuple(struct event *e, struct sock *sk)
+{
+	struct net *net = READ(sk, __sk_common.skc_net.net);
+
+	e->family = READ(sk, __sk_common.skc_family);
+	e->state = READ(sk, __sk_common.skc_state);
+	e->sport = READ(sk, __sk_common.skc_num);
+	e->dport = bpf_ntohs(READ(sk, __sk_common.skc_dport));
+	if (net)
+		e->netns = READ(net, ns.inum);
+	if (e->family == AF_INET6) {
+		FILL_ADDR6(e->laddr, sk, __sk_common.skc_v6_rcv_saddr);
+		FILL_ADDR6(e->raddr, sk, __sk_common.skc_v6_daddr);
+	} else {
+		fill_addr4(e->laddr, READ(sk, __sk_common.skc_rcv_saddr));
+		fill_addr4(e->raddr, READ(sk, __sk_common.skc_daddr));
+	}
+	e->has |= HAS_TUPLE;
+}
+
+static __always_inline void fill_socket(struct event *e, struct sock *sk)
+{
+	struct socket *socket = READ(sk, sk_socket);
+
+	e->protocol = READ(sk, sk_protocol);
+	e->err = READ(sk, sk_err);
+	e->err_soft = READ(sk, sk_err_soft);
+	e->sk_flags = READ(sk, __sk_common.skc_flags);
+	e->lingertime = READ(sk, sk_lingertime);
+	e->sk_shutdown = READ(sk, sk_shutdown);
+	e->sock_uid = READ(sk, sk_uid.val);
+	e->ack_backlog = READ(sk, sk_ack_backlog);
+	e->max_ack_backlog = READ(sk, sk_max_ack_backlog);
+	if (socket) {
+		struct file *file = READ(socket, file);
+
+		e->has_socket = 1;
+		if (file) {
+			struct inode *inode = READ(file, f_inode);
+
+			if (inode)
+				e->inode = READ(inode, i_ino);
+		}
+	}
+	e->has |= HAS_SOCKET;
+}
+
+static __always_inline void fill_tcp(struct event *e, struct sock *sk)
+{
+#ifdef TCPBYE_TYPED
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+#else
+	struct tcp_sock *tp = (void *)sk;
+#endif
+	__u16 sport;
+
+	if (!tp)
+		return;
+	/*
+	 * The port as the socket was bound: skc_num is 0 at -> CLOSE, since
+	 * tcp_set_state has released an auto-bound port by then.
+	 */
+	sport = bpf_ntohs(READ(tp, inet_conn.icsk_inet.inet_sport));
+	if (sport)
+		e->sport = sport;
+	e->write_seq = READ(tp, write_seq);
+	e->snd_una = READ(tp, snd_una);
+	e->snd_nxt = READ(tp, snd_nxt);
+	e->rcv_nxt = READ(tp, rcv_nxt);
+	e->copied_seq = READ(tp, copied_seq);
+	e->bytes_sent = READ(tp, bytes_sent);
+	e->bytes_acked = READ(tp, bytes_acked);
+	e->bytes_received = READ(tp, bytes_received);
+	e->linger2 = READ(tp, linger2);
+	e->repair = READ_BIT(tp, repair);
+	e->retransmits = READ(tp, inet_conn.icsk_retransmits);
+	e->probes_out = READ(tp, inet_conn.icsk_probes_out);
+	e->user_timeout = READ(tp, inet_conn.icsk_user_timeout);
+	if (bpf_core_field_exists(struct tcp_sock___mptcp, is_mptcp)) {
+		struct tcp_sock___mptcp *mp = (void *)tp;
+
+		e->is_mptcp = READ(mp, is_mptcp);
+	}
+	e->has |= HAS_TCP;
+}
+
+static __always_inline void fill_full(struct event *e, struct sock *sk)
+{
+	fill_tuple(e, sk);
+	fill_socket(e, sk);
+	fill_tcp(e, sk);
+}
+
+/*
+ * The segment that an event answers. Its addresses, turned round, become the
+ * event's when the socket has none (no socket at all, or a listener).
+ */
+static __always_inline void fill_segment(struct event *e, struct sk_buff *skb, bool tuple)
+{
+	struct tcp_header th;
+	struct ipv4_header ip;
+	struct ipv6_header ip6;
+	unsigned char *head;
+	__u16 network, transport;
+	__u32 doff;
+
+	if (!cfg_probe_read || !skb)
+		return;
+	head = BPF_CORE_READ(skb, head);
+	network = BPF_CORE_READ(skb, network_header);
+	transport = BPF_CORE_READ(skb, transport_header);
+	if (bpf_probe_read_kernel(&th, sizeof(th), head + transport) ||
+	    bpf_probe_read_kernel(&ip, sizeof(ip), head + network)) {
+		count_lost(LOST_READ);
+		return;
+	}
+	e->seg_seq = bpf_ntohl(th.seq);
+	e->seg_ack = bpf_ntohl(th.ack_seq);
+	e->seg_flags = th.flags;
+	e->seg_window = bpf_ntohs(th.window);
+	doff = (th.doff_res >> 4) * 4;
+	e->has |= HAS_SEGMENT;
+	if (tuple) {
+		e->sport = bpf_ntohs(th.dest);
+		e->dport = bpf_ntohs(th.source);
+		e->has |= HAS_TUPLE;
+	}
+	if (ip.ver_ihl >> 4 == 4) {
+		e->seg_len = bpf_ntohs(ip.tot_len) - (ip.ver_ihl & 15) * 4 - doff;
+		e->seg_ttl = ip.ttl;
+		e->seg_ip_id = bpf_ntohs(ip.id);
+		if (tuple) {
+			e->family = AF_INET;
+			__builtin_memset(e->laddr, 0, sizeof(e->laddr));
+			__builtin_memset(e->raddr, 0, sizeof(e->raddr));
+			__builtin_memcpy(e->laddr, ip.daddr, 4);
+			__builtin_memcpy(e->raddr, ip.saddr, 4);
+		}
+		return;
+	}
+	if (bpf_probe_read_kernel(&ip6, sizeof(ip6), head + network)) {
+		count_lost(LOST_READ);
+		return;
+	}
+	e->seg_len = bpf_ntohs(ip6.payload_len) + sizeof(ip6) - (transport - network) - doff;
+	e->seg_ttl = ip6.hop_limit;
+	if (tuple) {
+		e->family = AF_INET6;
+		__builtin_memcpy(e->laddr, ip6.daddr, 16);
+		__builtin_memcpy(e->raddr, ip6.saddr, 16);
+	}
+}
+
+/* The id of a socket's connection; `birth` starts a new one. */
+static __always_inline __u64 conn_id(__u64 key, __u64 now, bool birth)
+{
+	__u64 *id = birth ? NULL : bpf_map_lookup_elem(&conns, &key);
+
+	if (id)
+		return *id;
+	if (bpf_map_update_elem(&conns, &key, &now, BPF_ANY)) {
+		count_lost(LOST_MAP);
+		return 0;
+	}
+	return now;
+}
+
+static __always_inline struct event *begin(__u8 hook, void *sk)
+{
+	struct event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
+
+	if (!e) {
+		count_lost(LOST_RING);
+		return NULL;
+	}
+	__builtin_memset(e, 0, sizeof(*e));
+	e->time = bpf_ktime_get_ns();
+	e->hook = hook;
+	e->sock = (__u64)sk;
+	e->cpu = bpf_get_smp_processor_id();
+	fill_task(e);
+	return e;
+}
+
+/*
+ * No wake-up for each event: it costs more than the event. The reader polls,
+ * and is woken early when the ring fills.
+ */
+static __always_inline int end(struct event *e)
+{
+	__u64 waiting = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
+
+	bpf_ringbuf_submit(e, waiting >= cfg_wake_bytes ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
+	return 0;
+}
+
+static __always_inline void remember_process(struct event *e)
+{
+	__u8 one = 1;
+
+	bpf_map_update_elem(&procs, &e->pid, &one, BPF_ANY);
+}
+
+static __always_inline bool is_tcp(struct sock *sk)
+{
+	return READ(sk, sk_protocol) == IPPROTO_TCP;
+}
+
+static __always_inline int on_state(struct sock *sk, int from, int to)
+{
+	bool birth = to == TCP_SYN_SENT || (from == TCP_LISTEN && to == TCP_SYN_RECV);
+	struct event *e;
+
+	if (!is_tcp(sk))
+		return 0;
+	e = begin(HOOK_SET_STATE, sk);
+	if (!e)
+		return 0;
+	fill_full(e, sk);
+	e->state = from;
+	e->to_state = to;
+	e->conn = conn_id(e->sock, e->time, birth);
+	if (to == TCP_SYN_SENT)
+		remember_process(e);
+	return end(e);
+}
+
+/* An event of a full socket, with everything that the judge may need. */
+static __always_inline int on_full(__u8 hook, struct sock *sk, int arg, __u64 other)
+{
+	struct event *e;
+
+	if (!is_tcp(sk))
+		return 0;
+	e = begin(hook, sk);
+	if (!e)
+		return 0;
+	fill_full(e, sk);
+	e->arg = arg;
+	e->other = other;
+	e->conn = conn_id(e->sock, e->time, false);
+	if (hook == HOOK_ACCEPT || hook == HOOK_CONNECT)
+		remember_process(e);
+	return end(e);
+}
+
+/* A marker: which function, which socket; the spine has the rest. */
+static __always_inline int on_marker(__u8 hook, struct sock *sk, int arg, __u64 other)
+{
+	struct event *e;
+
+	if (!is_tcp(sk))
+		return 0;
+	e = begin(hook, sk);
+	if (!e)
+		return 0;
+	fill_tuple(e, sk);
+	fill_socket(e, sk);
+	e->arg = arg;
+	e->other = other;
+	e->conn = conn_id(e->sock, e->time, false);
+	return end(e);
+}
+
+static __always_inline int on_destroy(struct sock *sk)
+{
+	struct event *e;
+	__u64 key = (__u64)sk;
+	__u64 *id = bpf_map_lookup_elem(&conns, &key);
+
+	if (!id)
+		return 0; /* never seen doing anything */
+	e = begin(HOOK_DESTROY, sk);
+	if (e) {
+		e->conn = *id;
+		fill_tuple(e, sk);
+		fill_socket(e, sk);
+		end(e);
+	}
+	bpf_map_delete_elem(&conns, &key);
+	return 0;
+}
+
+/* sk: NULL, a full socket, a listener or a mini-socket. */
+static __always_inline int on_send_reset(struct sock *sk, struct sk_buff *skb, int reason)
+{
+	struct event *e = begin(HOOK_SEND_RESET, sk);
+	bool from_segment = true;
+
+	if (!e)
+		return 0;
+	e->arg = reason;
+	e->arg2 = -1;
+	if (sk) {
+		fill_tuple(e, sk);
+		if (e->state == TCP_TIME_WAIT) {
+			struct inet_timewait_sock *tw = (void *)sk;
+
+			e->arg2 = READ(tw, tw_substate);
+		} else if (e->state != TCP_NEW_SYN_RECV) {
+			fill_socket(e, sk);
+			fill_tcp(e, sk);
+			if (e->state != TCP_LISTEN)
+				e->conn = conn_id(e->sock, e->time, false);
+		}
+		from_segment = e->state == TCP_LISTEN || e->state == TCP_NEW_SYN_RECV;
+	}
+	fill_segment(e, skb, from_segment);
+	return end(e);
+}
+
+static __always_inline int on_reset(struct sock *sk, struct sk_buff *skb)
+{
+	struct event *e;
+
+	if (!is_tcp(sk))
+		return 0;
+	e = begin(HOOK_RESET, sk);
+	if (!e)
+		return 0;
+	fill_full(e, sk);
+	e->conn = conn_id(e->sock, e->time, false);
+	fill_segment(e, skb, false);
+	return end(e);
+}
+
+static __always_inline int on_mini_socket_kill(struct inet_timewait_sock *tw)
+{
+	struct event *e = begin(HOOK_TWSK_KILL, tw);
+
+	if (!e)
+		return 0;
+	fill_tuple(e, (struct sock *)tw);
+	e->arg = READ(tw, tw_substate);
+	return end(e);
+}
+
+/*
+ * What send(2) tells the process: sk_stream_error turns EPIPE into the
+ * socket's pending error, if there is one (net/core/stream.c, all versions).
+ */
+static __always_inline int on_stream_error(struct sock *sk, int flags, int err)
+{
+	struct event *e;
+
+	if (err == -EAGAIN || err >= 0 || !is_tcp(sk))
+		return 0;
+	e = begin(HOOK_STREAM_ERROR, sk);
+	if (!e)
+		return 0;
+	fill_full(e, sk);
+	e->arg = err;
+	if (err == -EPIPE && e->err)
+		e->arg = -e->err;
+	e->arg2 = e->arg == -EPIPE && !(flags & MSG_NOSIGNAL);
+	e->conn = conn_id(e->sock, e->time, false);
+	return end(e);
+}
+
+static __always_inline int on_syn_drop(struct sock *sk, struct sk_buff *skb)
+{
+	struct event *e;
+
+	/* sk_acceptq_is_full(), include/net/sock.h */
+	if (READ(sk, sk_ack_backlog) <= READ(sk, sk_max_ack_backlog))
+		return 0;
+	e = begin(HOOK_SYN_DROP, sk);
+	if (!e)
+		return 0;
+	fill_tuple(e, sk);
+	fill_socket(e, sk);
+	fill_segment(e, skb, true);
+	return end(e);
+}
+
+static __always_inline int on_file_close(struct file *file)
+{
+	struct inode *inode = READ(file, f_inode);
+	struct socket *socket;
+	struct sock *sk;
+	struct event *e;
+	long refs;
+	__u64 key;
+
+	if (!inode || (READ(inode, i_mode) & S_IFMT) != S_IFSOCK)
+		return 0;
+#ifdef TCPBYE_TYPED
+	socket = (struct socket *)bpf_sock_from_file(file);
+#else
+	socket = BPF_CORE_READ(file, private_data);
+#endif
+	if (!socket)
+		return 0;
+	sk = READ(socket, sk);
+	if (!sk)
+		return 0;
+	key = (__u64)sk;
+	if (!is_tcp(sk) || (READ(sk, __sk_common.skc_family) != AF_INET &&
+			    READ(sk, __sk_common.skc_family) != AF_INET6))
+		return 0;
+	if (bpf_core_field_exists(struct file___new, f_ref)) {
+		struct file___new *new = (void *)file;
+
+		refs = READ(new, f_ref.refcnt.counter) + 1;
+	} else {
+		refs = READ(file, f_count.counter);
+	}
+	e = begin(HOOK_FILE_CLOSE, sk);
+	if (!e)
+		return 0;
+	fill_tuple(e, sk);
+	fill_socket(e, sk);
+	e->refs = refs;
+	e->other = (__u64)file;
+	e->has |= HAS_REFS;
+	e->conn = conn_id(key, e->time, false);
+	return end(e);
+}
+
+static __always_inline int on_signal(int sig, int target)
+{
+	struct event *e;
+
+	if (sig != SIGPIPE)
+		return 0;
+	e = begin(HOOK_SIGNAL, NULL);
+	if (!e)
+		return 0;
+	e->arg = sig;
+	e->arg2 = target;
+	return end(e);
+}
+
+static __always_inline int on_process(__u8 hook)
+{
+	__u32 pid = bpf_get_current_pid_tgid() >> 32;
+	struct event *e;
+
+	if (!bpf_map_lookup_elem(&procs, &pid))
+		return 0;
+	e = begin(hook, NULL);
+	if (!e)
+		return 0;
+	if (hook == HOOK_EXIT)
+		bpf_map_delete_elem(&procs, &pid);
+	return end(e);
+}
+
+#endif

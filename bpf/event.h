@@ -1,0 +1,119 @@
+/* SPDX-License-Identifier: GPL-2.0 OR MIT */
+/*
+ * The contract between the kernel half and user space: one record a kernel
+ * observation. It only grows at its end; a field's meaning never changes.
+ *
+ * Host byte order unless a field says otherwise; both targets are little
+ * endian. A group of fields is meaningful only when its HAS_ bit is set in
+ * `has`; a zero in a group that was not read means nothing.
+ */
+#ifndef TCPBYE_EVENT_H
+#define TCPBYE_EVENT_H
+
+enum hook {
+	HOOK_NONE = 0,
+	HOOK_SET_STATE = 1,	     /* tp sock:inet_sock_set_state, before the store */
+	HOOK_CONNECT = 2,	     /* tcp_connect: the SYN is about to be built */
+	HOOK_ACCEPT = 3,	     /* inet_csk_accept returned a socket */
+	HOOK_CLOSE_ENTRY = 4,	     /* tcp_close: socket lock not yet held */
+	HOOK_CLOSE = 5,		     /* __tcp_close: socket lock held, nothing purged yet */
+	HOOK_SHUTDOWN = 6,	     /* tcp_shutdown; arg: mask, 1 RCV, 2 SEND, 3 both */
+	HOOK_SEND_FIN = 7,	     /* tcp_send_fin: the FIN is about to be queued */
+	HOOK_SEND_ACTIVE_RESET = 8,  /* tcp_send_active_reset; arg: reason or -1 */
+	HOOK_SEND_RESET = 9,	     /* tcp_v4/v6_send_reset, or tp tcp:tcp_send_reset; arg: reason or -1 */
+	HOOK_RESET = 10,	     /* tcp_reset, or tp tcp:tcp_receive_reset */
+	HOOK_DISCONNECT = 11,	     /* tcp_disconnect */
+	HOOK_ABORT = 12,	     /* tcp_abort; arg: errno */
+	HOOK_CHILD_FORGET = 13,	     /* inet_child_forget; other: the listener */
+	HOOK_TIME_WAIT = 14,	     /* tcp_time_wait; arg: substate */
+	HOOK_TWSK_KILL = 15,	     /* inet_twsk_kill; sock: the mini-socket; arg: substate */
+	HOOK_DESTROY = 16,	     /* tp tcp:tcp_destroy_sock */
+	HOOK_ERROR_REPORT = 17,	     /* tp sock:inet_sk_error_report */
+	HOOK_STREAM_ERROR = 18,	     /* sk_stream_error; arg: the errno that send(2) returns, negative */
+	HOOK_SIGNAL = 19,	     /* tp signal:signal_generate; arg: signal number */
+	HOOK_EXEC = 20,		     /* tp sched:sched_process_exec */
+	HOOK_EXIT = 21,		     /* tp sched:sched_process_exit of a process's last thread */
+	HOOK_FILE_CLOSE = 22,	     /* filp_close / filp_flush of a TCP socket's file; refs: references left, this one included */
+	HOOK_SYN_DROP = 23,	     /* tcp_conn_request with a full accept queue; sock: the listener */
+	HOOK_LAST,
+};
+
+enum has {
+	HAS_TUPLE = 1 << 0,	/* family, sport, dport, laddr, raddr, netns, protocol, state */
+	HAS_TCP = 1 << 1,	/* sequence numbers, byte counts, timers: a full TCP socket */
+	HAS_SEGMENT = 1 << 2,	/* seg_*: the segment that this event answers or received */
+	HAS_TASK = 1 << 3,	/* task_flags, exit_code */
+	HAS_PREEMPT = 1 << 4,	/* preempt_count was readable */
+	HAS_SYSCALL = 1 << 5,	/* syscall */
+	HAS_SOCKET = 1 << 6,	/* full socket fields: err, flags, linger, shutdown, has_socket */
+	HAS_REFS = 1 << 7,	/* refs */
+};
+
+enum loss {
+	LOST_RING = 0,	/* no room in the ring buffer */
+	LOST_MAP = 1,	/* no room in a map: an event without a connection id */
+	LOST_READ = 2,	/* a kernel field could not be read */
+	LOST_KINDS = 3,
+};
+
+struct event {
+	__u64 time;		/* ns, CLOCK_MONOTONIC */
+	__u64 sock;		/* address of the sock or mini-socket: an identity, nothing else */
+	__u64 conn;		/* ns, CLOCK_MONOTONIC, of this socket's first sight; 0: unknown */
+	__u64 other;		/* second socket or file address, by hook */
+	__u64 cgroup;		/* cgroup v2 id of the task on the CPU */
+	__u64 inode;		/* socket inode number; 0: none (not accepted, orphan) */
+	__u64 bytes_sent;	/* payload bytes sent, retransmissions included */
+	__u64 bytes_acked;	/* as the kernel counts: an active opener's SYN and an acked FIN included */
+	__u64 bytes_received;	/* as the kernel counts: the peer's FIN included */
+	__u64 lingertime;	/* jiffies */
+	__u64 reserved;		/* zero */
+
+	__u32 netns;		/* inode number of the network namespace */
+	__u32 pid;		/* thread group id, initial PID namespace */
+	__u32 tid;
+	__u32 uid;		/* of the task on the CPU */
+	__u32 sock_uid;		/* sk_uid: creator's or accepter's */
+	__u32 task_flags;	/* PF_* */
+	__u32 exit_code;	/* as the kernel keeps it: low 7 bits signal, bits 8.. status */
+	__u32 preempt;		/* preempt_count; 0x100: in softirq */
+	__u32 cpu;
+	__s32 syscall;		/* number of the system call the task is in; -1: none */
+
+	__u32 write_seq, snd_una, snd_nxt, rcv_nxt, copied_seq;
+	__u32 seg_seq, seg_ack, seg_len; /* seg_len: payload bytes */
+	__s32 err;		/* sk_err, positive errno */
+	__s32 err_soft;
+	__s32 arg;		/* by hook */
+	__s32 arg2;		/* by hook */
+	__s32 linger2;		/* jiffies; -1: TCP_LINGER2 below zero */
+	__u32 sk_flags;		/* low 32 bits of sk_flags: bit 0 DEAD, 1 DONE, 3 KEEPOPEN, 4 LINGER */
+	__u32 user_timeout;	/* ms */
+	__u32 ack_backlog, max_ack_backlog;
+	__s32 refs;
+
+	__u16 family;		/* AF_INET, AF_INET6 */
+	__u16 sport, dport;
+	__u16 protocol;
+	__u16 seg_window;	/* as on the wire, unscaled */
+	__u16 seg_ip_id;	/* IPv4 identification */
+
+	__u8 hook;		/* enum hook */
+	__u8 has;		/* enum has */
+	__u8 state;		/* sk_state at the hook */
+	__u8 to_state;		/* HOOK_SET_STATE: the new state */
+	__u8 sk_shutdown;	/* 1 RCV, 2 SEND */
+	__u8 has_socket;	/* sk_socket is set */
+	__u8 repair;
+	__u8 is_mptcp;
+	__u8 retransmits;
+	__u8 probes_out;
+	__u8 seg_flags;		/* TCP flags: FIN 1 SYN 2 RST 4 PSH 8 ACK 16 URG 32 */
+	__u8 seg_ttl;		/* TTL or hop limit */
+	__u8 laddr[16];		/* network byte order; IPv4 in the first four */
+	__u8 raddr[16];
+	__u8 comm[16];
+	__u8 pad[4];
+};
+
+#endif

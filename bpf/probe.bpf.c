@@ -1,0 +1,138 @@
+//go:build ignore
+
+// SPDX-License-Identifier: GPL-2.0 OR MIT
+/* The kprobe rung: arguments by register, fields by CO-RE probe reads. */
+#include "core.h"
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";
+
+/* Register n of a call, n from 1; the position comes from the kernel's BTF. */
+static __always_inline int argument(struct pt_regs *ctx, __u32 n)
+{
+	if (n == 2)
+		return PT_REGS_PARM2(ctx);
+	if (n == 3)
+		return PT_REGS_PARM3(ctx);
+	if (n == 4)
+		return PT_REGS_PARM4(ctx);
+	return -1;
+}
+
+SEC("kprobe/tcp_connect")
+int BPF_KPROBE(probe_tcp_connect, struct sock *sk)
+{
+	return on_full(HOOK_CONNECT, sk, 0, 0);
+}
+
+SEC("kretprobe/inet_csk_accept")
+int BPF_KRETPROBE(probe_inet_csk_accept, struct sock *newsk)
+{
+	return newsk ? on_full(HOOK_ACCEPT, newsk, 0, 0) : 0;
+}
+
+SEC("kprobe/tcp_close")
+int BPF_KPROBE(probe_tcp_close, struct sock *sk)
+{
+	return on_marker(HOOK_CLOSE_ENTRY, sk, 0, 0);
+}
+
+SEC("kprobe/__tcp_close")
+int BPF_KPROBE(probe_tcp_close_locked, struct sock *sk)
+{
+	return on_full(HOOK_CLOSE, sk, 0, 0);
+}
+
+SEC("kprobe/tcp_shutdown")
+int BPF_KPROBE(probe_tcp_shutdown, struct sock *sk, int how)
+{
+	return on_full(HOOK_SHUTDOWN, sk, how, 0);
+}
+
+SEC("kprobe/tcp_send_fin")
+int BPF_KPROBE(probe_tcp_send_fin, struct sock *sk)
+{
+	return on_full(HOOK_SEND_FIN, sk, 0, 0);
+}
+
+SEC("kprobe/tcp_send_active_reset")
+int BPF_KPROBE(probe_tcp_send_active_reset, struct sock *sk)
+{
+	return on_full(HOOK_SEND_ACTIVE_RESET, sk, argument(ctx, cfg_reason_arg), 0);
+}
+
+SEC("kprobe/tcp_v4_send_reset")
+int BPF_KPROBE(probe_tcp_v4_send_reset, struct sock *sk, struct sk_buff *skb)
+{
+	return on_send_reset(sk, skb, argument(ctx, cfg_passive_reason_arg));
+}
+
+SEC("kprobe/tcp_v6_send_reset")
+int BPF_KPROBE(probe_tcp_v6_send_reset, struct sock *sk, struct sk_buff *skb)
+{
+	return on_send_reset(sk, skb, argument(ctx, cfg_passive_reason_arg));
+}
+
+SEC("kprobe/tcp_reset")
+int BPF_KPROBE(probe_tcp_reset, struct sock *sk, struct sk_buff *skb)
+{
+	return on_reset(sk, cfg_reset_skb ? skb : NULL);
+}
+
+SEC("kprobe/tcp_disconnect")
+int BPF_KPROBE(probe_tcp_disconnect, struct sock *sk)
+{
+	return on_full(HOOK_DISCONNECT, sk, 0, 0);
+}
+
+SEC("kprobe/tcp_abort")
+int BPF_KPROBE(probe_tcp_abort, struct sock *sk, int err)
+{
+	__u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
+
+	/* SOCK_DESTROY of a mini-socket or a request (6.1 and later). */
+	if (state == TCP_TIME_WAIT || state == TCP_NEW_SYN_RECV)
+		return 0;
+	return on_full(HOOK_ABORT, sk, err, 0);
+}
+
+SEC("kprobe/inet_child_forget")
+int BPF_KPROBE(probe_inet_child_forget, struct sock *listener, void *req, struct sock *child)
+{
+	return on_full(HOOK_CHILD_FORGET, child, 0, (__u64)listener);
+}
+
+SEC("kprobe/tcp_time_wait")
+int BPF_KPROBE(probe_tcp_time_wait, struct sock *sk, int substate)
+{
+	return on_full(HOOK_TIME_WAIT, sk, substate, 0);
+}
+
+SEC("kprobe/inet_twsk_kill")
+int BPF_KPROBE(probe_inet_twsk_kill, struct inet_timewait_sock *tw)
+{
+	return on_mini_socket_kill(tw);
+}
+
+SEC("kprobe/sk_stream_error")
+int BPF_KPROBE(probe_sk_stream_error, struct sock *sk, int flags, int err)
+{
+	return on_stream_error(sk, flags, err);
+}
+
+SEC("kprobe/tcp_conn_request")
+int BPF_KPROBE(probe_tcp_conn_request, void *rsk_ops, void *af_ops, struct sock *sk, struct sk_buff *skb)
+{
+	return on_syn_drop(sk, skb);
+}
+
+SEC("kprobe/filp_close")
+int BPF_KPROBE(probe_filp_close, struct file *file)
+{
+	return on_file_close(file);
+}
+
+SEC("kprobe/filp_flush")
+int BPF_KPROBE(probe_filp_flush, struct file *file)
+{
+	return on_file_close(file);
+}

@@ -1,0 +1,261 @@
+package tracer
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/link"
+
+	"github.com/tcpbye/tcpbye/bpf"
+	"github.com/tcpbye/tcpbye/tracer/event"
+)
+
+// Rung is one way to attach a hook.
+type Rung string
+
+const (
+	RungKprobe Rung = "kprobe"
+	RungTyped  Rung = "tp_btf" // a raw tracepoint with BTF types
+)
+
+// A point is one place to attach one program.
+type point struct {
+	rung    Rung
+	symbol  string // kernel function or tracepoint
+	program string
+	ret     bool // at the function's return
+}
+
+// A hook is attached by the first of its ways that works; a way is a set of
+// points that are all needed.
+type hook struct {
+	hook event.Hook
+	ways [][]point
+	lost string // what cannot be told without it
+}
+
+func kprobe(symbol, program string) point {
+	return point{rung: RungKprobe, symbol: symbol, program: program}
+}
+
+func typed(symbol, program string) point {
+	return point{rung: RungTyped, symbol: symbol, program: program}
+}
+
+func hooks() []hook {
+	return []hook{
+		{event.HookSetState, [][]point{{typed("inet_sock_set_state", bpf.TypedProgTypedInetSockSetState)}},
+			"nothing can be told: it is the spine of every timeline"},
+		{event.HookDestroy, [][]point{{typed("tcp_destroy_sock", bpf.TypedProgTypedTcpDestroySock)}},
+			"when a socket's address is used again"},
+		{event.HookConnect, [][]point{{kprobe("tcp_connect", bpf.ProbeProgProbeTcpConnect)}},
+			"the local port of a connection that is refused at once"},
+		{event.HookAccept, [][]point{{{RungKprobe, "inet_csk_accept", bpf.ProbeProgProbeInetCskAccept, true}}},
+			"which process accepted"},
+		{event.HookCloseEntry, [][]point{{kprobe("tcp_close", bpf.ProbeProgProbeTcpClose)}},
+			"when close(2) had to wait for the socket's lock"},
+		{event.HookClose, [][]point{{kprobe("__tcp_close", bpf.ProbeProgProbeTcpCloseLocked)}},
+			"who closed, and what was unread at that moment"},
+		{event.HookShutdown, [][]point{{kprobe("tcp_shutdown", bpf.ProbeProgProbeTcpShutdown)}},
+			"who shut down, and which direction"},
+		{event.HookSendFin, [][]point{{kprobe("tcp_send_fin", bpf.ProbeProgProbeTcpSendFin)}},
+			"when the FIN was queued"},
+		{event.HookSendActiveReset, [][]point{{kprobe("tcp_send_active_reset", bpf.ProbeProgProbeTcpSendActiveReset)}},
+			"a reset that this kernel sent of its own accord"},
+		{event.HookSendReset, [][]point{
+			{kprobe("tcp_v4_send_reset", bpf.ProbeProgProbeTcpV4SendReset), kprobe("tcp_v6_send_reset", bpf.ProbeProgProbeTcpV6SendReset)},
+			{typed("tcp_send_reset", bpf.TypedProgTypedTcpSendReset)}},
+			"a reset that this kernel sent in answer to a segment"},
+		{event.HookReset, [][]point{
+			{kprobe("tcp_reset", bpf.ProbeProgProbeTcpReset)},
+			{typed("tcp_receive_reset", bpf.TypedProgTypedTcpReceiveReset)}},
+			"a reset that came in"},
+		{event.HookDisconnect, [][]point{{kprobe("tcp_disconnect", bpf.ProbeProgProbeTcpDisconnect)}},
+			"linger-zero from other aborts"},
+		{event.HookAbort, [][]point{{kprobe("tcp_abort", bpf.ProbeProgProbeTcpAbort)}},
+			"sock-destroy from other aborts"},
+		{event.HookChildForget, [][]point{{kprobe("inet_child_forget", bpf.ProbeProgProbeInetChildForget)}},
+			"listener-closed from disconnect"},
+		{event.HookTimeWait, [][]point{{kprobe("tcp_time_wait", bpf.ProbeProgProbeTcpTimeWait)}},
+			"which end keeps TIME_WAIT"},
+		{event.HookTwskKill, [][]point{{kprobe("inet_twsk_kill", bpf.ProbeProgProbeInetTwskKill)}},
+			"when TIME_WAIT ended"},
+		{event.HookErrorReport, [][]point{{typed("inet_sk_error_report", bpf.TypedProgTypedInetSkErrorReport)}},
+			"when the error was reported to the process"},
+		{event.HookStreamError, [][]point{{kprobe("sk_stream_error", bpf.ProbeProgProbeSkStreamError)}},
+			"what a failed send(2) told the process"},
+		{event.HookSignal, [][]point{{typed("signal_generate", bpf.TypedProgTypedSignalGenerate)}},
+			"SIGPIPE"},
+		{event.HookExec, [][]point{{typed("sched_process_exec", bpf.TypedProgTypedSchedProcessExec)}},
+			"exec"},
+		{event.HookExit, [][]point{{typed("sched_process_exit", bpf.TypedProgTypedSchedProcessExit)}},
+			"when and how a process ended"},
+		{event.HookFileClose, [][]point{
+			// close(2) calls filp_flush and not filp_close from 6.6 on.
+			{kprobe("filp_flush", bpf.ProbeProgProbeFilpFlush)},
+			{kprobe("filp_close", bpf.ProbeProgProbeFilpClose)}},
+			"a close(2) that did not end the connection, because another descriptor holds it"},
+		{event.HookSynDrop, [][]point{{kprobe("tcp_conn_request", bpf.ProbeProgProbeTcpConnRequest)}},
+			"a SYN dropped for want of room in the accept queue"},
+	}
+}
+
+// Attachment says how a hook is attached, or why it is not.
+type Attachment struct {
+	Hook    event.Hook
+	Rung    Rung     // "" when it is not attached
+	Symbols []string // what the kernel calls it
+	Lost    string   // what cannot be told without it
+	Err     error    // why not, nil when attached
+}
+
+// programs holds what is loaded.
+type programs struct {
+	kernel *kernel
+	specs  map[Rung]*ebpf.CollectionSpec
+	maps   map[string]*ebpf.Map
+	links  []link.Link
+	loaded []*ebpf.Program
+}
+
+func (p *programs) close() error {
+	err := p.detach()
+	for _, prog := range p.loaded {
+		err = errors.Join(err, prog.Close())
+	}
+	p.loaded = nil
+	for _, m := range p.maps {
+		err = errors.Join(err, m.Close())
+	}
+	p.maps = nil
+	return err
+}
+
+func (p *programs) detach() error {
+	var err error
+	for _, l := range p.links {
+		err = errors.Join(err, l.Close())
+	}
+	p.links = nil
+	return err
+}
+
+// newPrograms reads the objects and creates the maps that all programs share.
+func newPrograms(ringBytes uint32) (*programs, error) {
+	k, err := readKernel()
+	if err != nil {
+		return nil, err
+	}
+	p := &programs{kernel: k, specs: map[Rung]*ebpf.CollectionSpec{}, maps: map[string]*ebpf.Map{}}
+	for rung, load := range map[Rung]func() (*ebpf.CollectionSpec, error){
+		RungKprobe: bpf.LoadProbe, RungTyped: bpf.LoadTyped,
+	} {
+		spec, err := load()
+		if err != nil {
+			return nil, fmt.Errorf("read the BPF object: %w", err)
+		}
+		if err := k.configure(spec); err != nil {
+			return nil, fmt.Errorf("configure the BPF object: %w", err)
+		}
+		for _, prog := range spec.Programs {
+			k.patch(prog.Instructions)
+		}
+		p.specs[rung] = spec
+	}
+	for _, name := range []string{bpf.TypedMapEvents, bpf.TypedMapConns, bpf.TypedMapProcs, bpf.TypedMapLost} {
+		spec := p.specs[RungTyped].Maps[name].Copy()
+		if name == bpf.TypedMapEvents && ringBytes != 0 {
+			spec.MaxEntries = ringBytes
+		}
+		m, err := ebpf.NewMap(spec)
+		if err != nil {
+			return nil, errors.Join(fmt.Errorf("create the BPF map %s: %w", name, err), p.close())
+		}
+		p.maps[name] = m
+	}
+	return p, nil
+}
+
+// load loads one program alone, so that one that this kernel refuses takes
+// nothing else down.
+func (p *programs) load(rung Rung, name string) (*ebpf.Program, error) {
+	spec := p.specs[rung]
+	one := &ebpf.CollectionSpec{
+		Maps:      map[string]*ebpf.MapSpec{},
+		Programs:  map[string]*ebpf.ProgramSpec{name: spec.Programs[name]},
+		Variables: spec.Variables,
+		Types:     spec.Types,
+		ByteOrder: spec.ByteOrder,
+	}
+	replace := map[string]*ebpf.Map{}
+	for n, m := range spec.Maps {
+		one.Maps[n] = m.Copy()
+		if shared, ok := p.maps[n]; ok {
+			one.Maps[n].MaxEntries = shared.MaxEntries()
+			replace[n] = shared
+		}
+	}
+	coll, err := ebpf.NewCollectionWithOptions(one, ebpf.CollectionOptions{MapReplacements: replace})
+	if err != nil {
+		return nil, err
+	}
+	defer coll.Close()
+	prog := coll.DetachProgram(name)
+	p.loaded = append(p.loaded, prog)
+	return prog, nil
+}
+
+func (p *programs) attachPoint(pt point) (link.Link, error) {
+	prog, err := p.load(pt.rung, pt.program)
+	if err != nil {
+		return nil, fmt.Errorf("load the program for %s: %w", pt.symbol, err)
+	}
+	var l link.Link
+	switch {
+	case pt.rung == RungTyped:
+		l, err = link.AttachTracing(link.TracingOptions{Program: prog})
+	case pt.ret:
+		l, err = link.Kretprobe(pt.symbol, prog, nil)
+	default:
+		l, err = link.Kprobe(pt.symbol, prog, nil)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("attach to %s: %w", pt.symbol, err)
+	}
+	return l, nil
+}
+
+// attach tries a hook's ways in order.
+func (p *programs) attach(h hook) Attachment {
+	a := Attachment{Hook: h.hook, Lost: h.lost}
+	var errs []error
+	for _, way := range h.ways {
+		var got []link.Link
+		var symbols []string
+		var err error
+		for _, pt := range way {
+			var l link.Link
+			if l, err = p.attachPoint(pt); err != nil {
+				break
+			}
+			got = append(got, l)
+			symbols = append(symbols, pt.symbol)
+		}
+		if err == nil {
+			p.links = append(p.links, got...)
+			a.Rung, a.Symbols = way[0].rung, symbols
+			return a
+		}
+		for _, l := range got {
+			err = errors.Join(err, l.Close())
+		}
+		if errors.Is(err, fs.ErrNotExist) {
+			err = fmt.Errorf("%w: this kernel has no such function, or no such way to attach", err)
+		}
+		errs = append(errs, err)
+	}
+	a.Err = errors.Join(errs...)
+	return a
+}

@@ -1,0 +1,85 @@
+package conn
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/tcpbye/tcpbye/tracer/event"
+)
+
+// Open is how a connection began, from this end.
+type Open uint8
+
+const (
+	OpenUnknown Open = iota // older than the trace
+	OpenActive              // connect(2)
+	OpenPassive             // accepted from a listener
+)
+
+func (o Open) String() string {
+	switch o {
+	case OpenActive:
+		return "active"
+	case OpenPassive:
+		return "passive"
+	}
+	return "unknown"
+}
+
+// Process is a task that was seen doing something to a socket.
+type Process struct {
+	PID, TID  uint32 // initial PID namespace
+	Comm      string // of the thread, at that moment; any bytes: quote before printing
+	UID       uint32
+	Cgroup    uint64 // cgroup v2 id
+	Exe       string // path of the executable; "" not known
+	Container string // "" none or not known
+}
+
+// Connection is one socket's life seen from one end.
+type Connection struct {
+	ID     string // unique in the run
+	Sock   uint64 // address of the socket: an identity only
+	Gen    uint64 // CLOCK_MONOTONIC ns of its first sight
+	Family event.Family
+	Local  netip.AddrPort // invalid while not known
+	Remote netip.AddrPort
+	NetNS  uint32
+	Open   Open
+
+	First       time.Duration // CLOCK_MONOTONIC of the first event
+	Opened      time.Duration // of the first SYN; 0 where Open is unknown
+	Established time.Duration // 0: never, or older than the trace
+	Ended       time.Duration // of → CLOSE; 0: not ended
+	Last        time.Duration // of the last event
+
+	Opener *Process // who called connect(2); nil: not seen
+	Owner  *Process // who held the socket last; nil: not seen
+
+	// Events of this socket and of its mini-socket, in time order.
+	Events []event.Event
+	// Elsewhere are events that concern this connection but belong to no
+	// socket of its own: resets that this machine's kernel sent to this end
+	// for want of a socket, the exit of its processes, SIGPIPE.
+	Elsewhere []event.Event
+
+	Peer *Connection // the other end, when it lives on this machine
+	// Lossy: events were lost somewhere in this connection's life.
+	Lossy bool
+}
+
+// State is the state after the last event; 0 when no event told.
+func (c *Connection) State() event.State {
+	for i := len(c.Events) - 1; i >= 0; i-- {
+		e := &c.Events[i]
+		if e.Hook == event.HookSetState {
+			return e.ToState
+		}
+	}
+	for i := range c.Events {
+		if c.Events[i].Has&event.HasTuple != 0 {
+			return c.Events[i].State
+		}
+	}
+	return 0
+}

@@ -1,0 +1,119 @@
+package tracer
+
+import (
+	"encoding/binary"
+	"fmt"
+	"net/netip"
+	"time"
+	"unsafe"
+
+	"github.com/tcpbye/tcpbye/bpf"
+	"github.com/tcpbye/tcpbye/tracer/event"
+)
+
+// wireSize is the size of struct event (bpf/event.h).
+const wireSize = int(unsafe.Sizeof(bpf.ProbeEvent{}))
+
+// A DecodeError says why a ring record is not an event.
+type DecodeError struct {
+	Size int
+	Hook uint8
+}
+
+func (e *DecodeError) Error() string {
+	if e.Size != wireSize {
+		return fmt.Sprintf("a ring record of %d bytes is not an event of %d bytes: the kernel half and this program do not belong together", e.Size, wireSize)
+	}
+	return fmt.Sprintf("an event of hook %d, which this program does not know", e.Hook)
+}
+
+// Decode makes an Event of a ring record. It does not allocate.
+func Decode(raw []byte) (event.Event, error) {
+	if len(raw) != wireSize {
+		return event.Event{}, &DecodeError{Size: len(raw)}
+	}
+	var w bpf.ProbeEvent
+	copy(unsafe.Slice((*byte)(unsafe.Pointer(&w)), wireSize), raw)
+	hook := event.Hook(w.Hook)
+	if !hook.Valid() {
+		return event.Event{}, &DecodeError{Size: len(raw), Hook: w.Hook}
+	}
+	e := event.Event{
+		Time: time.Duration(w.Time),
+		Hook: hook,
+		Has:  event.Group(w.Has),
+		CPU:  w.Cpu,
+
+		Sock:  w.Sock,
+		Conn:  w.Conn,
+		Other: w.Other,
+
+		PID:       w.Pid,
+		TID:       w.Tid,
+		UID:       w.Uid,
+		Comm:      w.Comm,
+		Cgroup:    w.Cgroup,
+		TaskFlags: w.TaskFlags,
+		ExitCode:  w.ExitCode,
+		Syscall:   w.Syscall,
+
+		Family:   event.Family(w.Family),
+		NetNS:    w.Netns,
+		State:    event.State(w.State),
+		ToState:  event.State(w.ToState),
+		Protocol: w.Protocol,
+
+		WriteSeq:      w.WriteSeq,
+		SndUna:        w.SndUna,
+		SndNxt:        w.SndNxt,
+		RcvNxt:        w.RcvNxt,
+		CopiedSeq:     w.CopiedSeq,
+		BytesSent:     w.BytesSent,
+		BytesAcked:    w.BytesAcked,
+		BytesReceived: w.BytesReceived,
+		Retransmits:   w.Retransmits,
+		ProbesOut:     w.ProbesOut,
+		UserTimeout:   w.UserTimeout,
+		Linger2:       w.Linger2,
+		Repair:        w.Repair != 0,
+		MPTCP:         w.IsMptcp != 0,
+
+		Err:           event.Errno(w.Err),
+		ErrSoft:       event.Errno(w.ErrSoft),
+		SkFlags:       event.SkFlags(w.SkFlags),
+		LingerTime:    w.Lingertime,
+		Shutdown:      w.SkShutdown,
+		HasSk:         w.HasSocket != 0,
+		Inode:         w.Inode,
+		SockUID:       w.SockUid,
+		AckBacklog:    w.AckBacklog,
+		MaxAckBacklog: w.MaxAckBacklog,
+		Refs:          w.Refs,
+
+		Arg:  w.Arg,
+		Arg2: w.Arg2,
+		Segment: event.Segment{
+			Seq: w.SegSeq, Ack: w.SegAck, Len: w.SegLen, Flags: event.TCPFlags(w.SegFlags),
+			TTL: w.SegTtl, IPID: w.SegIpId, Window: w.SegWindow,
+		},
+	}
+	if e.Has&event.HasPreempt != 0 {
+		e.Context = event.ContextOf(w.Preempt)
+	}
+	if e.Has&event.HasTuple != 0 {
+		e.Local = netip.AddrPortFrom(address(e.Family, w.Laddr), w.Sport)
+		e.Remote = netip.AddrPortFrom(address(e.Family, w.Raddr), w.Dport)
+	}
+	return e, nil
+}
+
+// address unmaps IPv4-mapped addresses: the two ends of one connection must
+// pair although one of them is an AF_INET6 socket.
+func address(f event.Family, raw [16]uint8) netip.Addr {
+	if f == event.IPv6 {
+		return netip.AddrFrom16(raw).Unmap()
+	}
+	var four [4]byte
+	binary.NativeEndian.PutUint32(four[:], binary.NativeEndian.Uint32(raw[:4]))
+	return netip.AddrFrom4(four)
+}

@@ -1,0 +1,141 @@
+package event
+
+import (
+	"bytes"
+	"net/netip"
+	"time"
+)
+
+// A Group says which fields of an Event were read. A zero in a group that was
+// not read means nothing.
+type Group uint8
+
+const (
+	HasTuple   Group = 1 << iota // Family, Local, Remote, NetNS, State
+	HasTCP                       // sequence numbers, byte counts, timers
+	HasSegment                   // Segment
+	HasTask                      // TaskFlags, ExitCode
+	HasPreempt                   // Context was measured
+	HasSyscall                   // Syscall
+	HasSocket                    // Err, SkFlags, linger, shutdown, uid
+	HasRefs                      // Refs
+)
+
+// Comm is a task's name as the kernel keeps it: up to 15 bytes, any bytes.
+type Comm [16]byte
+
+func (c Comm) String() string {
+	if i := bytes.IndexByte(c[:], 0); i >= 0 {
+		return string(c[:i])
+	}
+	return string(c[:])
+}
+
+// CommOf makes a Comm of a name, cut to what the kernel keeps.
+func CommOf(name string) (c Comm) {
+	copy(c[:len(c)-1], name)
+	return c
+}
+
+// Segment is the TCP segment that an event received or answered.
+type Segment struct {
+	Seq, Ack uint32   // as on the wire
+	Len      uint32   // payload, bytes
+	Flags    TCPFlags // as on the wire
+	TTL      uint8    // TTL or hop limit, as received
+	IPID     uint16   // IPv4 identification
+	Window   uint16   // as on the wire, unscaled
+}
+
+// Event is one kernel observation. It is comparable. Fields are meaningful only
+// where Has says that their group was read. The rec tag is the field's number
+// in a recording; a number is never used again for something else.
+type Event struct {
+	Time time.Duration `rec:"1"` // CLOCK_MONOTONIC
+	Hook Hook          `rec:"2"`
+	Has  Group         `rec:"3"`
+	CPU  uint32        `rec:"4"`
+
+	Sock  uint64 `rec:"5"` // address of the socket or mini-socket: an identity only
+	Conn  uint64 `rec:"6"` // CLOCK_MONOTONIC ns of the socket's first sight; 0 unknown
+	Other uint64 `rec:"7"` // a second object: the listener, the file
+
+	Context   Context `rec:"8"`
+	PID       uint32  `rec:"9"`  // thread group id in the initial PID namespace
+	TID       uint32  `rec:"10"` // thread id in the initial PID namespace
+	UID       uint32  `rec:"11"` // of the task on the CPU
+	Comm      Comm    `rec:"12"` // of the thread on the CPU
+	Cgroup    uint64  `rec:"13"` // cgroup v2 id of the task on the CPU
+	TaskFlags uint32  `rec:"14"` // PF_*
+	ExitCode  uint32  `rec:"15"` // low 7 bits: signal; from bit 8: status
+	Syscall   int32   `rec:"16"` // number, by the architecture; -1 none
+
+	Family   Family         `rec:"17"`
+	Local    netip.AddrPort `rec:"18"` // IPv4-mapped addresses are unmapped
+	Remote   netip.AddrPort `rec:"19"`
+	NetNS    uint32         `rec:"20"` // inode number
+	State    State          `rec:"21"` // at the hook; for HookSetState the old state
+	ToState  State          `rec:"22"`
+	Protocol uint16         `rec:"23"`
+
+	WriteSeq      uint32 `rec:"24"`
+	SndUna        uint32 `rec:"25"`
+	SndNxt        uint32 `rec:"26"`
+	RcvNxt        uint32 `rec:"27"`
+	CopiedSeq     uint32 `rec:"28"`
+	BytesSent     uint64 `rec:"29"` // retransmissions included
+	BytesAcked    uint64 `rec:"30"` // the active opener's SYN and an acked FIN included
+	BytesReceived uint64 `rec:"31"` // the peer's FIN included
+	Retransmits   uint8  `rec:"32"`
+	ProbesOut     uint8  `rec:"33"`
+	UserTimeout   uint32 `rec:"34"` // ms
+	Linger2       int32  `rec:"35"` // jiffies; -1: TCP_LINGER2 below zero
+	Repair        bool   `rec:"36"`
+	MPTCP         bool   `rec:"37"`
+
+	Err           Errno   `rec:"38"` // sk_err
+	ErrSoft       Errno   `rec:"39"` // sk_err_soft
+	SkFlags       SkFlags `rec:"40"`
+	LingerTime    uint64  `rec:"41"` // jiffies
+	Shutdown      uint8   `rec:"42"` // sk_shutdown: 1 RCV, 2 SEND
+	HasSk         bool    `rec:"43"` // sk_socket is set: a process can hold it
+	Inode         uint64  `rec:"44"` // socket inode; 0 none
+	SockUID       uint32  `rec:"45"` // sk_uid
+	AckBacklog    uint32  `rec:"46"`
+	MaxAckBacklog uint32  `rec:"47"`
+	Refs          int32   `rec:"48"` // references to the file, this one included
+
+	Arg  int32 `rec:"49"` // by hook, see Hook
+	Arg2 int32 `rec:"50"`
+
+	Segment Segment `rec:"51"`
+}
+
+// Signal is the signal that is killing the task, or 0.
+func (e *Event) Signal() int {
+	if e.Has&HasTask == 0 {
+		return 0
+	}
+	return int(e.ExitCode & 0x7f)
+}
+
+// Exiting says whether the task on the CPU is in do_exit (PF_EXITING).
+func (e *Event) Exiting() bool { return e.Has&HasTask != 0 && e.TaskFlags&pfExiting != 0 }
+
+// KernelThread says whether the task on the CPU is a kernel thread (PF_KTHREAD).
+func (e *Event) KernelThread() bool { return e.Has&HasTask != 0 && e.TaskFlags&pfKthread != 0 }
+
+// ByProcess says whether the task on the CPU is the actor: true only in
+// process context. Where the context could not be measured, only the hooks
+// that a process alone can reach count.
+func (e *Event) ByProcess() bool {
+	if e.Context == ContextUnknown {
+		return e.Hook.Acting()
+	}
+	return e.Context == ContextProcess && !e.KernelThread()
+}
+
+const (
+	pfExiting = 0x00000004
+	pfKthread = 0x00200000
+)

@@ -1,0 +1,197 @@
+package tracer
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
+	"github.com/cilium/ebpf/btf"
+	"github.com/cilium/ebpf/features"
+
+	"github.com/tcpbye/tcpbye/bpf"
+)
+
+// kernel is what the programs must be told of the running kernel. Everything
+// comes from its BTF or from a trial, nothing from its version: stable trees
+// moved the reset reason back and forth within one series
+// (tcp_send_active_reset has it third in 6.12.43, second in 6.12.117).
+type kernel struct {
+	btf *btf.Spec
+
+	reasonArg        uint32 // position of enum sk_rst_reason, from 1; 0 none
+	passiveReasonArg uint32
+	acceptArgs       uint32
+	resetHasSegment  bool
+	sendResetArgs    uint32
+
+	preemptSource bpf.ProbePreemptSource
+	preemptVar    btf.TypeID
+
+	taskBTF   bool
+	taskRegs  bool
+	probeRead bool
+}
+
+func readKernel() (*kernel, error) {
+	spec, err := btf.LoadKernelSpec()
+	if err != nil {
+		return nil, fmt.Errorf("read this kernel's type information (/sys/kernel/btf/vmlinux): %w; tcpbye needs a kernel built with CONFIG_DEBUG_INFO_BTF", err)
+	}
+	k := &kernel{btf: spec}
+	k.reasonArg = k.position("tcp_send_active_reset", "sk_rst_reason")
+	k.passiveReasonArg = k.position("tcp_v4_send_reset", "sk_rst_reason")
+	k.acceptArgs = uint32(len(k.params("inet_csk_accept")))
+	k.resetHasSegment = k.position("tcp_reset", "sk_buff") == 2
+	// btf_trace_NAME is the tracepoint's prototype behind a void pointer.
+	var td *btf.Typedef
+	if err := spec.TypeByName("btf_trace_tcp_send_reset", &td); err == nil {
+		if p, ok := btf.UnderlyingType(td.Type).(*btf.Pointer); ok {
+			if proto, ok := p.Target.(*btf.FuncProto); ok && len(proto.Params) > 0 {
+				k.sendResetArgs = uint32(len(proto.Params) - 1)
+			}
+		}
+	}
+	k.findPreemptCount()
+	k.taskBTF = helper(asm.FnGetCurrentTaskBtf)
+	k.taskRegs = helper(asm.FnTaskPtRegs)
+	k.probeRead = helper(asm.FnProbeReadKernel)
+	return k, nil
+}
+
+// helper tries a helper from a raw tracepoint program, which every kernel
+// that tcpbye runs on accepts, kprobes or not.
+func helper(fn asm.BuiltinFunc) bool {
+	return features.HaveProgramHelper(ebpf.RawTracepoint, fn) == nil
+}
+
+func (k *kernel) params(function string) []btf.FuncParam {
+	var fn *btf.Func
+	if err := k.btf.TypeByName(function, &fn); err != nil {
+		return nil
+	}
+	proto, ok := fn.Type.(*btf.FuncProto)
+	if !ok {
+		return nil
+	}
+	return proto.Params
+}
+
+// position is the place, from 1, of the function's argument of that type (or
+// of a pointer to it); 0 when there is none.
+func (k *kernel) position(function, typeName string) uint32 {
+	for i, p := range k.params(function) {
+		t := btf.UnderlyingType(p.Type)
+		if ptr, ok := t.(*btf.Pointer); ok {
+			t = btf.UnderlyingType(ptr.Target)
+		}
+		if t.TypeName() == typeName {
+			return uint32(i + 1)
+		}
+	}
+	return 0
+}
+
+func (k *kernel) findPreemptCount() {
+	var v *btf.Var
+	for _, c := range []struct {
+		name   string
+		source bpf.ProbePreemptSource
+	}{
+		{"__preempt_count", bpf.ProbePreemptSourcePREEMPT_VARIABLE},
+		{"pcpu_hot", bpf.ProbePreemptSourcePREEMPT_HOT},
+	} {
+		if err := k.btf.TypeByName(c.name, &v); err != nil {
+			continue
+		}
+		if id, err := k.btf.TypeID(v); err == nil && addressable(id) {
+			k.preemptSource, k.preemptVar = c.source, id
+			return
+		}
+	}
+	var task *btf.Struct
+	if err := k.btf.TypeByName("thread_info", &task); err == nil {
+		for _, m := range task.Members {
+			// arm64 (arch/arm64/include/asm/thread_info.h): a union of
+			// preempt_count and {count, need_resched}, without a name.
+			if u, ok := m.Type.(*btf.Union); ok && m.Name == "" {
+				for _, um := range u.Members {
+					if um.Name == "preempt" {
+						k.preemptSource = bpf.ProbePreemptSourcePREEMPT_THREAD
+					}
+				}
+			}
+		}
+	}
+}
+
+// addressable tries whether a program can name that kernel variable: a kernel
+// without CONFIG_KALLSYMS_ALL has its type but not its address.
+func addressable(id btf.TypeID) bool {
+	prog, err := ebpf.NewProgram(&ebpf.ProgramSpec{
+		Type:    ebpf.RawTracepoint,
+		License: "Dual MIT/GPL",
+		Instructions: asm.Instructions{
+			{OpCode: asm.LoadImmOp(asm.DWord), Dst: asm.R1, Src: pseudoBTFID, Constant: int64(id)},
+			asm.Mov.Imm(asm.R0, 0),
+			asm.Return(),
+		},
+	})
+	if err != nil {
+		return false
+	}
+	return prog.Close() == nil
+}
+
+// configure sets the constants of a collection.
+func (k *kernel) configure(spec *ebpf.CollectionSpec) error {
+	var errs []error
+	set := func(name string, value any) {
+		v, ok := spec.Variables[name]
+		if !ok {
+			errs = append(errs, fmt.Errorf("the BPF object has no constant %s", name))
+			return
+		}
+		errs = append(errs, v.Set(value))
+	}
+	set(bpf.ProbeVarCfgPreemptSource, k.preemptSource)
+	set(bpf.ProbeVarCfgTaskBtf, k.taskBTF)
+	set(bpf.ProbeVarCfgTaskRegs, k.taskRegs)
+	set(bpf.ProbeVarCfgProbeRead, k.probeRead)
+	set(bpf.ProbeVarCfgReasonArg, k.reasonArg)
+	set(bpf.ProbeVarCfgPassiveReasonArg, k.passiveReasonArg)
+	set(bpf.ProbeVarCfgAcceptArgs, k.acceptArgs)
+	set(bpf.ProbeVarCfgResetSkb, k.resetHasSegment)
+	set(bpf.ProbeVarCfgSendResetArgs, k.sendResetArgs)
+	return errors.Join(errs...)
+}
+
+// pseudoBTFID marks a 64-bit load of the address of a kernel variable, named by
+// its BTF id (BPF_PSEUDO_BTF_ID, include/uapi/linux/bpf.h).
+const pseudoBTFID = asm.R3
+
+// Placeholders of bpf/core.h.
+const (
+	preemptVariablePlaceholder = 0x7c9b1001
+	preemptHotPlaceholder      = 0x7c9b1002
+)
+
+// patch replaces the placeholder load of the per-CPU variable that holds
+// preempt_count here. The other placeholder stays: it is in dead code.
+func (k *kernel) patch(insns asm.Instructions) {
+	var want int64
+	switch k.preemptSource {
+	case bpf.ProbePreemptSourcePREEMPT_VARIABLE:
+		want = preemptVariablePlaceholder
+	case bpf.ProbePreemptSourcePREEMPT_HOT:
+		want = preemptHotPlaceholder
+	default:
+		return
+	}
+	for i := range insns {
+		if insns[i].OpCode == asm.LoadImmOp(asm.DWord) && insns[i].Constant == want && insns[i].Src == asm.R0 {
+			insns[i].Src = pseudoBTFID
+			insns[i].Constant = int64(k.preemptVar)
+		}
+	}
+}
