@@ -539,9 +539,9 @@ static __always_inline int on_reset(struct sock *sk, struct sk_buff *skb)
 	return end(e);
 }
 
-static __always_inline int on_mini_socket_kill(struct inet_timewait_sock *tw)
+static __always_inline int on_mini_socket(__u8 hook, struct inet_timewait_sock *tw)
 {
-	struct event *e = begin(HOOK_TWSK_KILL, tw);
+	struct event *e = begin(hook, tw);
 
 	if (!e)
 		return 0;

@@ -35,6 +35,7 @@ enum hook {
 	HOOK_EXIT = 21,		     /* tp sched:sched_process_exit of a process's last thread */
 	HOOK_FILE_CLOSE = 22,	     /* filp_close / filp_flush of a TCP socket's file; refs: references left, this one included */
 	HOOK_SYN_DROP = 23,	     /* tcp_conn_request with a full accept queue; sock: the listener */
+	HOOK_TWSK_SCHEDULE = 24,     /* __inet_twsk_schedule of a mini-socket that already runs; arg: substate */
 	HOOK_LAST,
 };
 

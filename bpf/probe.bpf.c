@@ -110,7 +110,17 @@ int BPF_KPROBE(probe_tcp_time_wait, struct sock *sk, int substate)
 SEC("kprobe/inet_twsk_kill")
 int BPF_KPROBE(probe_inet_twsk_kill, struct inet_timewait_sock *tw)
 {
-	return on_mini_socket_kill(tw);
+	return on_mini_socket(HOOK_TWSK_KILL, tw);
+}
+
+/*
+ * tcp_timewait_state_process starts the time again when the peer's FIN arrives
+ * at substate FIN_WAIT2: the only trace of that FIN.
+ */
+SEC("kprobe/__inet_twsk_schedule")
+int BPF_KPROBE(probe_inet_twsk_schedule, struct inet_timewait_sock *tw, int timeo, bool rearm)
+{
+	return rearm ? on_mini_socket(HOOK_TWSK_SCHEDULE, tw) : 0;
 }
 
 SEC("kprobe/sk_stream_error")

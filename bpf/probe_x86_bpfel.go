@@ -119,7 +119,8 @@ const (
 	ProbeHookHOOK_EXIT              ProbeHook = 21
 	ProbeHookHOOK_FILE_CLOSE        ProbeHook = 22
 	ProbeHookHOOK_SYN_DROP          ProbeHook = 23
-	ProbeHookHOOK_LAST              ProbeHook = 24
+	ProbeHookHOOK_TWSK_SCHEDULE     ProbeHook = 24
+	ProbeHookHOOK_LAST              ProbeHook = 25
 )
 
 type ProbeLoss uint32
@@ -153,6 +154,7 @@ const (
 	ProbeProgProbeInetChildForget    = "probe_inet_child_forget"
 	ProbeProgProbeInetCskAccept      = "probe_inet_csk_accept"
 	ProbeProgProbeInetTwskKill       = "probe_inet_twsk_kill"
+	ProbeProgProbeInetTwskSchedule   = "probe_inet_twsk_schedule"
 	ProbeProgProbeSkStreamError      = "probe_sk_stream_error"
 	ProbeProgProbeTcpAbort           = "probe_tcp_abort"
 	ProbeProgProbeTcpClose           = "probe_tcp_close"
@@ -229,6 +231,7 @@ type ProbeProgramSpecs struct {
 	ProbeInetChildForget    *ebpf.ProgramSpec `ebpf:"probe_inet_child_forget"`
 	ProbeInetCskAccept      *ebpf.ProgramSpec `ebpf:"probe_inet_csk_accept"`
 	ProbeInetTwskKill       *ebpf.ProgramSpec `ebpf:"probe_inet_twsk_kill"`
+	ProbeInetTwskSchedule   *ebpf.ProgramSpec `ebpf:"probe_inet_twsk_schedule"`
 	ProbeSkStreamError      *ebpf.ProgramSpec `ebpf:"probe_sk_stream_error"`
 	ProbeTcpAbort           *ebpf.ProgramSpec `ebpf:"probe_tcp_abort"`
 	ProbeTcpClose           *ebpf.ProgramSpec `ebpf:"probe_tcp_close"`
@@ -337,6 +340,7 @@ type ProbePrograms struct {
 	ProbeInetChildForget    *ebpf.Program `ebpf:"probe_inet_child_forget"`
 	ProbeInetCskAccept      *ebpf.Program `ebpf:"probe_inet_csk_accept"`
 	ProbeInetTwskKill       *ebpf.Program `ebpf:"probe_inet_twsk_kill"`
+	ProbeInetTwskSchedule   *ebpf.Program `ebpf:"probe_inet_twsk_schedule"`
 	ProbeSkStreamError      *ebpf.Program `ebpf:"probe_sk_stream_error"`
 	ProbeTcpAbort           *ebpf.Program `ebpf:"probe_tcp_abort"`
 	ProbeTcpClose           *ebpf.Program `ebpf:"probe_tcp_close"`
@@ -360,6 +364,7 @@ func (p *ProbePrograms) Close() error {
 		p.ProbeInetChildForget,
 		p.ProbeInetCskAccept,
 		p.ProbeInetTwskKill,
+		p.ProbeInetTwskSchedule,
 		p.ProbeSkStreamError,
 		p.ProbeTcpAbort,
 		p.ProbeTcpClose,

@@ -119,7 +119,8 @@ const (
 	TypedHookHOOK_EXIT              TypedHook = 21
 	TypedHookHOOK_FILE_CLOSE        TypedHook = 22
 	TypedHookHOOK_SYN_DROP          TypedHook = 23
-	TypedHookHOOK_LAST              TypedHook = 24
+	TypedHookHOOK_TWSK_SCHEDULE     TypedHook = 24
+	TypedHookHOOK_LAST              TypedHook = 25
 )
 
 type TypedLoss uint32

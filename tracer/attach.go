@@ -82,6 +82,8 @@ func hooks() []hook {
 			"which end keeps TIME_WAIT"},
 		{event.HookTwskKill, [][]point{{kprobe("inet_twsk_kill", bpf.ProbeProgProbeInetTwskKill)}},
 			"when TIME_WAIT ended"},
+		{event.HookTwskSchedule, [][]point{{kprobe("__inet_twsk_schedule", bpf.ProbeProgProbeInetTwskSchedule)}},
+			"when the peer's FIN reached a closed socket"},
 		{event.HookErrorReport, [][]point{{typed("inet_sk_error_report", bpf.TypedProgTypedInetSkErrorReport)}},
 			"when the error was reported to the process"},
 		{event.HookStreamError, [][]point{{kprobe("sk_stream_error", bpf.ProbeProgProbeSkStreamError)}},

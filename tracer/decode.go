@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"net/netip"
+	"runtime"
 	"time"
 	"unsafe"
 
@@ -99,6 +100,9 @@ func Decode(raw []byte) (event.Event, error) {
 	}
 	if e.Has&event.HasPreempt != 0 {
 		e.Context = event.ContextOf(w.Preempt)
+	}
+	if e.Has&event.HasSyscall != 0 {
+		e.Call = event.CallOf(runtime.GOARCH, e.Syscall)
 	}
 	if e.Has&event.HasTuple != 0 {
 		e.Local = netip.AddrPortFrom(address(e.Family, w.Laddr), w.Sport)

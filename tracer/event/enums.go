@@ -33,9 +33,10 @@ const (
 	HookStreamError          // send(2) fails; Arg: negative errno; Arg2: 1 with SIGPIPE
 	HookSignal               // Arg: signal; Arg2: PID that gets it
 	HookExec
-	HookExit      // a process's last thread
-	HookFileClose // a reference to the socket's file is dropped; Refs: how many there were
-	HookSynDrop   // a SYN meets a full accept queue
+	HookExit         // a process's last thread
+	HookFileClose    // a reference to the socket's file is dropped; Refs: how many there were
+	HookSynDrop      // a SYN meets a full accept queue
+	HookTwskSchedule // a mini-socket's time starts again; Arg: substate
 	hookLast
 )
 
@@ -50,6 +51,7 @@ var hookNames = [...]string{
 	HookErrorReport: "inet_sk_error_report", HookStreamError: "sk_stream_error",
 	HookSignal: "signal_generate", HookExec: "sched_process_exec", HookExit: "sched_process_exit",
 	HookFileClose: "filp_close", HookSynDrop: "tcp_conn_request",
+	HookTwskSchedule: "__inet_twsk_schedule",
 }
 
 // String is the kernel's name of the hook.

@@ -109,6 +109,8 @@ type Event struct {
 	Arg2 int32 `rec:"50"`
 
 	Segment Segment `rec:"51"`
+
+	Call Call `rec:"52"` // Syscall, told apart the same on every architecture
 }
 
 // Signal is the signal that is killing the task, or 0.
