@@ -1,0 +1,185 @@
+package report
+
+import (
+	"slices"
+	"time"
+
+	"github.com/tcpbye/tcpbye/tracer/event"
+	"github.com/tcpbye/tcpbye/tracer/verdict"
+)
+
+// opened says whether the item is a whole handshake, which needs no arrow.
+func (i *item) opened() bool {
+	return i.kind == kOpening && len(i.states) > 1 && i.states[len(i.states)-1] == event.Established &&
+		(i.send.kind == segSyn || i.states[0] == event.SynRecv)
+}
+
+// join puts the items of both ends on rows: what one end sent and the other
+// received at once is one row.
+func (st *story) join(items []*item) {
+	partner := match(items)
+	done := map[*item]bool{}
+	for n, i := range items {
+		if done[i] {
+			continue
+		}
+		r := row{at: i.at - st.zero, fatal: i.fatal}
+		r.items[i.side] = i
+		j := partner[i]
+		joined := j != nil && st.oneRow(items, n, j)
+		if joined {
+			done[j] = true
+			r.items[j.side] = j
+			r.fatal = r.fatal || j.fatal
+		}
+		switch {
+		case i.opened():
+		case i.send.kind != noSegment:
+			r.wire = &wire{segment: i.send, from: i.side}
+			if j != nil && !joined {
+				r.wire.phase = departed
+			}
+		case i.recv.kind != noSegment:
+			r.wire = &wire{segment: i.recv, from: i.side.other()}
+			if j != nil && joined {
+				r.wire.segment = j.send
+			} else if j != nil {
+				r.wire.phase = arrived
+			}
+		}
+		st.keep(&r, i)
+		st.rows = append(st.rows, r)
+	}
+}
+
+// match finds, for each sent segment, the item in which the other end received
+// it, and the other way round.
+func match(items []*item) map[*item]*item {
+	partner := map[*item]*item{}
+	for n, i := range items {
+		if partner[i] != nil {
+			continue
+		}
+		// A tracepoint may tell of the sending after the other end received:
+		// tcp:tcp_send_reset comes when the segment has gone.
+		for _, j := range items[first(items, n, i.at-together):] {
+			if j.side == i.side || partner[j] != nil || j == i {
+				continue
+			}
+			shakes := i.opened() && j.opened() && near(i.last, j.at)
+			if shakes || i.send.kind != noSegment && i.send.kind == j.recv.kind && !i.opened() && !j.opened() {
+				partner[i], partner[j] = j, i
+				break
+			}
+		}
+	}
+	return partner
+}
+
+// first is the first of items that is not before at, going back from n.
+func first(items []*item, n int, at time.Duration) int {
+	for n > 0 && items[n-1].at >= at {
+		n--
+	}
+	return n
+}
+
+// oneRow says whether the n-th item and its partner, which comes later, are one
+// moment with nothing between them at the partner's end.
+func (st *story) oneRow(items []*item, n int, j *item) bool {
+	if j.at-items[n].last > together {
+		return false
+	}
+	for _, k := range items[n+1:] {
+		if k == j {
+			return true
+		}
+		if k.side == j.side {
+			return false
+		}
+	}
+	return false // it came earlier, and has its own row
+}
+
+// keep completes a row with what one end's events do not tell but the other's
+// do: a mini-socket in FIN_WAIT2 goes to TIME_WAIT without an event, at the
+// moment in which it acknowledges the FIN.
+func (st *story) keep(r *row, i *item) {
+	if i.kind != kClosed || i.states[0] != event.LastAck || i.recv.kind != segAck {
+		return
+	}
+	there := i.side.other()
+	if r.items[there] != nil {
+		return
+	}
+	for _, earlier := range slices.Backward(st.rows) {
+		k := earlier.items[there]
+		if k.is(kTimeWait) && k.states == nil {
+			r.items[there] = &item{kind: kTimeWait, side: there, at: i.at, last: i.at, cell: cell{
+				states: []event.State{event.FinWait2, event.TimeWait}, note: "keeps the port"}}
+			return
+		}
+		if k != nil && k.states != nil {
+			return
+		}
+	}
+}
+
+// markFatal leaves the sign on the one row that ended the connection.
+func (st *story) markFatal() {
+	ill := false
+	for _, j := range st.ends {
+		ill = ill || j != nil && !j.Verdict.Harmless && j.Verdict.Class != verdict.Graceful && j.Verdict.Class != verdict.Open
+	}
+	for n := range st.rows {
+		st.rows[n].fatal = st.rows[n].fatal && ill
+		ill = ill && !st.rows[n].fatal
+	}
+}
+
+// prove numbers the evidence in the order in which it is told.
+func (st *story) prove() {
+	wanted := map[*event.Event]bool{}
+	for _, j := range st.ends {
+		if j == nil {
+			continue
+		}
+		for _, ev := range j.Verdict.Evidence {
+			if e := st.event(ev); e != nil {
+				wanted[e] = true
+			}
+		}
+	}
+	for _, r := range st.rows {
+		for _, i := range r.items {
+			if i == nil {
+				continue
+			}
+			n := slices.IndexFunc(i.events, func(e *event.Event) bool { return wanted[e] })
+			if n < 0 {
+				continue
+			}
+			st.proofs = append(st.proofs, proof{n: len(st.proofs) + 1, side: i.side, hook: i.events[n].Hook,
+				at: i.events[n].Time - st.zero})
+			i.marks = append(i.marks, len(st.proofs))
+		}
+	}
+}
+
+// event is the event that a piece of evidence points to; nil where it is of an
+// end that is not shown.
+func (st *story) event(ev verdict.Evidence) *event.Event {
+	for _, j := range st.ends {
+		if j == nil || j.Conn != ev.Conn {
+			continue
+		}
+		events := j.Conn.Events
+		if ev.Elsewhere {
+			events = j.Conn.Elsewhere
+		}
+		if ev.Index >= 0 && ev.Index < len(events) {
+			return &events[ev.Index]
+		}
+	}
+	return nil
+}

@@ -1,0 +1,113 @@
+package report
+
+import (
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/clipperhouse/displaywidth"
+)
+
+// Quote makes a string that a process owns fit for a terminal: whatever is not
+// printable (control characters, escape sequences, direction overrides, bytes
+// that are not UTF-8) is shown as Go would write it, \x1b for example. Letters
+// of any script and spaces stay. What is printable already comes back as it is,
+// so to quote twice does no harm.
+func Quote(s string) string { return quote(s, false) }
+
+func quote(s string, ascii bool) string {
+	if plain(s, ascii) {
+		return s
+	}
+	var b strings.Builder
+	for i := 0; i < len(s); {
+		r, n := utf8.DecodeRuneInString(s[i:])
+		switch {
+		case r == utf8.RuneError && n == 1:
+			b.WriteString(`\x`)
+			b.WriteByte("0123456789abcdef"[s[i]>>4])
+			b.WriteByte("0123456789abcdef"[s[i]&15])
+		case strconv.IsPrint(r) && (!ascii || r < utf8.RuneSelf):
+			b.WriteString(s[i : i+n])
+		case ascii:
+			q := strconv.QuoteRuneToASCII(r)
+			b.WriteString(q[1 : len(q)-1])
+		default:
+			q := strconv.QuoteRune(r)
+			b.WriteString(q[1 : len(q)-1])
+		}
+		i += n
+	}
+	return b.String()
+}
+
+func plain(s string, ascii bool) bool {
+	for _, r := range s {
+		if r < ' ' || r == 0x7f || r >= utf8.RuneSelf && (ascii || r == utf8.RuneError || !strconv.IsPrint(r)) {
+			return false
+		}
+	}
+	return true
+}
+
+// width is how many columns of a terminal s takes; s is free of escapes.
+func width(s string) int { return displaywidth.String(s) }
+
+// cut shortens s to n columns, with an ellipsis where something is gone.
+func cut(s string, n int, ellipsis string) string {
+	if width(s) <= n {
+		return s
+	}
+	if n < width(ellipsis) {
+		return ""
+	}
+	return displaywidth.TruncateString(s, n, ellipsis)
+}
+
+// cutMiddle shortens s to n columns and keeps its end, as an address's port.
+func cutMiddle(s string, n int, ellipsis string) string {
+	if width(s) <= n {
+		return s
+	}
+	tail := s[strings.LastIndexByte(s, ':')+1:]
+	if i := strings.LastIndexByte(s, ':'); i >= 0 {
+		tail = s[i:]
+		if i > 0 && s[i-1] == ']' {
+			tail = s[i-1:]
+		}
+	}
+	room := n - width(tail) - width(ellipsis)
+	if room < 1 {
+		return cut(s, n, ellipsis)
+	}
+	return displaywidth.TruncateString(s, room, "") + ellipsis + tail
+}
+
+// pad fills s with spaces up to n columns.
+func pad(s string, n int) string {
+	if w := width(s); w < n {
+		return s + strings.Repeat(" ", n-w)
+	}
+	return s
+}
+
+// wrap breaks text at spaces into lines of at most n columns. A word that is
+// wider keeps a line of its own. n <= 0: no limit.
+func wrap(text string, n int) []string {
+	words := strings.Fields(text)
+	if len(words) == 0 {
+		return nil
+	}
+	var lines []string
+	line, used := words[0], width(words[0])
+	for _, w := range words[1:] {
+		if n > 0 && used+1+width(w) > n {
+			lines = append(lines, line)
+			line, used = w, width(w)
+			continue
+		}
+		line += " " + w
+		used += 1 + width(w)
+	}
+	return append(lines, line)
+}

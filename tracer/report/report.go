@@ -1,0 +1,136 @@
+package report
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/verdict"
+)
+
+// Judged is one end of a connection with its verdict.
+type Judged struct {
+	Conn     *conn.Connection
+	Verdict  verdict.Verdict
+	Scenario string // the demo's name; "" outside a demo
+}
+
+// Clock turns the events' CLOCK_MONOTONIC into wall time.
+type Clock struct {
+	// Offset is what added to a monotonic time gives Unix nanoseconds.
+	Offset time.Duration
+}
+
+// Wall is the wall time, in UTC, of a CLOCK_MONOTONIC time.
+func (c Clock) Wall(monotonic time.Duration) time.Time {
+	return time.Unix(0, int64(c.Offset+monotonic)).UTC()
+}
+
+// Sink writes judged ends in one format.
+type Sink interface {
+	// End takes one judged end. Its error is the first that the writer gave.
+	End(Judged) error
+	// Close writes what is still held and what ends the format. It does not
+	// close the writer.
+	Close() error
+}
+
+// Options are what the caller knows of the place where the output goes. The
+// zero value is right for a file: no width limit, no colour, Unicode.
+type Options struct {
+	Clock Clock
+	// Location is the time zone of the times of day in formats for people;
+	// nil is the local one.
+	Location *time.Location
+	// Width is the number of columns of the terminal; 0: no limit.
+	Width int
+	// Color allows SGR escape sequences.
+	Color bool
+	// ASCII keeps the output to ASCII, for terminals that show no more.
+	ASCII bool
+	// Verbose also shows every event as the kernel gave it.
+	Verbose bool
+	// Heading gives the title of what is shown, and an aside for its right
+	// edge, such as the kernel's release; nil: the scenario's name, or the two
+	// processes and the time of day. The second end is nil where only one is
+	// known.
+	Heading func(left, right *Judged) (title, aside string)
+}
+
+// Format names a sink.
+type Format string
+
+const (
+	Table    Format = "table"
+	Timeline Format = "timeline"
+	Sequence Format = "sequence"
+	JSON     Format = "json"
+	CSV      Format = "csv"
+	HTML     Format = "html"
+	SVG      Format = "svg"
+	Mermaid  Format = "mermaid"
+)
+
+var makers = []struct {
+	format Format
+	make   func(io.Writer, Options) Sink
+}{
+	{Timeline, func(w io.Writer, o Options) Sink { return NewTimeline(w, o) }},
+	{JSON, func(w io.Writer, o Options) Sink { return NewJSON(w, o) }},
+}
+
+// Formats lists the formats that New knows.
+func Formats() []Format {
+	all := make([]Format, len(makers))
+	for i, m := range makers {
+		all[i] = m.format
+	}
+	return all
+}
+
+// New is the sink of a format.
+func New(f Format, w io.Writer, o Options) (Sink, error) {
+	i := slices.IndexFunc(makers, func(m struct {
+		format Format
+		make   func(io.Writer, Options) Sink
+	}) bool {
+		return m.format == f
+	})
+	if i < 0 {
+		var names []string
+		for _, f := range Formats() {
+			names = append(names, string(f))
+		}
+		return nil, fmt.Errorf("no output format %q: want one of %s", string(f), strings.Join(names, ", "))
+	}
+	return makers[i].make(w, o), nil
+}
+
+var errNoConn = errors.New("a judged end without a connection was given to a sink")
+
+// output is a writer that remembers its first error and then writes no more.
+type output struct {
+	w   io.Writer
+	err error
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	if o.err != nil {
+		return 0, o.err
+	}
+	n, err := o.w.Write(p)
+	if err == nil && n < len(p) {
+		err = io.ErrShortWrite
+	}
+	o.err = err
+	return n, err
+}
+
+func (o *output) string(s string) error {
+	_, err := io.WriteString(o, s)
+	return err
+}

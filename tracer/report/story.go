@@ -1,0 +1,656 @@
+package report
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/event"
+	"github.com/tcpbye/tcpbye/tracer/verdict"
+)
+
+// together is how near events must be to be told as one: a system call, the
+// state it changes and the segment it sends are microseconds apart on any
+// machine, and so are sender and receiver over loopback.
+const together = time.Millisecond
+
+// side is where an end stands: left is the active opener.
+type side int
+
+const (
+	left side = iota
+	right
+)
+
+func (s side) other() side { return 1 - s }
+
+// segment is what goes over the wire, as far as a story needs it.
+type segment struct {
+	kind  segmentKind
+	bytes uint32
+}
+
+type segmentKind uint8
+
+const (
+	noSegment segmentKind = iota
+	segSyn
+	segSynAck
+	segFin
+	segAck
+	segRst
+	segData
+)
+
+func (s segment) String() string {
+	switch s.kind {
+	case segSyn:
+		return "SYN"
+	case segSynAck:
+		return "SYN ACK"
+	case segFin:
+		return "FIN"
+	case segAck:
+		return "ACK"
+	case segRst:
+		return "RST"
+	case segData:
+		return fmt.Sprintf("%d B", s.bytes)
+	}
+	return ""
+}
+
+// segmentOf is the segment of an event, by what matters most in it.
+func segmentOf(s event.Segment) segment {
+	switch {
+	case s.Flags&event.RST != 0:
+		return segment{kind: segRst}
+	case s.Flags&event.SYN != 0 && s.Flags&event.ACK != 0:
+		return segment{kind: segSynAck}
+	case s.Flags&event.SYN != 0:
+		return segment{kind: segSyn}
+	case s.Len > 0:
+		return segment{kind: segData, bytes: s.Len}
+	case s.Flags&event.FIN != 0:
+		return segment{kind: segFin}
+	}
+	return segment{kind: segAck}
+}
+
+// phase is how much of a segment's way one row shows.
+type phase uint8
+
+const (
+	whole    phase = iota // sent and received within the row, or only one end is known
+	departed              // sent here, received in a later row
+	arrived               // sent in an earlier row
+)
+
+// wire is what goes over the wire in a row.
+type wire struct {
+	segment
+	from  side
+	phase phase
+}
+
+// cell is what happens at one end in a row.
+type cell struct {
+	act    string        // what is done, or who does it: close(), kernel, timer
+	states []event.State // the way the state goes; at least two, or none
+	text   string        // what else happens, where no state changes
+	note   string        // an addition
+	marks  []int         // numbers of evidence
+}
+
+// row is one moment.
+type row struct {
+	at    time.Duration // since the first event
+	fatal bool          // what ended the connection, where it did not end well
+	wire  *wire
+	items [2]*item // by side; nil: nothing happens there
+}
+
+// story is what happened to a connection, told from both ends where both are
+// known.
+type story struct {
+	ends   [2]*Judged // the second is nil where one end only is known
+	zero   time.Duration
+	rows   []row
+	proofs []proof // in the order of their numbers
+}
+
+// proof is a numbered piece of evidence.
+type proof struct {
+	n    int
+	side side
+	hook event.Hook
+	at   time.Duration // since the first event
+}
+
+// itemKind says what can still join an item.
+type itemKind uint8
+
+const (
+	kOther itemKind = iota
+	kOpening
+	kAct       // close, shutdown, exit, listener closed, …: waits for its state change
+	kHeld      // a close that leaves other references: an act if a close follows after all
+	kExit      // like kAct
+	kActiveRst // a RST sent before the state changes
+	kReset     // a RST came, or data that makes this end reset itself
+	kTimeWait
+	kError // send(2) failed: SIGPIPE may follow
+	kClosed
+)
+
+// item is what happens at one end at one moment: events that belong together.
+type item struct {
+	cell
+	kind       itemKind
+	side       side
+	at, last   time.Duration // CLOCK_MONOTONIC
+	tid        uint32
+	send, recv segment
+	rst        bool // kReset: a RST was seen to come
+	fatal      bool
+	events     []*event.Event
+}
+
+type builder struct {
+	pen
+	ends  [2]*Judged
+	items []*item
+}
+
+// newStory tells what happened. b is nil where one end only is known.
+func newStory(a, b *Judged, p pen) *story {
+	t := &builder{pen: p, ends: [2]*Judged{a, b}}
+	for s, j := range t.ends {
+		if j == nil {
+			continue
+		}
+		var cur *item
+		for _, o := range observations(j.Conn) {
+			cur = t.step(side(s), j, cur, o)
+		}
+	}
+	st := &story{ends: t.ends}
+	st.zero = a.Conn.First
+	if b != nil {
+		st.zero = min(st.zero, b.Conn.First)
+	}
+	slices.SortStableFunc(t.items, func(x, y *item) int { return cmpTime(x.at, y.at) })
+	st.join(t.items)
+	st.markFatal()
+	st.prove()
+	return st
+}
+
+func cmpTime(a, b time.Duration) int {
+	switch {
+	case a < b:
+		return -1
+	case a > b:
+		return 1
+	}
+	return 0
+}
+
+func (b *builder) add(s side, o observation, i item) *item {
+	i.side = s
+	i.at, i.last = o.Time, o.Time
+	i.tid = o.TID
+	i.events = append(i.events, o.Event)
+	b.items = append(b.items, &i)
+	return &i
+}
+
+// take joins an event to an item.
+func (i *item) take(o observation) *item {
+	i.last = o.Time
+	i.events = append(i.events, o.Event)
+	return i
+}
+
+// near says whether the event comes right after the item.
+func (i *item) near(o observation) bool {
+	return i != nil && o.Time-i.last <= together
+}
+
+func (i *item) is(kinds ...itemKind) bool { return i != nil && slices.Contains(kinds, i.kind) }
+
+// acting says whether the item waits for the state change that it causes.
+func (i *item) acting() bool {
+	return i.is(kAct, kExit, kHeld, kActiveRst) && i.states == nil
+}
+
+// step tells one more event of one end, as a part of the current item or as a
+// new one.
+func (b *builder) step(s side, j *Judged, cur *item, o observation) *item {
+	near := cur.near(o)
+	switch o.Hook {
+	case event.HookSetState:
+		return b.setState(s, j, cur, o)
+
+	case event.HookConnect:
+		if near && cur.is(kOpening) {
+			return cur.take(o)
+		}
+		return b.add(s, o, item{kind: kOpening, cell: cell{act: b.by(j, o, "connect()")}})
+
+	case event.HookAccept:
+		if near && cur.is(kOpening) {
+			return cur.take(o)
+		}
+		return b.add(s, o, item{cell: cell{act: b.by(j, o, "accept()")}})
+
+	case event.HookFileClose:
+		if o.Has&event.HasRefs == 0 || o.Refs < 2 {
+			return cur
+		}
+		left := "another reference is left"
+		if o.Refs > 2 {
+			left = fmt.Sprintf("%d references are left", o.Refs-1)
+		}
+		return b.add(s, o, item{kind: kHeld, cell: cell{act: b.by(j, o, "close()"), note: left + ", nothing is sent"}})
+
+	case event.HookCloseEntry, event.HookClose:
+		return b.close(s, j, cur, o)
+
+	case event.HookShutdown:
+		i := item{kind: kAct, cell: cell{act: b.by(j, o, shutdownName(o.Arg))}}
+		if o.Arg == 1 {
+			i.note = "nothing is sent"
+		}
+		return b.add(s, o, i)
+
+	case event.HookSendFin:
+		if near && (cur.send.kind == noSegment || cur.send.kind == segFin) && !cur.is(kTimeWait) {
+			cur.send = segment{kind: segFin}
+			return cur.take(o)
+		}
+		return b.add(s, o, item{cell: cell{text: "FIN"}, send: segment{kind: segFin}})
+
+	case event.HookSendActiveReset:
+		rst := segment{kind: segRst}
+		if near && (cur.is(kAct, kExit, kHeld) || cur.is(kTimeWait, kClosed) && cur.fatal) && cur.send.kind == noSegment {
+			cur.send, cur.fatal, cur.note = rst, true, ""
+			return cur.take(o)
+		}
+		act := "kernel"
+		if o.ByProcess() {
+			act = b.actName(j, o)
+		} else if o.Context == event.ContextSoftirq {
+			act = "timer"
+		}
+		return b.add(s, o, item{kind: kActiveRst, cell: cell{act: act}, send: rst, fatal: true})
+
+	case event.HookSendReset:
+		return b.sendReset(s, j, cur, o)
+
+	case event.HookReset:
+		seg, seen := segment{kind: segRst}, o.Has&event.HasSegment != 0
+		if seen {
+			seg = segmentOf(o.Segment)
+		}
+		if seg.kind == segRst {
+			// Without the segment (5.10: tcp_reset has one argument) it may still
+			// turn out that none came.
+			return b.add(s, o, item{kind: kReset, recv: seg, rst: seen, fatal: true})
+		}
+		// tcp_reset() without a RST: data came for a socket that nobody reads,
+		// and this end is about to answer with one.
+		b.incoming(s, o, seg)
+		return b.add(s, o, item{kind: kReset, cell: cell{act: "kernel"}, fatal: true})
+
+	case event.HookDisconnect:
+		if near && cur.acting() {
+			return cur.take(o)
+		}
+		return b.add(s, o, item{kind: kAct, cell: cell{act: b.by(j, o, b.actOr(j, "disconnect"))}, fatal: true})
+
+	case event.HookAbort:
+		return b.add(s, o, item{kind: kAct, cell: cell{act: b.by(j, o, "SOCK_DESTROY")}, fatal: true})
+
+	case event.HookChildForget:
+		return b.add(s, o, item{kind: kAct, cell: cell{act: "listener closed"}, fatal: true})
+
+	case event.HookTimeWait:
+		return b.timeWait(s, cur, o)
+
+	case event.HookStreamError:
+		text := "send() = " + event.Errno(-o.Arg).String()
+		if o.Arg2 == 1 {
+			text += ", SIGPIPE"
+		}
+		return b.add(s, o, item{kind: kError, cell: cell{act: b.by(j, o, text)}})
+
+	case event.HookSignal:
+		if near && cur.is(kError) {
+			return cur.take(o)
+		}
+		return b.add(s, o, item{cell: cell{act: b.by(j, o, signalName(int(o.Arg)))}})
+
+	case event.HookExit:
+		return b.add(s, o, item{kind: kExit, cell: cell{act: b.by(j, o, exitName(o.Event))}})
+
+	case event.HookSynDrop:
+		text := "SYN dropped: the accept queue is full"
+		if o.Has&event.HasSocket != 0 {
+			text += fmt.Sprintf(" (%d of %d)", o.AckBacklog, o.MaxAckBacklog)
+		}
+		return b.add(s, o, item{cell: cell{text: text}, recv: segment{kind: segSyn}, fatal: true})
+
+	case event.HookDestroy, event.HookErrorReport, event.HookTwskKill, event.HookExec:
+		// Said already by what they follow.
+		if near {
+			return cur.take(o)
+		}
+	}
+	return cur
+}
+
+func (b *builder) setState(s side, j *Judged, cur *item, o observation) *item {
+	from, to := o.State, o.ToState
+	near := cur.near(o)
+	change := []event.State{from, to}
+	switch {
+	case from == to:
+		// close(2) in FIN_WAIT2 passes through itself; ss -K on a listener too.
+		if near {
+			cur.take(o)
+		}
+		return cur
+
+	case to == event.SynSent:
+		if near && cur.is(kOpening) {
+			cur.states, cur.send = change, segment{kind: segSyn}
+			return cur.take(o)
+		}
+		return b.add(s, o, item{kind: kOpening, cell: cell{act: b.by(j, o, "connect()"), states: change},
+			send: segment{kind: segSyn}})
+
+	case from == event.SynSent && to == event.Established, from == event.SynSent && to == event.SynRecv:
+		if near && cur.is(kOpening) {
+			cur.states = change
+			return cur.take(o)
+		}
+		return b.add(s, o, item{kind: kOpening, cell: cell{states: change}, recv: segment{kind: segSynAck}})
+
+	case from == event.Listen:
+		// The child is born with the third segment; with TCP Fast Open, with
+		// the first, and then waits in SYN_RECV.
+		return b.add(s, o, item{kind: kOpening, cell: cell{states: change}, recv: segment{kind: segSyn}})
+
+	case from == event.SynRecv && to == event.Established:
+		if near && cur.is(kOpening) && cur.states != nil {
+			if cur.states[0] == event.Listen {
+				cur.states, cur.recv = change, segment{kind: segAck}
+			} else {
+				cur.states = append(cur.states, to)
+			}
+			return cur.take(o)
+		}
+		return b.add(s, o, item{kind: kOpening, cell: cell{states: change}, recv: segment{kind: segAck}})
+
+	case to == event.FinWait1, to == event.LastAck:
+		fin := segment{kind: segFin}
+		if near && cur.acting() {
+			cur.states, cur.send, cur.note = change, fin, ""
+			return cur.take(o)
+		}
+		act := ""
+		if o.ByProcess() {
+			act = b.actName(j, o)
+		}
+		return b.add(s, o, item{kind: kAct, cell: cell{act: act, states: change}, send: fin})
+
+	case to == event.FinWait2:
+		return b.add(s, o, item{cell: cell{states: change}, recv: segment{kind: segAck}})
+
+	case to == event.CloseWait, to == event.Closing:
+		return b.add(s, o, item{cell: cell{states: change}, recv: segment{kind: segFin}})
+
+	case to == event.Close:
+		return b.closed(s, j, cur, o)
+	}
+	return b.add(s, o, item{cell: cell{states: change}})
+}
+
+// closed is the last state change.
+func (b *builder) closed(s side, j *Judged, cur *item, o observation) *item {
+	near := cur.near(o)
+	change := []event.State{o.State, event.Close}
+	switch {
+	case near && cur.is(kTimeWait):
+		// The mini-socket lives on in the state that tcp_time_wait gave it.
+		return cur.take(o)
+
+	case near && (cur.acting() || cur.is(kReset) && cur.states == nil):
+		cur.states, cur.note = change, ""
+		if cur.is(kActiveRst) && cur.act == "timer" {
+			cur.note = gaveUp(o.Event)
+		}
+		cur.fatal = true
+		return cur.take(o)
+
+	case o.State == event.LastAck && o.Err == 0 && !o.ByProcess():
+		return b.add(s, o, item{kind: kClosed, cell: cell{states: change}, recv: segment{kind: segAck}})
+
+	case (o.State == event.FinWait2 || o.State == event.Closing) && o.Err == 0:
+		// Without the tcp_time_wait hook this is all there is to see of it.
+		return b.add(s, o, item{kind: kClosed, cell: cell{states: change}})
+	}
+	i := item{kind: kClosed, cell: cell{states: change}, fatal: true}
+	switch note := gaveUp(o.Event); {
+	case o.ByProcess():
+		i.act = b.actName(j, o)
+	case note != "":
+		i.act, i.note = "timer", note
+	default:
+		i.act = "kernel"
+		if o.Has&event.HasSocket != 0 && o.Err != 0 {
+			i.note = o.Err.String()
+		}
+	}
+	return b.add(s, o, i)
+}
+
+// gaveUp says what a timer tried before it ended a connection; "" where no
+// timer did.
+func gaveUp(e *event.Event) string {
+	if e.Has&event.HasTCP == 0 || e.Context == event.ContextProcess {
+		return ""
+	}
+	count := func(n uint8, one, many string) string {
+		if n == 1 {
+			return "1 " + one
+		}
+		return fmt.Sprintf("%d %s", n, many)
+	}
+	switch {
+	case e.ProbesOut > 0:
+		return count(e.ProbesOut, "probe unanswered", "probes unanswered")
+	case e.Retransmits > 0:
+		return count(e.Retransmits, "retransmission unanswered", "retransmissions unanswered")
+	}
+	return ""
+}
+
+// close is close(2), or whatever else drops the last reference.
+func (b *builder) close(s side, j *Judged, cur *item, o observation) *item {
+	near := cur.near(o)
+	switch {
+	case near && cur.acting() && cur.is(kAct, kHeld) && cur.tid == o.TID && cur.act == b.actName(j, o):
+		// tcp_close, then __tcp_close; or the file's reference count was up
+		// for a moment only.
+		cur.kind, cur.note = kAct, ""
+		cur.take(o)
+	case near && cur.is(kExit) && o.Exiting():
+		cur.take(o)
+	case o.Has&event.HasTuple != 0 && o.State == event.Close && o.Exiting():
+		return cur
+	default:
+		cur = b.add(s, o, item{kind: kAct, cell: cell{act: b.actName(j, o)}})
+	}
+	if o.Has&event.HasTuple != 0 && o.State == event.Close && cur.kind == kAct {
+		cur.note = "closed already"
+	}
+	return cur
+}
+
+func (b *builder) timeWait(s side, cur *item, o observation) *item {
+	if event.State(o.Arg) != event.TimeWait {
+		text := "FIN_WAIT2 kept by the kernel, no process any more"
+		if cur.near(o) && cur.acting() {
+			cur.kind, cur.text, cur.note = kTimeWait, text, ""
+			return cur.take(o)
+		}
+		return b.add(s, o, item{kind: kTimeWait, cell: cell{text: text}})
+	}
+	i := item{kind: kTimeWait, cell: cell{states: []event.State{o.State, event.TimeWait}, note: "keeps the port"},
+		recv: segment{kind: segFin}}
+	if o.State == event.Closing {
+		i.recv = segment{kind: segAck}
+	}
+	return b.add(s, o, i)
+}
+
+// sendReset is a RST in answer to a segment.
+func (b *builder) sendReset(s side, j *Judged, cur *item, o observation) *item {
+	seen := o.Has&event.HasSegment != 0
+	if seen && o.Segment.Flags&event.RST != 0 {
+		return cur // the hook is at the function's entry: a RST is never answered
+	}
+	rst := segment{kind: segRst}
+	if o.elsewhere {
+		// This machine's kernel answered this end: it stands for the other one.
+		if seen {
+			b.items = append(b.items, &item{side: s, at: o.Time, last: o.Time, send: segmentOf(o.Segment)})
+		}
+		b.add(s.other(), o, item{cell: cell{act: "kernel", text: "no socket: RST"}, send: rst, fatal: true})
+		return cur
+	}
+	if cur.near(o) && cur.send.kind == noSegment && (cur.is(kReset) && !cur.rst || cur.is(kClosed) && cur.states[0] == event.FinWait2) {
+		if seen && (cur.is(kClosed) || cur.recv.kind != noSegment) {
+			b.incomingAt(s, o, segmentOf(o.Segment), cur)
+		}
+		cur.recv = segment{}
+		cur.send, cur.fatal, cur.act, cur.note = rst, true, "kernel", ""
+		return cur.take(o)
+	}
+	if seen {
+		b.incoming(s, o, segmentOf(o.Segment))
+	}
+	return b.add(s, o, item{cell: cell{act: "kernel", text: "answers RST"}, send: rst, fatal: true})
+}
+
+// incoming tells of the segment that made an end answer, at the end that sent
+// it: over loopback the sender is still on the CPU.
+func (b *builder) incoming(s side, o observation, seg segment) { b.incomingAt(s, o, seg, nil) }
+
+// incomingAt is incoming for an answer that is told already.
+func (b *builder) incomingAt(s side, o observation, seg segment, answer *item) {
+	i := item{side: s.other(), at: o.Time, last: o.Time, send: seg}
+	if to := b.ends[s.other()]; to != nil && seg.kind == segData && o.Context == event.ContextSoftirq &&
+		to.Conn.Owner != nil && to.Conn.Owner.PID == o.PID && !o.KernelThread() {
+		i.act = "send()"
+	}
+	if n := slices.Index(b.items, answer); answer != nil && n >= 0 {
+		i.at, i.last = answer.at, answer.at
+		b.items = slices.Insert(b.items, n, &i)
+		return
+	}
+	b.items = append(b.items, &i)
+}
+
+// by puts the actor's name before an act when it is not the process that the
+// column's head names.
+func (b *builder) by(j *Judged, o observation, act string) string {
+	head := headOf(j.Conn)
+	if head == nil || head.PID == o.PID || !o.ByProcess() || o.PID == 0 {
+		return act
+	}
+	return b.process(&conn.Process{PID: o.PID, Comm: o.Comm.String()}) + ": " + act
+}
+
+// headOf is the process that stands for an end.
+func headOf(c *conn.Connection) *conn.Process {
+	if c.Owner != nil {
+		return c.Owner
+	}
+	return c.Opener
+}
+
+// actName is what a process did at an event that ends its direction.
+func (b *builder) actName(j *Judged, o observation) string {
+	if o.Exiting() {
+		return b.by(j, o, exitName(o.Event))
+	}
+	if fin := j.Verdict.LocalFin; fin != nil && fin.Act != verdict.NoAct && near(fin.At, o.Time) {
+		return b.by(j, o, actText(fin.Act, fin.Signal))
+	}
+	return b.by(j, o, b.actOr(j, "close()"))
+}
+
+// actOr is the verdict's act when this end did it by other means than close(2).
+func (b *builder) actOr(j *Judged, otherwise string) string {
+	v := &j.Verdict
+	if v.Ender == verdict.LocalProcess {
+		switch v.Act {
+		case verdict.ActDup2, verdict.ActExec, verdict.ActDisconnect:
+			return actText(v.Act, v.Signal)
+		}
+	}
+	return otherwise
+}
+
+func near(a, b time.Duration) bool { return a-b <= together && b-a <= together }
+
+func exitName(e *event.Event) string {
+	switch {
+	case e.Has&event.HasTask == 0:
+		return "exit"
+	case e.Signal() != 0:
+		return "killed by " + signalName(e.Signal())
+	}
+	return fmt.Sprintf("exit %d", e.ExitCode>>8)
+}
+
+func shutdownName(mask int32) string {
+	switch mask {
+	case 1:
+		return "shutdown(RD)"
+	case 2:
+		return "shutdown(WR)"
+	}
+	return "shutdown(RDWR)"
+}
+
+// actText is an act as a person writes it.
+func actText(a verdict.Act, signal int) string {
+	switch a {
+	case verdict.ActClose:
+		return "close()"
+	case verdict.ActShutRd:
+		return shutdownName(1)
+	case verdict.ActShutWr:
+		return shutdownName(2)
+	case verdict.ActShutRdWr:
+		return shutdownName(3)
+	case verdict.ActKilled:
+		if signal != 0 {
+			return "killed by " + signalName(signal)
+		}
+	case verdict.ActDup2:
+		return "dup2()"
+	case verdict.ActDisconnect:
+		return "connect(AF_UNSPEC)"
+	case verdict.ActListener:
+		return "listener closed"
+	case verdict.ActDestroy:
+		return "SOCK_DESTROY"
+	}
+	return string(a)
+}

@@ -1,0 +1,434 @@
+package verdict
+
+import (
+	"slices"
+	"time"
+
+	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/event"
+)
+
+// none is the index of an event that was not seen.
+const none = -1
+
+// facts is what the rules ask of one end, read once from its events. Indexes
+// count in c.Events; none where there is no such event.
+type facts struct {
+	c *conn.Connection
+
+	fin      int // SetState → FIN_WAIT1 or LAST_ACK: our FIN was queued
+	finAct   int // the close or shutdown behind it; the state event itself where no hook saw the act
+	finAcked bool
+	peerFin  int  // the event that first shows the peer's FIN
+	crossed  bool // CLOSING was visited: the FINs crossed
+	release  int  // __tcp_close: the last reference was dropped
+	entry    int  // tcp_close, where the socket's lock was still to come
+	disconn  int  // tcp_disconnect
+	abort    int  // tcp_abort
+	forget   int  // inet_child_forget
+	active   int  // tcp_send_active_reset
+	answer   int  // first reset of the socket itself in answer to a segment
+	mini     int  // first reset of the mini-socket
+	dead     int  // first reset by a dead tuple: no socket, after the end
+	reset    int  // tcp_reset
+	closed   int  // SetState X → CLOSE
+	timeWait int  // tcp_time_wait
+	miniEnd  int  // inet_twsk_kill
+	finLate  int  // the peer's FIN reached the mini-socket
+	destroy  int
+	held     int   // filp_close with more references, the last one
+	strays   []int // resets of this socket that did not end it (SYN_SENT)
+
+	rst       bool // a RST came in (as opposed to tcp_reset called locally)
+	abandoned bool // tcp_reset was called locally: data for a socket that takes none
+}
+
+func readFacts(c *conn.Connection) *facts {
+	f := &facts{c: c, fin: none, finAct: none, peerFin: none, release: none, entry: none, disconn: none,
+		abort: none, forget: none, active: none, answer: none, mini: none, dead: none, reset: none,
+		closed: none, timeWait: none, miniEnd: none, finLate: none, destroy: none, held: none}
+	first := func(at *int, i int) {
+		if *at == none {
+			*at = i
+		}
+	}
+	act := none
+	for i := range c.Events {
+		e := &c.Events[i]
+		switch e.Hook {
+		case event.HookCloseEntry:
+			first(&f.entry, i)
+		case event.HookClose:
+			first(&f.release, i)
+			act = i
+		case event.HookShutdown:
+			if e.Arg&2 != 0 {
+				act = i
+			}
+		case event.HookDisconnect:
+			if f.closed == none {
+				first(&f.disconn, i)
+			}
+		case event.HookAbort:
+			if f.closed == none {
+				first(&f.abort, i)
+			}
+		case event.HookChildForget:
+			first(&f.forget, i)
+		case event.HookSendActiveReset:
+			first(&f.active, i)
+		case event.HookReset:
+			first(&f.reset, i)
+		case event.HookTimeWait:
+			f.timeWait = i // the last one: FIN_WAIT2 may come before TIME_WAIT
+			if event.State(e.Arg) == event.TimeWait {
+				first(&f.peerFin, i)
+			}
+		case event.HookTwskSchedule:
+			if event.State(e.Arg) == event.TimeWait {
+				first(&f.finLate, i)
+				first(&f.peerFin, i)
+			}
+		case event.HookTwskKill:
+			f.miniEnd = i
+		case event.HookDestroy:
+			first(&f.destroy, i)
+		case event.HookFileClose:
+			if e.Refs > 1 {
+				f.held = i
+			}
+		case event.HookSendReset:
+			f.answered(i)
+		case event.HookSetState:
+			f.state(i, act)
+		}
+	}
+	f.resets()
+	return f
+}
+
+// answered files a reset in answer to a segment.
+func (f *facts) answered(i int) {
+	e := &f.c.Events[i]
+	if e.Has&event.HasSegment != 0 && e.Segment.Flags&event.RST != 0 {
+		return // the hook stands before the kernel's own check: nothing is sent
+	}
+	to := &f.answer
+	switch {
+	case e.Sock == 0 || e.State == event.Listen || e.State == event.NewSynRecv:
+		to = &f.dead
+	case e.State == event.TimeWait:
+		to = &f.mini
+	case e.State == event.SynSent:
+		f.strays = append(f.strays, i)
+		return
+	}
+	if *to == none {
+		*to = i
+	}
+}
+
+// state follows the spine. act is the last close or shutdown before it.
+func (f *facts) state(i, act int) {
+	e := &f.c.Events[i]
+	if e.State == e.ToState {
+		return
+	}
+	switch e.ToState {
+	case event.FinWait1, event.LastAck:
+		if f.fin == none {
+			f.fin, f.finAct = i, i
+			if act != none {
+				f.finAct = act
+			}
+		}
+	case event.FinWait2:
+		f.finAcked = true
+	case event.CloseWait:
+		if f.peerFin == none {
+			f.peerFin = i
+		}
+	case event.Closing:
+		f.crossed = true
+		if f.peerFin == none {
+			f.peerFin = i
+		}
+	case event.Close:
+		if f.closed != none || e.State == event.Close {
+			return
+		}
+		f.closed = i
+		switch e.State {
+		case event.Closing, event.LastAck:
+			// Both leave only with our FIN acknowledged, or with an error.
+			f.finAcked = f.finAcked || e.Err == 0 && e.SndUna == e.WriteSeq && e.Has&event.HasTCP != 0
+		case event.FinWait2:
+			// tcp_time_wait moves rcv_nxt over the peer's FIN first.
+			if e.SkFlags&event.SockDone != 0 && f.peerFin == none {
+				f.peerFin = i
+			}
+		}
+	}
+}
+
+// resets tells a RST that came in from tcp_reset called for data that a
+// socket no longer takes (tcp_rcv_state_process). With the segment at hand the
+// flag says it; without (5.10, or the tracepoint alone) the socket's own reset
+// follows at once in the second case, and never in the first.
+func (f *facts) resets() {
+	if f.reset == none {
+		return
+	}
+	e := &f.c.Events[f.reset]
+	if e.Has&event.HasSegment != 0 {
+		f.rst = e.Segment.Flags&event.RST != 0
+		f.abandoned = !f.rst
+		return
+	}
+	if e.State != event.SynSent && f.answer != none {
+		a := &f.c.Events[f.answer]
+		if a.Time >= e.Time && a.Time-e.Time < time.Millisecond && a.CPU == e.CPU {
+			f.abandoned = true
+			return
+		}
+	}
+	f.rst = true
+}
+
+func (f *facts) at(i int) *event.Event {
+	if i == none {
+		return nil
+	}
+	return &f.c.Events[i]
+}
+
+// end is the event at → CLOSE.
+func (f *facts) end() *event.Event { return f.at(f.closed) }
+
+// before says whether event i came before event k; an event that was not seen
+// came before nothing.
+func before(i, k int) bool { return i != none && (k == none || i < k) }
+
+func (f *facts) established() bool {
+	if f.c.Established != 0 {
+		return true
+	}
+	if f.c.Open != conn.OpenUnknown {
+		return false
+	}
+	return true // older than the trace
+}
+
+// exchanged says whether both FINs were seen.
+func (f *facts) exchanged() bool { return f.fin != none && f.peerFin != none }
+
+// lost counts, from the sequence numbers at the moments when they are valid.
+func (f *facts) lost() Lost {
+	var l Lost
+	end := f.end()
+	if end == nil {
+		return l
+	}
+	// Unread: __tcp_close holds the lock and has purged nothing; but once
+	// tcp_disconnect ran, copied_seq has been set to rcv_nxt, so then the
+	// state event counts, which comes before.
+	reader := f.at(f.release)
+	if reader == nil || (f.disconn != none && f.disconn < f.release) || reader.Has&event.HasTCP == 0 {
+		reader = end
+	}
+	if reader.Has&event.HasTCP != 0 {
+		n := reader.RcvNxt - reader.CopiedSeq
+		if n > 0 && f.finReceived(reader) {
+			n-- // the peer's FIN has a sequence number, too
+		}
+		if reader.State == event.SynSent || reader.RcvNxt == 0 {
+			n = 0
+		}
+		l.Unread = count(n)
+	}
+	if end.Has&event.HasTCP != 0 {
+		sent, queued := unacknowledged(end)
+		l.Unacked, l.Unsent = count(sent), count(queued)
+	}
+	return l
+}
+
+// finReceived says whether the peer's FIN is counted in rcv_nxt.
+func (f *facts) finReceived(e *event.Event) bool {
+	if e.SkFlags&event.SockDone != 0 {
+		return true
+	}
+	switch e.State {
+	case event.CloseWait, event.LastAck, event.Closing, event.TimeWait:
+		return true
+	}
+	return false
+}
+
+// unacknowledged counts payload bytes in flight and never sent. write_seq
+// counts the SYN from the start and the FIN once it is queued.
+func unacknowledged(e *event.Event) (sent, queued uint32) {
+	sent = e.SndNxt - e.SndUna
+	queued = e.WriteSeq - e.SndNxt
+	switch e.State {
+	case event.SynSent, event.SynRecv:
+		if sent > 0 {
+			sent--
+		}
+	case event.FinWait1, event.Closing, event.LastAck:
+		switch {
+		case queued > 0:
+			queued--
+		case sent > 0:
+			sent--
+		}
+	}
+	if int32(sent) < 0 {
+		sent = 0
+	}
+	if int32(queued) < 0 {
+		queued = 0
+	}
+	return sent, queued
+}
+
+func count(n uint32) *uint64 {
+	v := uint64(n)
+	return &v
+}
+
+// bytes counts payload both ways.
+func (f *facts) bytes() Bytes {
+	var b Bytes
+	e := f.end()
+	if e == nil || e.Has&event.HasTCP == 0 {
+		// Still open, or the end not seen: the last snapshot is a lower bound
+		// that nobody asked for. Say nothing.
+		return b
+	}
+	acked := e.BytesAcked
+	// An active opener's SYN is counted (tcp_ack at SYN_SENT), and an
+	// acknowledged FIN.
+	if f.c.Open == conn.OpenActive && acked > 0 {
+		acked--
+	}
+	if f.finAcked && acked > 0 {
+		acked--
+	}
+	received := e.BytesReceived
+	if (f.finReceived(e) || (f.peerFin != none && f.peerFin <= f.closed)) && received > 0 {
+		received--
+	}
+	inFlight, _ := unacknowledged(e)
+	sent := acked + uint64(inFlight)
+	b.Acked, b.Received, b.Sent = &acked, &received, &sent
+	return b
+}
+
+// appSaw is what this end's process was told, in order.
+func (f *facts) appSaw() []string {
+	var saw []string
+	add := func(s string) {
+		if !slices.Contains(saw, s) {
+			saw = append(saw, s)
+		}
+	}
+	var pending event.Errno // sk_err that nobody has taken yet
+	eof := false
+	orphan := false
+	for i := range f.c.Events {
+		e := &f.c.Events[i]
+		if e.Has&event.HasSocket != 0 && e.SkFlags&event.SockDead != 0 {
+			orphan = true
+		}
+		// recv(2) has returned 0 once copied_seq has passed the FIN
+		// (found_fin_ok in tcp_recvmsg_locked).
+		if !eof && !orphan && f.disconn == none && e.Has&event.HasTCP != 0 && f.peerFin != none && i >= f.peerFin &&
+			f.finReceived(e) && e.CopiedSeq == e.RcvNxt {
+			eof = true
+			add("EOF")
+		}
+		switch e.Hook {
+		case event.HookSetState:
+			if e.ToState == event.Close && e.State != event.Close && e.Err != 0 && !orphan {
+				pending = e.Err
+			}
+			continue
+		case event.HookStreamError:
+			errno := event.Errno(-e.Arg)
+			if errno == pending {
+				pending = 0
+			}
+			add(errno.String())
+			if e.Arg2 == 1 {
+				add("SIGPIPE")
+			}
+			continue
+		case event.HookAbort, event.HookReset, event.HookDisconnect, event.HookErrorReport:
+			continue
+		}
+		if pending != 0 && e.Has&event.HasSocket != 0 && e.Err == 0 && i > f.closed {
+			add(pending.String()) // taken by recv(2), connect(2), accept(2) or SO_ERROR
+			pending = 0
+		}
+	}
+	return saw
+}
+
+// act reads from an event what the task on the CPU was doing to the socket.
+func act(e *event.Event) (Act, int) {
+	if e.Exiting() {
+		if sig := e.Signal(); sig != 0 {
+			return ActKilled, sig
+		}
+		return ActExit, 0
+	}
+	if e.Hook == event.HookShutdown {
+		switch e.Arg {
+		case 1:
+			return ActShutRd, 0
+		case 2:
+			return ActShutWr, 0
+		}
+		return ActShutRdWr, 0
+	}
+	switch e.Call {
+	case event.CallDup2:
+		return ActDup2, 0
+	case event.CallExec:
+		return ActExec, 0
+	case event.CallShutdown:
+		switch e.Shutdown {
+		case 1:
+			return ActShutRd, 0
+		case 2:
+			return ActShutWr, 0
+		case 3:
+			return ActShutRdWr, 0
+		}
+	case event.CallConnect:
+		return ActDisconnect, 0
+	case event.CallExit:
+		return ActExit, 0
+	}
+	return ActClose, 0
+}
+
+func process(e *event.Event) *conn.Process {
+	if e == nil || !(e.ByProcess() || e.Context == event.ContextUnknown && e.Call > event.CallNone) {
+		return nil
+	}
+	return &conn.Process{PID: e.PID, TID: e.TID, Comm: e.Comm.String(), UID: e.UID, Cgroup: e.Cgroup}
+}
+
+// goodbye describes this end's FIN; nil when it sent none.
+func (f *facts) goodbye() *Goodbye {
+	if f.fin == none {
+		return nil
+	}
+	e := f.at(f.finAct)
+	g := &Goodbye{At: f.at(f.fin).Time, Acked: f.finAcked}
+	g.Act, g.Signal = act(e)
+	g.Actor = process(e)
+	return g
+}

@@ -1,0 +1,219 @@
+package verdict
+
+import (
+	"slices"
+	"time"
+
+	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/event"
+)
+
+// Scope is what the trace could see. The zero value means that every hook was
+// attached.
+type Scope struct {
+	Missing []event.Hook // hooks that were not attached
+}
+
+func (s Scope) has(h event.Hook) bool { return !slices.Contains(s.Missing, h) }
+
+// by is whose doing an ending was, from the causing end.
+type by uint8
+
+const (
+	byNobody  by = iota
+	byProcess    // a process at the causing end
+	byKernel     // the kernel of the causing end
+	byPeer       // the remote end: cannot tell further
+	byPath
+	byAdmin
+)
+
+// finding is what a rule found.
+type finding struct {
+	by       by
+	class    Class // "" the rule's own
+	act      Act
+	signal   int
+	actor    *conn.Process
+	harmless bool
+	a, b     []int // evidence: events of the causing end, and of the other
+	elseA    []int // evidence among the causing end's Elsewhere
+	needs    []event.Hook
+	likely   bool // another cause cannot be excluded whatever is attached
+}
+
+// did fills in who acted from the event of the act.
+func (x *finding) did(e *event.Event) *finding {
+	x.by = byProcess
+	x.act, x.signal = act(e)
+	x.actor = process(e)
+	return x
+}
+
+// Judge names the one cause of a connection's ending, from its own events and
+// those of its peer, where that is local.
+func Judge(c *conn.Connection, s Scope) Verdict {
+	self := readFacts(c)
+	var peer *facts
+	if c.Peer != nil {
+		peer = readFacts(c.Peer)
+	}
+	v := Verdict{
+		AppSaw: self.appSaw(), Lost: self.lost(), Bytes: self.bytes(),
+		LocalFin: self.goodbye(), TimeWait: self.keepsTimeWait(),
+	}
+	if peer != nil {
+		v.PeerFin = peer.goodbye()
+	} else if self.peerFin != none {
+		v.PeerFin = &Goodbye{At: self.at(self.peerFin).Time, Acked: true}
+	}
+	for i := range rules {
+		r := &rules[i]
+		if r.open != (self.closed == none) {
+			continue
+		}
+		if x := r.match(self, peer, s); x != nil {
+			v.fill(r, x, self, peer, true, s)
+			return v
+		}
+		if peer == nil || r.open || r.own {
+			continue
+		}
+		if x := r.match(peer, self, s); x != nil {
+			v.fill(r, x, peer, self, false, s)
+			return v
+		}
+	}
+	// The last rule matches everything.
+	return v
+}
+
+// fill writes a finding into the verdict of the judged end. mine: the causing
+// end is the judged one.
+func (v *Verdict) fill(r *Rule, x *finding, a, b *facts, mine bool, s Scope) {
+	self, other := a, b
+	if !mine {
+		self, other = b, a
+	}
+	v.Class, v.Cause = r.Class, r.Cause
+	if x.class != "" {
+		v.Class = x.class
+	}
+	v.Act, v.Signal, v.Actor, v.Harmless = x.act, x.signal, x.actor, x.harmless
+	switch {
+	case x.by == byProcess && mine:
+		v.Ender = LocalProcess
+	case x.by == byProcess:
+		v.Ender = PeerProcess
+	case x.by == byKernel && mine:
+		v.Ender = LocalKernel
+	case x.by == byKernel:
+		v.Ender = PeerKernel
+	case x.by == byPeer:
+		v.Ender = Peer
+	case x.by == byPath:
+		v.Ender = Path
+	case x.by == byAdmin:
+		v.Ender = Admin
+	}
+	v.halfClose(self, other)
+	for _, i := range x.a {
+		v.prove(a.c, false, i)
+	}
+	for _, i := range x.elseA {
+		v.prove(a.c, true, i)
+	}
+	if b != nil {
+		for _, i := range x.b {
+			v.prove(b.c, false, i)
+		}
+	}
+	slices.SortStableFunc(v.Evidence, func(p, q Evidence) int { return int(p.event().Time - q.event().Time) })
+	v.Confidence = Certain
+	if x.likely || self.c.Lossy || other != nil && other.c.Lossy {
+		v.Confidence = Likely
+	}
+	for _, h := range x.needs {
+		if !s.has(h) {
+			v.Confidence = Likely
+			v.Missing = append(v.Missing, h.String())
+		}
+	}
+	if r.Cause == UnknownCause {
+		v.Confidence = NotKnown
+		for _, h := range s.Missing {
+			v.Missing = append(v.Missing, h.String())
+		}
+	}
+	if v.Class == Open {
+		v.Lost, v.Bytes = Lost{}, Bytes{}
+	}
+	if r.sentence != nil {
+		v.Sentence = r.sentence(&telling{v: v, x: x, a: a, b: b, mine: mine})
+	}
+	v.Advice = r.Advice
+	if x.harmless {
+		v.Advice = ""
+	}
+}
+
+func (v *Verdict) prove(c *conn.Connection, elsewhere bool, i int) {
+	if i != none {
+		v.Evidence = append(v.Evidence, Evidence{Conn: c, Elsewhere: elsewhere, Index: i})
+	}
+}
+
+func (p Evidence) event() *event.Event { return p.Event() }
+
+// Event is the event that the evidence points at.
+func (p Evidence) Event() *event.Event {
+	if p.Elsewhere {
+		return &p.Conn.Elsewhere[p.Index]
+	}
+	return &p.Conn.Events[p.Index]
+}
+
+// halfClose measures how long one direction outlived the other, when the
+// first FIN was a shutdown of the sending side alone.
+func (v *Verdict) halfClose(self, other *facts) {
+	first, second := v.LocalFin, v.PeerFin
+	if first == nil || second == nil {
+		return
+	}
+	if second.At < first.At {
+		first, second = second, first
+	}
+	if first.Act != ActShutWr {
+		return
+	}
+	d := second.At - first.At
+	v.HalfClose = &d
+}
+
+// keepsTimeWait says whether this end went through TIME_WAIT.
+func (f *facts) keepsTimeWait() bool {
+	if f.timeWait != none && event.State(f.at(f.timeWait).Arg) == event.TimeWait {
+		return true
+	}
+	if f.finLate != none {
+		return true
+	}
+	if f.miniEnd != none && event.State(f.at(f.miniEnd).Arg) == event.TimeWait {
+		return true
+	}
+	// A mini-socket at FIN_WAIT2 turns into TIME_WAIT without a tracepoint.
+	// The peer's acknowledged FIN proves it.
+	if f.timeWait != none && f.mini == none && f.c.Peer != nil {
+		p := readFacts(f.c.Peer)
+		return p.fin != none && p.finAcked
+	}
+	return false
+}
+
+func since(f, other *facts) time.Duration {
+	start := f.c.First
+	if other != nil && other.c.First < start {
+		start = other.c.First
+	}
+	return start
+}

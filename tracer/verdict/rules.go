@@ -1,0 +1,671 @@
+package verdict
+
+import (
+	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/event"
+)
+
+// Rule says when a cause applies, and everything that is said of it.
+type Rule struct {
+	Cause Cause
+	Class Class
+
+	open bool // for connections that have not ended
+	own  bool // about the judged end only, never found from its peer
+	// match looks at the end where the cause lies (a) and at the other end
+	// (b, nil when it is remote). nil: no match.
+	match func(a, b *facts, s Scope) *finding
+	// sentence says who, how and why.
+	sentence func(*telling) string
+
+	Advice string // what to do
+	Text          // what explain prints
+}
+
+// rules in the order in which they are tried.
+var rules []Rule
+
+func init() {
+	rules = []Rule{
+		// A connection that never was.
+		{Cause: AcceptOverflow, Class: Refused, match: acceptOverflow, sentence: tellAcceptOverflow},
+		{Cause: ConnectCancelled, Class: Refused, match: connectCancelled, sentence: tellConnectCancelled},
+		{Cause: PortClosed, Class: Refused, match: portClosed, sentence: tellPortClosed},
+		{Cause: ConnectTimeout, Class: TimedOut, match: connectTimeout, sentence: tellConnectTimeout},
+		{Cause: Unreachable, Class: Refused, match: unreachable, sentence: tellUnreachable},
+		{Cause: HandshakeReset, Class: Refused, match: handshakeReset, sentence: tellHandshakeReset},
+		// A process or an operator aborted it.
+		{Cause: PortReuse, Class: Aborted, match: portReuse, sentence: tellPortReuse},
+		{Cause: RepairClose, Class: Aborted, match: repairClose, sentence: tellRepairClose},
+		{Cause: SockDestroy, Class: Aborted, match: sockDestroy, sentence: tellSockDestroy},
+		{Cause: ListenerClosed, Class: Aborted, match: listenerClosed, sentence: tellListenerClosed},
+		{Cause: MPTCPReset, Class: Aborted, match: mptcpReset, sentence: tellMPTCPReset},
+		{Cause: LingerZero, Class: Aborted, match: lingerZero, sentence: tellLingerZero},
+		{Cause: CloseUnread, Class: Aborted, match: closeUnread, sentence: tellCloseUnread},
+		{Cause: Disconnect, Class: Aborted, match: disconnect, sentence: tellDisconnect},
+		// A kernel aborted it.
+		{Cause: Linger2Negative, Class: Aborted, match: linger2Negative, sentence: tellLinger2Negative},
+		{Cause: OrphanLimit, Class: Aborted, match: orphanLimit, sentence: tellOrphanLimit},
+		{Cause: KeepaliveTimeout, Class: TimedOut, match: keepaliveTimeout, sentence: tellKeepaliveTimeout},
+		{Cause: DataAfterClose, Class: Aborted, match: dataAfterClose, sentence: tellDataAfterClose},
+		{Cause: DataAfterShutdown, Class: Aborted, match: dataAfterShutdown, sentence: tellDataAfterShutdown},
+		// A kernel gave up.
+		{Cause: OrphanTimeout, Class: TimedOut, match: orphanTimeout, sentence: tellOrphanTimeout},
+		{Cause: UserTimeout, Class: TimedOut, match: userTimeout, sentence: tellUserTimeout},
+		{Cause: RetransmitTimeout, Class: TimedOut, match: retransmitTimeout, sentence: tellRetransmitTimeout},
+		{Cause: ZeroWindowTimeout, Class: TimedOut, match: zeroWindowTimeout, sentence: tellZeroWindowTimeout},
+		{Cause: FinWait2Timeout, Class: TimedOut, match: finWait2Timeout, sentence: tellFinWait2Timeout},
+		// A reset that came in, and whose cause lies elsewhere.
+		{Cause: NoSocket, Class: Aborted, match: noSocket, sentence: tellNoSocket},
+		{Cause: PathReset, Class: Aborted, match: pathReset, sentence: tellPathReset},
+		{Cause: PeerAbort, Class: Aborted, own: true, match: peerAbort, sentence: tellPeerAbort},
+		{Cause: PeerGone, Class: Aborted, own: true, match: peerGone, sentence: tellPeerGone},
+		// Both said goodbye.
+		{Cause: SimultaneousClose, Class: Graceful, match: simultaneousClose, sentence: tellSimultaneousClose},
+		{Cause: HalfClose, Class: Graceful, match: halfClose, sentence: tellGraceful},
+		{Cause: OrderlyClose, Class: Graceful, match: orderlyClose, sentence: tellGraceful},
+		// Not ended.
+		{Cause: DescriptorHeld, Class: Open, open: true, match: descriptorHeld, sentence: tellDescriptorHeld},
+		{Cause: NeverAccepted, Class: Open, open: true, match: neverAccepted, sentence: tellNeverAccepted},
+		{Cause: CloseWaitLeak, Class: Open, open: true, match: closeWaitLeak, sentence: tellCloseWaitLeak},
+		{Cause: FinWait2Held, Class: Open, open: true, match: finWait2Held, sentence: tellFinWait2Held},
+		{Cause: FinStuck, Class: Open, open: true, match: finStuck, sentence: tellFinStuck},
+		{Cause: StillOpen, Class: Open, open: true, match: stillOpen, sentence: tellStillOpen},
+		{Cause: UnknownCause, Class: Unknown, own: true, match: unknown, sentence: tellUnknown},
+	}
+	for i := range rules {
+		rules[i].Text = texts[rules[i].Cause]
+		rules[i].Advice = texts[rules[i].Cause].Do
+	}
+}
+
+// Rules lists the table in its order.
+func Rules() []Rule { return rules }
+
+// neverEstablished: an active opener whose SYN was never answered with success.
+func neverEstablished(a *facts) bool {
+	return a.c.Open == conn.OpenActive && a.c.Established == 0 && a.closed != none
+}
+
+// elsewhere finds an event of that hook that happened elsewhere for this end.
+func (f *facts) elsewhere(ok func(*event.Event) bool) int {
+	for i := range f.c.Elsewhere {
+		if ok(&f.c.Elsewhere[i]) {
+			return i
+		}
+	}
+	return none
+}
+
+// resetElsewhere is a reset that this machine's kernel sent to this end for
+// want of a socket.
+func (f *facts) resetElsewhere(state event.State) int {
+	return f.elsewhere(func(e *event.Event) bool {
+		if e.Hook != event.HookSendReset || e.Segment.Flags&event.RST != 0 && e.Has&event.HasSegment != 0 {
+			return false
+		}
+		if state == 0 {
+			return e.Sock == 0
+		}
+		return e.Sock != 0 && e.State == state
+	})
+}
+
+func acceptOverflow(a, b *facts, s Scope) *finding {
+	drop := a.elsewhere(func(e *event.Event) bool { return e.Hook == event.HookSynDrop })
+	if neverEstablished(a) && !a.rst && drop != none {
+		return &finding{by: byKernel, class: TimedOut, a: []int{a.closed}, elseA: []int{drop}}
+	}
+	// tcp_abort_on_overflow: the reset comes from the full listener.
+	full := a.elsewhere(func(e *event.Event) bool {
+		return e.Hook == event.HookSendReset && e.State == event.Listen && e.Sock != 0 && e.AckBacklog > e.MaxAckBacklog
+	})
+	if a.rst && full != none && b == nil {
+		return &finding{by: byPeer, a: []int{a.reset, a.closed}, elseA: []int{full}, needs: []event.Hook{event.HookSendReset}}
+	}
+	return nil
+}
+
+func connectCancelled(a, b *facts, s Scope) *finding {
+	if !neverEstablished(a) || a.rst {
+		return nil
+	}
+	end := a.end()
+	for _, i := range []int{a.release, a.disconn} {
+		if before(i, a.closed) && a.at(i).TID == end.TID && a.at(i).State == event.SynSent {
+			x := &finding{a: []int{i, a.closed}}
+			return x.did(a.at(i))
+		}
+	}
+	if end.State == event.SynSent && end.Context != event.ContextSoftirq && end.Err == 0 &&
+		(end.Call == event.CallClose || end.Exiting() || end.Call == event.CallShutdown) {
+		x := &finding{a: []int{a.closed}, needs: []event.Hook{event.HookClose, event.HookDisconnect}}
+		return x.did(end)
+	}
+	return nil
+}
+
+func portClosed(a, b *facts, s Scope) *finding {
+	if !neverEstablished(a) || !a.rst {
+		return nil
+	}
+	x := &finding{by: byPeer, a: []int{a.reset, a.closed}}
+	if i := a.resetElsewhere(0); i != none {
+		x.by, x.elseA = byPeer, []int{i}
+		return x
+	}
+	if i := a.resetElsewhere(event.Listen); i != none {
+		x.elseA = []int{i}
+		return x
+	}
+	// Nobody on this machine refused: the peer is remote, or it was the path.
+	if a.c.Remote.Addr().IsLoopback() && s.has(event.HookSendReset) {
+		return nil
+	}
+	return x
+}
+
+func connectTimeout(a, b *facts, s Scope) *finding {
+	if !neverEstablished(a) || a.rst {
+		return nil
+	}
+	end := a.end()
+	if end.State == event.SynSent && end.Retransmits > 0 && end.Context != event.ContextProcess {
+		return &finding{by: byKernel, a: []int{a.closed}}
+	}
+	return nil
+}
+
+func unreachable(a, b *facts, s Scope) *finding {
+	if !neverEstablished(a) || a.rst {
+		return nil
+	}
+	if end := a.end(); end.Err != 0 || end.ErrSoft != 0 || end.Call == event.CallConnect {
+		return &finding{by: byPath, a: []int{a.closed}}
+	}
+	return nil
+}
+
+func handshakeReset(a, b *facts, s Scope) *finding {
+	if a.c.Open != conn.OpenPassive || a.c.Established != 0 || a.closed == none || !a.rst {
+		return nil
+	}
+	return &finding{by: byPeer, a: []int{a.reset, a.closed}}
+}
+
+// portReuse: the other side opened a new connection from the same address and
+// port; our challenge ACK made its kernel reset this old one.
+func portReuse(a, b *facts, s Scope) *finding {
+	if !a.rst {
+		return nil
+	}
+	if i := a.resetElsewhere(event.SynSent); i != none {
+		return &finding{by: byPeer, a: []int{a.reset, a.closed}, elseA: []int{i}}
+	}
+	return nil
+}
+
+func repairClose(a, b *facts, s Scope) *finding {
+	if before(a.release, a.closed) && a.at(a.release).Repair {
+		x := &finding{a: []int{a.release, a.closed}}
+		return x.did(a.at(a.release))
+	}
+	return nil
+}
+
+func sockDestroy(a, b *facts, s Scope) *finding {
+	if !before(a.abort, a.closed) || a.forget != none {
+		return nil
+	}
+	e := a.at(a.abort)
+	x := &finding{by: byAdmin, act: ActDestroy, actor: process(e), a: []int{a.abort, a.active, a.closed}}
+	return x
+}
+
+func listenerClosed(a, b *facts, s Scope) *finding {
+	if !before(a.forget, a.closed) {
+		return nil
+	}
+	e := a.at(a.forget)
+	x := &finding{by: byProcess, act: ActListener, actor: process(e), a: []int{a.forget, a.closed, a.active}}
+	if !e.ByProcess() {
+		x.by = byKernel
+	}
+	if e.Exiting() {
+		x.signal = e.Signal()
+	}
+	if a.elsewhere(func(e *event.Event) bool { return e.Hook == event.HookAbort }) != none {
+		x.by, x.act = byAdmin, ActDestroy
+	}
+	return x
+}
+
+func mptcpReset(a, b *facts, s Scope) *finding {
+	if a.active == none || !a.at(a.active).MPTCP || a.forget != none {
+		return nil
+	}
+	e := a.at(a.active)
+	// A subflow's own close goes the way of every socket; what is MPTCP's own
+	// is a reset while the subflow is still alive (mptcp_do_fastclose,
+	// mptcp_subflow_reset).
+	if e.State == event.Close || a.abort != none {
+		return nil
+	}
+	x := &finding{by: byKernel, a: []int{a.active, a.closed}}
+	if p := process(e); p != nil {
+		x.by, x.actor = byProcess, p
+		x.act, x.signal = act(e)
+	}
+	return x
+}
+
+// aborted says whether the state went to CLOSE inside the call that dropped
+// the last reference, without a FIN of that call.
+func (f *facts) abortedAtClose() bool {
+	if !before(f.release, f.closed) || f.closed == none {
+		return false
+	}
+	if f.fin != none && f.fin > f.release {
+		return false
+	}
+	rel, end := f.at(f.release), f.end()
+	return rel.TID == end.TID && end.Context != event.ContextSoftirq && before(f.closed, f.timeWait) && !before(f.timeWait, f.closed)
+}
+
+func lingerZero(a, b *facts, s Scope) *finding {
+	if !a.abortedAtClose() {
+		return nil
+	}
+	rel := a.at(a.release)
+	inside := a.disconn > a.release && a.disconn < a.closed
+	if rel.SkFlags&event.SockLinger == 0 || rel.LingerTime != 0 {
+		return nil
+	}
+	if !inside && s.has(event.HookDisconnect) {
+		return nil
+	}
+	if a.active == none && s.has(event.HookSendActiveReset) {
+		return nil // LAST_ACK or CLOSING with everything sent: no reset at all
+	}
+	x := &finding{a: []int{a.release, a.disconn, a.closed, a.active}, needs: []event.Hook{event.HookDisconnect}}
+	return x.did(rel)
+}
+
+func closeUnread(a, b *facts, s Scope) *finding {
+	if !a.abortedAtClose() || a.disconn != none && a.disconn < a.closed {
+		return nil
+	}
+	if a.active == none && s.has(event.HookSendActiveReset) {
+		return nil
+	}
+	if l := a.lost(); l.Unread == nil || *l.Unread == 0 {
+		return nil
+	}
+	x := &finding{a: []int{a.release, a.closed, a.active}, needs: []event.Hook{event.HookSendActiveReset}}
+	return x.did(a.at(a.release))
+}
+
+func disconnect(a, b *facts, s Scope) *finding {
+	if !before(a.disconn, a.closed) || before(a.release, a.disconn) || a.forget != none {
+		return nil
+	}
+	e := a.at(a.disconn)
+	if !e.ByProcess() {
+		return nil
+	}
+	x := &finding{a: []int{a.disconn, a.closed, a.active}, needs: []event.Hook{event.HookChildForget}}
+	x.did(e)
+	x.act = ActDisconnect
+	return x
+}
+
+// ours is the act that began the goodbye of this end: the close where there
+// was one before the end, else the shutdown that sent the FIN.
+func (f *facts) ours() *event.Event {
+	if before(f.release, f.closed) {
+		return f.at(f.release)
+	}
+	return f.at(f.finAct)
+}
+
+// complete says whether nothing is known to be lost at either end.
+func complete(a, b *facts) bool {
+	for _, f := range []*facts{a, b} {
+		if f == nil {
+			continue
+		}
+		l := f.lost()
+		for _, n := range []*uint64{l.Unread, l.Unsent, l.Unacked} {
+			if n != nil && *n != 0 {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+func linger2Negative(a, b *facts, s Scope) *finding {
+	e := a.at(a.active)
+	switch {
+	case e != nil && e.SkFlags&event.SockDead != 0 && e.Linger2 < 0:
+	case a.closed != none && a.answer != none && a.end().State == event.FinWait2 && a.end().Err == 0 && a.end().Linger2 < 0:
+	default:
+		return nil
+	}
+	x := &finding{a: []int{a.release, a.closed, a.active, a.answer}}
+	if o := a.ours(); o != nil {
+		x.did(o)
+	}
+	if complete(a, b) {
+		x.class, x.harmless = Graceful, true
+	}
+	return x
+}
+
+func orphanLimit(a, b *facts, s Scope) *finding {
+	e := a.at(a.active)
+	if e == nil || e.SkFlags&event.SockDead == 0 || e.Linger2 < 0 {
+		return nil
+	}
+	switch e.State {
+	case event.Close, event.FinWait1, event.Closing, event.LastAck:
+		return &finding{by: byKernel, a: []int{a.release, a.closed, a.active}}
+	}
+	return nil
+}
+
+func keepaliveTimeout(a, b *facts, s Scope) *finding {
+	if a.closed == none || a.rst {
+		return nil
+	}
+	e := a.at(a.active)
+	if e == nil {
+		if s.has(event.HookSendActiveReset) {
+			return nil
+		}
+		e = a.end()
+	}
+	if e.Context == event.ContextProcess || e.SkFlags&event.SockKeepOpen == 0 || e.SkFlags&event.SockDead != 0 ||
+		e.WriteSeq != e.SndUna || e.ProbesOut == 0 {
+		return nil
+	}
+	return &finding{by: byKernel, a: []int{a.active, a.closed}, needs: []event.Hook{event.HookSendActiveReset}}
+}
+
+func dataAfterClose(a, b *facts, s Scope) *finding {
+	x := &finding{}
+	switch {
+	case a.mini != none && event.State(a.at(a.mini).Arg2) == event.FinWait2 && a.at(a.mini).Segment.Flags&event.SYN == 0:
+		x.a = []int{a.release, a.mini}
+	case a.answer != none && a.closed != none && a.end().SkFlags&event.SockDead != 0 &&
+		(a.abandoned || a.end().State == event.FinWait2 && a.end().Err == 0):
+		x.a = []int{a.release, a.closed, a.answer}
+	case a.dead != none && a.closed != none && a.fin != none && a.finAcked && a.at(a.dead).Segment.Flags&event.SYN == 0 && b != nil && b.rst:
+		x.a = []int{a.release, a.miniEnd, a.dead}
+	default:
+		return nil
+	}
+	x.needs = []event.Hook{event.HookSendReset}
+	if b != nil {
+		x.b = []int{b.reset, b.closed}
+		for i := range b.c.Events {
+			if b.c.Events[i].Hook == event.HookStreamError {
+				x.b = append(x.b, i)
+			}
+		}
+	}
+	if o := a.ours(); o != nil {
+		return x.did(o)
+	}
+	return x
+}
+
+func dataAfterShutdown(a, b *facts, s Scope) *finding {
+	if a.answer == none || !a.abandoned || a.closed == none || a.end().SkFlags&event.SockDead != 0 || a.fin == none {
+		return nil
+	}
+	x := &finding{a: []int{a.finAct, a.closed, a.answer}, needs: []event.Hook{event.HookSendReset}}
+	if b != nil {
+		x.b = []int{b.reset, b.closed}
+	}
+	return x.did(a.at(a.finAct))
+}
+
+// gaveUp says whether this end's kernel ended it from a timer, without a
+// packet.
+func (f *facts) gaveUp() bool {
+	if f.closed == none || f.rst || f.abandoned || f.active != none || f.timeWait != none && f.timeWait < f.closed || f.answer != none {
+		return false
+	}
+	e := f.end()
+	return e.Context != event.ContextProcess && (e.Err != 0 || e.SkFlags&event.SockDead != 0) && e.WriteSeq != e.SndUna &&
+		e.State != event.SynSent
+}
+
+func orphanTimeout(a, b *facts, s Scope) *finding {
+	if !a.gaveUp() || a.end().SkFlags&event.SockDead == 0 {
+		return nil
+	}
+	return &finding{by: byKernel, a: []int{a.release, a.closed}, needs: []event.Hook{event.HookReset}}
+}
+
+func userTimeout(a, b *facts, s Scope) *finding {
+	if !a.gaveUp() || a.end().UserTimeout == 0 {
+		return nil
+	}
+	return &finding{by: byKernel, a: []int{a.closed}, needs: []event.Hook{event.HookReset}}
+}
+
+func retransmitTimeout(a, b *facts, s Scope) *finding {
+	if !a.gaveUp() || a.end().SndNxt == a.end().SndUna || a.end().Retransmits == 0 {
+		return nil
+	}
+	return &finding{by: byKernel, a: []int{a.closed}, needs: []event.Hook{event.HookReset}}
+}
+
+func zeroWindowTimeout(a, b *facts, s Scope) *finding {
+	if !a.gaveUp() || a.end().ProbesOut == 0 {
+		return nil
+	}
+	return &finding{by: byKernel, a: []int{a.closed}, needs: []event.Hook{event.HookReset}}
+}
+
+func finWait2Timeout(a, b *facts, s Scope) *finding {
+	if a.closed == none || a.fin == none || a.peerFin != none || a.rst {
+		return nil
+	}
+	if e := a.at(a.active); e != nil && e.State == event.FinWait2 && e.SkFlags&event.SockDead != 0 {
+		return &finding{by: byKernel, a: []int{a.release, a.active}}
+	}
+	if a.miniEnd != none && event.State(a.at(a.miniEnd).Arg) == event.FinWait2 && a.mini == none {
+		return &finding{by: byKernel, a: []int{a.release, a.miniEnd}}
+	}
+	return nil
+}
+
+func noSocket(a, b *facts, s Scope) *finding {
+	if !a.rst {
+		return nil
+	}
+	for _, state := range []event.State{0, event.Listen} {
+		if i := a.resetElsewhere(state); i != none {
+			return &finding{by: byPeer, a: []int{a.reset, a.closed}, elseA: []int{i}, needs: []event.Hook{event.HookSendReset}}
+		}
+	}
+	return nil
+}
+
+// sentReset says whether this end's stack sent any reset for this connection.
+func (f *facts) sentReset() bool {
+	return f.active != none || f.answer != none || f.mini != none || f.dead != none || len(f.strays) > 0
+}
+
+func pathReset(a, b *facts, s Scope) *finding {
+	if !a.rst {
+		return nil
+	}
+	loopback := a.c.Remote.Addr().IsLoopback()
+	if b == nil && !(loopback && neverEstablished(a)) {
+		return nil
+	}
+	if b != nil && b.sentReset() || a.elsewhere(func(e *event.Event) bool { return e.Hook == event.HookSendReset }) != none {
+		return nil
+	}
+	x := &finding{by: byPath, a: []int{a.reset, a.closed}, needs: []event.Hook{event.HookSendReset, event.HookSendActiveReset, event.HookReset}}
+	if neverEstablished(a) {
+		x.class = Refused
+	}
+	// "Nobody here sent it" is only as good as the view of everything sent.
+	for _, h := range []event.Hook{event.HookSendReset, event.HookSendActiveReset} {
+		if !s.has(h) {
+			return nil
+		}
+	}
+	if a.c.Lossy || b != nil && b.c.Lossy {
+		return nil
+	}
+	return x
+}
+
+func peerAbort(a, b *facts, s Scope) *finding {
+	if !a.rst || b != nil {
+		return nil
+	}
+	e := a.at(a.reset)
+	if e.Has&event.HasSegment != 0 && e.Segment.Flags&event.ACK == 0 {
+		return nil
+	}
+	return &finding{by: byPeer, a: []int{a.reset, a.closed}, likely: e.Has&event.HasSegment == 0}
+}
+
+func peerGone(a, b *facts, s Scope) *finding {
+	if !a.rst || b != nil {
+		return nil
+	}
+	return &finding{by: byPeer, a: []int{a.reset, a.closed}}
+}
+
+// bothSaid says whether both FINs were sent, and the end came without a reset.
+func bothSaid(a, b *facts) bool {
+	if a.closed == none || a.rst || a.abandoned || a.active != none || a.answer != none || a.mini != none || a.fin == none {
+		return false
+	}
+	if a.end().Err != 0 {
+		return false
+	}
+	if b != nil {
+		return b.fin != none && !b.rst && !b.abandoned && b.active == none && b.answer == none && b.mini == none &&
+			(b.closed == none || b.end().Err == 0)
+	}
+	return a.peerFin != none
+}
+
+func simultaneousClose(a, b *facts, s Scope) *finding {
+	if !bothSaid(a, b) || !a.crossed && (b == nil || !b.crossed) {
+		return nil
+	}
+	x := &finding{a: []int{a.fin, a.closed}}
+	if b != nil {
+		x.b = []int{b.fin, b.closed}
+	}
+	return x.did(a.at(a.finAct))
+}
+
+// first says whether this end said goodbye first.
+func (f *facts) first(b *facts) bool {
+	if b != nil {
+		return f.at(f.fin).Time <= b.at(b.fin).Time
+	}
+	return f.fin < f.peerFin
+}
+
+func graceful(a, b *facts, want func(Act) bool) *finding {
+	if !bothSaid(a, b) {
+		return nil
+	}
+	x := &finding{a: []int{a.fin, a.closed}}
+	if b != nil {
+		x.b = []int{b.fin, b.closed}
+	}
+	if !a.first(b) {
+		if b == nil && want(NoAct) {
+			x.by = byPeer
+			return x
+		}
+		return nil
+	}
+	x.did(a.at(a.finAct))
+	if !want(x.act) {
+		return nil
+	}
+	return x
+}
+
+func halfClose(a, b *facts, s Scope) *finding {
+	return graceful(a, b, func(act Act) bool { return act == ActShutWr })
+}
+
+func orderlyClose(a, b *facts, s Scope) *finding {
+	return graceful(a, b, func(act Act) bool { return act != ActShutWr })
+}
+
+func (f *facts) accepted() bool {
+	for i := range f.c.Events {
+		switch f.c.Events[i].Hook {
+		case event.HookAccept, event.HookClose, event.HookShutdown, event.HookStreamError:
+			return true
+		}
+		if f.c.Events[i].HasSk {
+			return true
+		}
+	}
+	return false
+}
+
+func descriptorHeld(a, b *facts, s Scope) *finding {
+	if a.held == none || a.fin != none {
+		return nil
+	}
+	x := &finding{a: []int{a.held}, needs: []event.Hook{event.HookFileClose}}
+	x.did(a.at(a.held))
+	x.by = byNobody
+	return x
+}
+
+func neverAccepted(a, b *facts, s Scope) *finding {
+	if a.c.Open != conn.OpenPassive || a.c.Established == 0 || a.accepted() || !s.has(event.HookAccept) {
+		return nil
+	}
+	return &finding{needs: []event.Hook{event.HookAccept}}
+}
+
+func closeWaitLeak(a, b *facts, s Scope) *finding {
+	if a.c.State() != event.CloseWait {
+		return nil
+	}
+	return &finding{a: []int{a.peerFin}}
+}
+
+func finWait2Held(a, b *facts, s Scope) *finding {
+	if a.c.State() != event.FinWait2 || a.release != none {
+		return nil
+	}
+	x := &finding{a: []int{a.fin}}
+	x.did(a.at(a.finAct))
+	x.by = byNobody
+	return x
+}
+
+func finStuck(a, b *facts, s Scope) *finding {
+	if a.fin == none || a.c.State() != event.FinWait1 {
+		return nil
+	}
+	x := &finding{a: []int{a.fin}}
+	x.did(a.at(a.finAct))
+	x.by = byNobody
+	return x
+}
+
+func stillOpen(a, b *facts, s Scope) *finding { return &finding{} }
+
+func unknown(a, b *facts, s Scope) *finding { return &finding{a: []int{a.closed}} }

@@ -1,0 +1,367 @@
+package verdict
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/event"
+)
+
+// telling is what a sentence is made of.
+type telling struct {
+	v    *Verdict
+	x    *finding
+	a, b *facts // the causing end, and the other (nil: remote)
+	mine bool   // the causing end is the judged one
+}
+
+// quoteName keeps a process's name from doing anything to a terminal.
+func quoteName(s string) string {
+	q := strconv.Quote(s)
+	return q[1 : len(q)-1]
+}
+
+func named(p *conn.Process) string {
+	return fmt.Sprintf("%s (pid %d)", quoteName(p.Comm), p.PID)
+}
+
+// end names an end: its process, where one is known, else its address.
+func end(f *facts) string {
+	switch {
+	case f.c.Owner != nil:
+		return named(f.c.Owner)
+	case f.c.Local.IsValid():
+		return f.c.Local.String()
+	}
+	return "this end"
+}
+
+// other names the end that is not a.
+func (t *telling) other() string {
+	if t.b != nil {
+		return end(t.b)
+	}
+	return t.a.c.Remote.String()
+}
+
+// who names the actor, or the causing end.
+func (t *telling) who() string {
+	if t.x.actor != nil {
+		return named(t.x.actor)
+	}
+	return end(t.a)
+}
+
+// when says how far into the connection an event was.
+func (t *telling) when(e *event.Event) string {
+	if e == nil {
+		return ""
+	}
+	d := e.Time - since(t.a, t.b)
+	if t.a.c.Open == conn.OpenUnknown {
+		return ""
+	}
+	return " " + seconds(d) + " after it was opened"
+}
+
+func seconds(d time.Duration) string {
+	return strconv.FormatFloat(d.Seconds(), 'f', 3, 64) + " s"
+}
+
+// how says the act in words.
+func (t *telling) how() string {
+	switch t.x.act {
+	case ActClose:
+		return "with close(2)"
+	case ActExit:
+		return "by exiting"
+	case ActKilled:
+		return "when it was killed by " + signalName(t.x.signal)
+	case ActExec:
+		return "by exec (the descriptor was close-on-exec)"
+	case ActDup2:
+		return "with dup2(2) over its last descriptor"
+	case ActShutWr:
+		return "with shutdown(SHUT_WR)"
+	case ActShutRdWr:
+		return "with shutdown(SHUT_RDWR)"
+	case ActShutRd:
+		return "with shutdown(SHUT_RD)"
+	}
+	return ""
+}
+
+var signals = map[int]string{1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS",
+	8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 13: "SIGPIPE", 14: "SIGALRM", 15: "SIGTERM"}
+
+func signalName(n int) string {
+	if s, ok := signals[n]; ok {
+		return s
+	}
+	return "signal " + strconv.Itoa(n)
+}
+
+func plural(n uint64) string {
+	if n == 1 {
+		return "1 byte"
+	}
+	return strconv.FormatUint(n, 10) + " bytes"
+}
+
+// lostAt says what an end lost, in words; "" nothing that is known of.
+func lostAt(f *facts) string {
+	if f == nil {
+		return ""
+	}
+	l := f.lost()
+	var parts []string
+	if l.Unread != nil && *l.Unread > 0 {
+		parts = append(parts, plural(*l.Unread)+" that it had received and not read")
+	}
+	if l.Unacked != nil && *l.Unacked > 0 {
+		parts = append(parts, plural(*l.Unacked)+" that it had sent and that were never acknowledged")
+	}
+	if l.Unsent != nil && *l.Unsent > 0 {
+		parts = append(parts, plural(*l.Unsent)+" that never left its send queue")
+	}
+	return strings.Join(parts, ", ")
+}
+
+func tellAcceptOverflow(t *telling) string {
+	if t.v.Class == TimedOut {
+		return fmt.Sprintf("The SYN of %s was dropped because the accept queue of the listener at %s was full; after %d more tries the kernel gave up.",
+			end(t.a), t.a.c.Remote, t.a.end().Retransmits)
+	}
+	return fmt.Sprintf("The accept queue of the listener at %s was full when the handshake of %s was to be completed, and tcp_abort_on_overflow is set: the kernel reset the connection.",
+		t.a.c.Remote, end(t.a))
+}
+
+func tellConnectCancelled(t *telling) string {
+	return fmt.Sprintf("%s gave up connecting to %s itself, %s, before an answer to its SYN had come. Nothing was sent.", t.who(), t.a.c.Remote, t.how())
+}
+
+func tellPortClosed(t *telling) string {
+	s := fmt.Sprintf("Nobody listens on %s: its kernel answered the SYN of %s with a RST.", t.a.c.Remote, end(t.a))
+	if t.a.elsewhere(func(e *event.Event) bool { return e.Hook == event.HookSendReset }) == none {
+		s = fmt.Sprintf("%s, or something that answers for it, refused the SYN of %s with a RST.", t.a.c.Remote, end(t.a))
+	}
+	return s
+}
+
+func tellConnectTimeout(t *telling) string {
+	return fmt.Sprintf("The SYN of %s to %s was never answered; after %d more tries the kernel gave up.", end(t.a), t.a.c.Remote, t.a.end().Retransmits)
+}
+
+func tellUnreachable(t *telling) string {
+	e := t.a.end()
+	errno := e.Err
+	if errno == 0 {
+		errno = e.ErrSoft
+	}
+	if errno == 0 {
+		return fmt.Sprintf("%s could not connect to %s: there is no route, or no local port left. No SYN was sent.", end(t.a), t.a.c.Remote)
+	}
+	return fmt.Sprintf("The network said that %s cannot be reached (ICMP, %s); connect(2) of %s failed.", t.a.c.Remote, errno, end(t.a))
+}
+
+func tellHandshakeReset(t *telling) string {
+	return fmt.Sprintf("%s reset the connection before the handshake was complete.", t.a.c.Remote)
+}
+
+func tellPortReuse(t *telling) string {
+	return fmt.Sprintf("A new connection was opened from %s, an address and port that %s still held an old connection to. The old end challenged the SYN with an ACK, and the new one's kernel, which knew nothing of the old, reset it.",
+		t.a.c.Remote, end(t.a))
+}
+
+func tellRepairClose(t *telling) string {
+	return fmt.Sprintf("%s closed the socket in repair mode (TCP_REPAIR): it vanished without a FIN and without a RST. Whatever %s sends next is answered with a RST.", t.who(), t.other())
+}
+
+func tellSockDestroy(t *telling) string {
+	by := "somebody"
+	if t.x.actor != nil {
+		by = named(t.x.actor)
+	}
+	return fmt.Sprintf("%s destroyed the socket of %s from outside (SOCK_DESTROY, as ss -K does)%s. Neither application closed it.", by, end(t.a), t.when(t.a.at(t.a.abort)))
+}
+
+func tellListenerClosed(t *telling) string {
+	return fmt.Sprintf("The connection was complete and waited in the accept queue of the listener at %s. %s closed the listener, so the kernel reset it. The application never saw it: what %s had sent was not processed.",
+		t.a.c.Local, t.who(), t.other())
+}
+
+func tellMPTCPReset(t *telling) string {
+	return fmt.Sprintf("MPTCP reset this subflow between %s and %s (fastclose, or a subflow that could not go on).", end(t.a), t.other())
+}
+
+func tellLingerZero(t *telling) string {
+	s := fmt.Sprintf("%s closed %s with SO_LINGER on and a time of 0%s: that is an abort, so its kernel sent a RST instead of a FIN.", t.who(), t.how(), t.when(t.a.at(t.a.release)))
+	if l := lostAt(t.a); l != "" {
+		s += " It threw away " + l + "."
+	}
+	return s
+}
+
+func tellCloseUnread(t *telling) string {
+	return fmt.Sprintf("%s closed %s%s while its receive queue still held data: it threw away %s, so its kernel sent a RST instead of a FIN.",
+		t.who(), t.how(), t.when(t.a.at(t.a.release)), lostAt(t.a))
+}
+
+func tellDisconnect(t *telling) string {
+	return fmt.Sprintf("%s dissolved the connection with connect(AF_UNSPEC)%s: its kernel sent a RST, and the socket can be used again.", t.who(), t.when(t.a.at(t.a.disconn)))
+}
+
+func tellLinger2Negative(t *telling) string {
+	s := fmt.Sprintf("%s closed %s with TCP_LINGER2 below zero: its kernel does not wait for the peer's FIN, and sent a RST as soon as its own was acknowledged.", t.who(), t.how())
+	if t.x.harmless {
+		s += " Everything had been delivered: it is harmless."
+	}
+	return s
+}
+
+func tellOrphanLimit(t *telling) string {
+	return fmt.Sprintf("%s had closed, and this machine has too many closed sockets that still wait for their peer (tcp_max_orphans), or too little TCP memory (tcp_mem): the kernel reset the connection.", end(t.a))
+}
+
+func tellKeepaliveTimeout(t *telling) string {
+	e := t.a.at(t.a.active)
+	if e == nil {
+		e = t.a.end()
+	}
+	return fmt.Sprintf("%s did not answer %d keepalive probes of %s, so this kernel gave up and sent a RST.", t.other(), e.ProbesOut, end(t.a))
+}
+
+func tellDataAfterClose(t *telling) string {
+	s := fmt.Sprintf("%s closed both directions %s%s.", t.who(), t.how(), t.when(t.a.ours()))
+	answer := t.a.at(t.a.mini)
+	if answer == nil {
+		answer = t.a.at(t.a.answer)
+	}
+	if answer == nil {
+		answer = t.a.at(t.a.dead)
+	}
+	sent := "data"
+	if answer != nil && answer.Has&event.HasSegment != 0 && answer.Segment.Len > 0 {
+		sent = plural(uint64(answer.Segment.Len))
+	}
+	s += fmt.Sprintf(" What %s sent after that (%s) met a socket that nobody reads, so the closing end's kernel sent a RST.", t.other(), sent)
+	if l := lostAt(t.a); l != "" {
+		s += " The closing end lost " + l + "."
+	}
+	return s
+}
+
+func tellDataAfterShutdown(t *telling) string {
+	return fmt.Sprintf("%s shut both directions down %s and kept the descriptor. What %s sent after that was answered with a RST.", t.who(), t.how(), t.other())
+}
+
+func tellOrphanTimeout(t *telling) string {
+	return fmt.Sprintf("%s had closed; the rest of its data, or its FIN, was never acknowledged by %s, and this kernel gave up without a packet.", end(t.a), t.other())
+}
+
+func tellUserTimeout(t *telling) string {
+	return fmt.Sprintf("%s left data of %s unacknowledged for longer than TCP_USER_TIMEOUT (%d ms), so this kernel gave up. No packet was sent: the peer may still think that the connection is open.", t.other(), end(t.a), t.a.end().UserTimeout)
+}
+
+func tellRetransmitTimeout(t *telling) string {
+	return fmt.Sprintf("%s never acknowledged data of %s although it was sent again %d times, so this kernel gave up. No packet was sent: the peer may still think that the connection is open.", t.other(), end(t.a), t.a.end().Retransmits)
+}
+
+func tellZeroWindowTimeout(t *telling) string {
+	return fmt.Sprintf("%s kept its receive window at zero and did not answer %d probes, so this kernel gave up. No packet was sent.", t.other(), t.a.end().ProbesOut)
+}
+
+func tellFinWait2Timeout(t *telling) string {
+	return fmt.Sprintf("%s had closed, and %s never sent its FIN: the kernel stopped waiting (tcp_fin_timeout).", end(t.a), t.other())
+}
+
+func tellNoSocket(t *telling) string {
+	return fmt.Sprintf("%s sent a segment to %s, where no such connection exists any more: the kernel there answered with a RST.", end(t.a), t.a.c.Remote)
+}
+
+func tellPathReset(t *telling) string {
+	return fmt.Sprintf("%s received a RST in the name of %s, but the TCP stack of that end, which is on this machine, never sent it: a packet filter (REJECT with tcp-reset), a raw socket or something else on the path did.", end(t.a), t.a.c.Remote)
+}
+
+func tellPeerAbort(t *telling) string {
+	s := fmt.Sprintf("%s aborted the connection: its RST came on its own, not in answer to a segment.", t.a.c.Remote)
+	if t.a.peerFin != none {
+		s += " It had sent its FIN before."
+	}
+	return s
+}
+
+func tellPeerGone(t *telling) string {
+	return fmt.Sprintf("%s, or something that answers for it, no longer takes part in the connection: it answered a segment of %s with a bare RST.", t.a.c.Remote, end(t.a))
+}
+
+func tellSimultaneousClose(t *telling) string {
+	return fmt.Sprintf("Both ends closed at the same time: the FINs of %s and %s crossed. Both keep TIME_WAIT. Nothing was lost.", end(t.a), t.other())
+}
+
+func tellGraceful(t *telling) string {
+	var s string
+	switch {
+	case t.x.by == byPeer:
+		s = fmt.Sprintf("%s finished first (FIN)", t.a.c.Remote)
+		if g := t.a.goodbye(); g != nil && g.Actor != nil {
+			s += fmt.Sprintf(", then %s", named(g.Actor))
+		}
+		s += "."
+	case t.x.act == ActShutWr:
+		s = fmt.Sprintf("%s finished sending %s%s and went on reading.", t.who(), t.how(), t.when(t.a.at(t.a.fin)))
+	default:
+		s = fmt.Sprintf("%s closed first, %s%s.", t.who(), t.how(), t.when(t.a.at(t.a.fin)))
+	}
+	if t.b != nil && t.x.by != byPeer {
+		if g := t.b.goodbye(); g != nil {
+			other := finding{act: g.Act, signal: g.Signal}
+			name := end(t.b)
+			if g.Actor != nil {
+				name = named(g.Actor)
+			}
+			s += fmt.Sprintf(" %s followed %s after %s.", name, (&telling{x: &other}).how(), seconds(t.b.at(t.b.fin).Time-t.a.at(t.a.fin).Time))
+		}
+	}
+	if complete(t.a, t.b) {
+		return s + " Both FINs were acknowledged and nothing was lost."
+	}
+	return s
+}
+
+func tellDescriptorHeld(t *telling) string {
+	e := t.a.at(t.a.held)
+	return fmt.Sprintf("%s closed its descriptor%s, but %d more reference(s) to the socket exist (a forked child, dup, a descriptor passed on, or a thread inside a call): nothing was sent, and the connection is open.",
+		t.who(), t.when(e), e.Refs-1)
+}
+
+func tellNeverAccepted(t *telling) string {
+	return fmt.Sprintf("The kernel completed the handshake with %s, but the application that listens on %s has not accepted it.", t.a.c.Remote, t.a.c.Local)
+}
+
+func tellCloseWaitLeak(t *telling) string {
+	return fmt.Sprintf("%s has finished (FIN), and %s has not closed its end. No timer will: only the process can.", t.other(), end(t.a))
+}
+
+func tellFinWait2Held(t *telling) string {
+	return fmt.Sprintf("%s shut its sending side down and still holds the descriptor; %s has not sent its FIN. No timer applies while a process holds the socket.", end(t.a), t.other())
+}
+
+func tellFinStuck(t *telling) string {
+	return fmt.Sprintf("%s closed, but its FIN has not been acknowledged by %s yet: it waits behind data in the send queue, or for its acknowledgement.", t.who(), t.other())
+}
+
+func tellStillOpen(t *telling) string {
+	return fmt.Sprintf("The connection between %s and %s is open.", end(t.a), t.other())
+}
+
+func tellUnknown(t *telling) string {
+	s := "How this connection ended could not be told from what was seen"
+	if t.a.closed != none {
+		s += fmt.Sprintf(" (%s → CLOSE, %s)", t.a.end().State, t.a.end().Err)
+	}
+	return s + "."
+}

@@ -1,0 +1,4 @@
+package verdict
+
+// texts by cause.
+var texts = map[Cause]Text{}
