@@ -1,0 +1,39 @@
+// Package scenario is the catalogue of endings: for each way in which a TCP
+// connection can end, how to make it happen with raw system calls, what an
+// oracle that knows nothing of the tracer saw, and the verdict that is due.
+//
+// # The parts
+//
+// A puppet is a child process that holds one side's sockets; the harness drives
+// it over a socketpair, one system call a command, and keeps what came of each.
+// A World is what one run plays in: network namespaces of its own, its puppets,
+// and the connection ends that the story names. The oracle is a packet capture
+// of those namespaces, the puppets' record, and the namespaces' counters; an
+// Outcome carries all three. A Scenario is a story with its expectations:
+// CheckOutcome holds the Outcome against the story (did this ending happen at
+// all?), CheckVerdicts holds a judge's verdicts against both.
+//
+// # What is expected of a verdict
+//
+//   - An end's bytes are its own: Unread is what it received and its process did
+//     not read, Unsent and Unacked are what it wrote.
+//   - Both ends of a pair carry the cause of the ending that came first; the act
+//     and the actor are those of the ender. Only where a third party ends the
+//     survivor (a new SYN on the same ports) do the causes differ.
+//   - Class open has no ender, no act and no lost bytes (they are not known yet).
+//   - An end whose kernel gave up is timed-out; its peer, if it ever hears of it,
+//     is aborted, with the same cause.
+//   - What the application saw is what its system calls told it because of the
+//     ending: EOF, an errno's name, SIGPIPE where the signal killed it (after the
+//     EPIPE of the same call). A call that nobody made told nobody anything.
+//   - Every process closes what it holds at the end of its story, unless the
+//     story is that it does not, so that nothing is read after the last look.
+//
+// # Rules
+//
+// No sleep stands for synchronisation: a step waits for the kernel's state, with
+// a deadline. The only pauses are those that are the ending itself, such as a
+// half-close's dwell. Nothing outside namespaces made here is touched, except by
+// the scenarios that are marked MachineWide. The package needs root; it does not
+// import the tracer, so that no mistake can be shared by both.
+package scenario

@@ -1,0 +1,209 @@
+package scenario
+
+import (
+	"fmt"
+	"math"
+	"net/netip"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tcpbye/tcpbye/tracer/event"
+)
+
+// Outcome is what the oracle knows of one run.
+type Outcome struct {
+	Scenario string
+	Family   Family
+	NetNS    []uint32 // inode numbers; the first is where the story plays
+	// Watched are the namespaces whose events a judge may use; the others are
+	// another machine to it.
+	Watched      []uint32
+	Since, Until time.Duration // CLOCK_MONOTONIC; what is later is the cleaning up
+	Segments     []Segment     // by time
+	// Counters are the increments of the namespaces' counters, by kernel name.
+	Counters  map[string]int64
+	Ends      map[string]*End
+	Processes map[string]Process
+	Calls     []Call
+	// Problems are what the oracle could not see.
+	Problems []string
+	Notes    map[string]int64 // what the story measured for its own check
+}
+
+// outcome is the oracle's look at the World, at the end of the story.
+func (w *World) outcome(s *Scenario) Outcome {
+	o := Outcome{
+		Scenario: s.Name, Family: w.family, Since: w.since, Calls: w.calls, Notes: w.notes,
+		Counters: make(map[string]int64), Ends: w.ends, Processes: make(map[string]Process),
+	}
+	for role, p := range w.procs {
+		o.Processes[role] = *p
+	}
+	for i, ns := range w.spaces {
+		o.NetNS = append(o.NetNS, ns.inode)
+		var now map[string]int64
+		err := ns.do(func() (err error) {
+			now, err = readCounters()
+			return err
+		})
+		if err != nil {
+			o.Problems = append(o.Problems, err.Error())
+		}
+		for name, v := range now {
+			o.Counters[name] += v - w.counters[i][name]
+		}
+	}
+	o.Watched = o.NetNS
+	if s.Remote {
+		o.Watched = o.NetNS[:1]
+	}
+	for _, c := range w.captures {
+		o.Segments = append(o.Segments, c.snapshot()...)
+	}
+	o.Until = monotonic()
+	slices.SortStableFunc(o.Segments, func(a, b Segment) int { return int(a.Time - b.Time) })
+	for _, e := range o.Ends {
+		o.tell(e)
+	}
+	return o
+}
+
+// tell completes an end from the record and the capture.
+func (o *Outcome) tell(e *End) {
+	if e.Local.Port() == 0 {
+		// A connect that failed leaves a socket without an address; its SYN had one.
+		for _, s := range o.Segments {
+			if s.Dst == e.Remote && s.Flags&(event.SYN|event.ACK) == event.SYN && !o.known(s.Src, s.Dst) {
+				e.Local = s.Src
+				break
+			}
+		}
+	}
+	saw := func(what string) {
+		if !slices.Contains(e.AppSaw, what) {
+			e.AppSaw = append(e.AppSaw, what)
+		}
+	}
+	calls := slices.Clone(o.Calls)
+	slices.SortStableFunc(calls, func(a, b Call) int { return int(a.End - b.End) })
+	for _, c := range calls {
+		if c.Conn != e.Name {
+			continue
+		}
+		switch c.Op {
+		case opSend, opFill, opSendfile:
+			e.Written += max(c.N, 0)
+			if c.Signal == unix.SIGPIPE {
+				saw("EPIPE")
+				saw("SIGPIPE")
+			}
+		case opRecv, opDrain, opZeroCopy:
+			e.Read += max(c.N, 0)
+			if c.Errno == 0 && c.Signal == 0 && (c.Op == opDrain || c.N == 0 && c.wanted > 0) {
+				saw("EOF")
+			}
+		}
+		switch c.Errno {
+		case unix.ECONNRESET, unix.EPIPE, unix.ETIMEDOUT, unix.ECONNABORTED, unix.ECONNREFUSED,
+			unix.EHOSTUNREACH, unix.ENETUNREACH:
+			saw(unix.ErrnoName(c.Errno))
+		}
+	}
+}
+
+func (o *Outcome) known(src, dst netip.AddrPort) bool {
+	for _, e := range o.Ends {
+		if e.Local == src && e.Remote == dst {
+			return true
+		}
+	}
+	return false
+}
+
+// Flow is what the capture says of one direction of a connection. Offsets count
+// payload bytes from the first.
+type Flow struct {
+	ISN   uint32
+	Sent  int64 // highest byte that left
+	Acked int64 // highest byte that the other end acknowledged
+	// FINs and RSTs count segments; a FIN sent again is the same FIN.
+	FINs, RSTs int
+	FirstFIN   time.Duration // CLOCK_MONOTONIC; 0 none
+	FinAcked   bool
+}
+
+// Flow is the direction that the end sends. Where the same addresses served
+// several connections it is that of all of them.
+func (o *Outcome) Flow(e *End) Flow {
+	var f Flow
+	var fins []uint32
+	known := false
+	for _, s := range o.Segments {
+		switch {
+		case s.Src == e.Local && s.Dst == e.Remote:
+			if s.Flags&event.SYN != 0 {
+				f.ISN, known = s.Seq, true
+			}
+			if s.Flags&event.RST != 0 {
+				f.RSTs++
+				continue
+			}
+			if s.Flags&event.FIN != 0 {
+				at := s.Seq + uint32(s.Len)
+				if !slices.Contains(fins, at) {
+					fins = append(fins, at)
+				}
+				if f.FirstFIN == 0 {
+					f.FirstFIN = s.Time
+				}
+			}
+			if known && s.Len > 0 {
+				f.Sent = max(f.Sent, int64(int32(s.Seq+uint32(s.Len)-f.ISN-1)))
+			}
+		case s.Src == e.Remote && s.Dst == e.Local:
+			if known && s.Flags&event.ACK != 0 && s.Flags&event.RST == 0 {
+				f.Acked = max(f.Acked, int64(int32(s.Ack-f.ISN-1)))
+			}
+		}
+	}
+	f.FINs = len(fins)
+	// The FIN takes the number behind the last byte.
+	if f.Acked > f.Sent {
+		f.FinAcked = f.FINs > 0
+		f.Acked = f.Sent
+	}
+	return f
+}
+
+// Lost counts an end's payload bytes that did not get where they should.
+type Lost struct {
+	Unread  int64 // received, acknowledged, never read
+	Unsent  int64 // accepted by send, never sent
+	Unacked int64 // sent, never acknowledged
+}
+
+// Measured stands in an expectation for what the oracle measured in this run.
+const Measured = math.MinInt64
+
+// Lost is what the oracle says that the end lost.
+func (o *Outcome) Lost(e *End) Lost {
+	mine := o.Flow(e)
+	theirs := o.Flow(&End{Local: e.Remote, Remote: e.Local})
+	return Lost{
+		Unread:  theirs.Acked - e.Read,
+		Unsent:  e.Written - mine.Sent,
+		Unacked: mine.Sent - mine.Acked,
+	}
+}
+
+// call returns the first call of this kind on the end.
+func (o *Outcome) call(end, op string) (Call, error) {
+	for _, c := range o.Calls {
+		if c.Conn == end && c.Op == op {
+			return c, nil
+		}
+	}
+	return Call{}, fmt.Errorf("the story has no %s on %s", op, end)
+}

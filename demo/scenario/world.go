@@ -1,0 +1,736 @@
+package scenario
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/netip"
+	"os"
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tcpbye/tcpbye/tracer/event"
+)
+
+// Family is which sockets a run uses.
+type Family string
+
+const (
+	IPv4   Family = "ipv4"
+	IPv6   Family = "ipv6"
+	Mapped Family = "mapped" // AF_INET6 sockets that speak IPv4
+)
+
+// domain is the address family of the sockets.
+func (f Family) domain() int {
+	if f == IPv4 {
+		return unix.AF_INET
+	}
+	return unix.AF_INET6
+}
+
+func (f Family) loopback() netip.Addr {
+	switch f {
+	case IPv6:
+		return netip.IPv6Loopback()
+	case Mapped:
+		return netip.MustParseAddr("::ffff:127.0.0.1")
+	}
+	return netip.MustParseAddr("127.0.0.1")
+}
+
+// End is one end of a connection of the story.
+type End struct {
+	Name   string // in the story: "client", "server", "client#2"
+	Family event.Family
+	Local  netip.AddrPort // IPv4-mapped addresses unmapped
+	Remote netip.AddrPort
+	NetNS  uint32
+
+	Written int64    // bytes that its processes' sends were told to be accepted
+	Read    int64    // bytes that its processes' reads returned
+	AppSaw  []string // what they were told because of the ending, in order, each once
+}
+
+// Call is one system call of a puppet, and what came of it.
+type Call struct {
+	Role     string
+	Conn     string // the name of the end that it was about; "" none
+	PID, TID int
+	Op       string
+	Args     string
+	N        int64
+	Errno    unix.Errno    // 0: success
+	Signal   unix.Signal   // the call did not return: this killed the process
+	Start    time.Duration // CLOCK_MONOTONIC
+	End      time.Duration
+	wanted   int // bytes asked for
+}
+
+func (c Call) String() string {
+	s := fmt.Sprintf("%s: %s %s = ", c.Role, c.Op, c.Args)
+	switch {
+	case c.Signal != 0:
+		return s + unix.SignalName(c.Signal)
+	case c.Errno != 0:
+		return s + fmt.Sprintf("%d %s", c.N, unix.ErrnoName(c.Errno))
+	}
+	return s + fmt.Sprint(c.N)
+}
+
+// World is what one run of a scenario plays in. Its first failure ends the play:
+// every later step does nothing.
+type World struct {
+	ctx      context.Context
+	family   Family
+	patience time.Duration
+	stderr   io.Writer
+	dir      string // of the puppets' names
+	self     string // this program
+
+	home     *netns // where puppets live unless the story says otherwise
+	spaces   []*netns
+	captures []*capture
+	counters []map[string]int64 // at the start, by namespace
+	restore  []func() error     // of what the machine as a whole was made to change
+	notes    map[string]int64   // what the story measured, for its own checks
+
+	puppets []*Puppet
+	procs   map[string]*Process
+	ends    map[string]*End
+	calls   []Call
+	since   time.Duration
+	err     error
+}
+
+// newWorld makes a World with one namespace.
+func newWorld(ctx context.Context, opt Options) (w *World, err error) {
+	w = &World{
+		ctx: ctx, family: opt.Family, patience: opt.Patience, stderr: opt.Stderr,
+		procs: make(map[string]*Process), ends: make(map[string]*End), notes: make(map[string]int64),
+		since: monotonic(),
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, w.close())
+		}
+	}()
+	if w.self, err = os.Executable(); err != nil {
+		return w, fmt.Errorf("cannot find this program, which the puppets run: %w", err)
+	}
+	if w.dir, err = os.MkdirTemp("", "tcpbye-"); err != nil {
+		return w, fmt.Errorf("cannot make a directory for the puppets' names: %w", err)
+	}
+	w.home, err = w.addSpace()
+	return w, err
+}
+
+// addSpace makes a namespace that the oracle watches from its first packet on.
+func (w *World) addSpace() (*netns, error) {
+	ns, err := newNetns()
+	if err != nil {
+		return nil, err
+	}
+	w.spaces = append(w.spaces, ns)
+	return ns, ns.do(func() error {
+		c, err := newCapture(ns.inode)
+		if err != nil {
+			return err
+		}
+		w.captures = append(w.captures, c)
+		base, err := readCounters()
+		w.counters = append(w.counters, base)
+		return err
+	})
+}
+
+// close kills what lives in the World and lets go of it.
+func (w *World) close() error {
+	var errs []error
+	// Children first: their parent waits for them.
+	for _, p := range slices.Backward(w.puppets) {
+		if p.gone || p.ctl == nil {
+			continue
+		}
+		if err := unix.Kill(p.pid, unix.SIGKILL); err != nil && err != unix.ESRCH {
+			errs = append(errs, fmt.Errorf("cannot kill the puppet %s: %w", p.role, err))
+		}
+		if p.cmd != nil {
+			_ = p.cmd.Wait() // it was killed
+		}
+		p.gone = true
+		p.ctl.Close()
+	}
+	for _, f := range slices.Backward(w.restore) {
+		errs = append(errs, f())
+	}
+	for _, c := range w.captures {
+		errs = append(errs, c.stop())
+	}
+	for _, ns := range w.spaces {
+		ns.close()
+	}
+	if w.dir != "" {
+		errs = append(errs, os.RemoveAll(w.dir))
+	}
+	return errors.Join(errs...)
+}
+
+// fail ends the play; the first failure is the one that counts.
+func (w *World) fail(format string, args ...any) {
+	if w.err == nil {
+		w.err = fmt.Errorf(format, args...)
+	}
+}
+
+// Puppet returns the puppet of this role, and starts it if there is none yet.
+func (w *World) Puppet(role string) *Puppet { return w.puppetIn(role, w.home) }
+
+func (w *World) puppetIn(role string, ns *netns) *Puppet {
+	for _, p := range w.puppets {
+		if p.role == role {
+			return p
+		}
+	}
+	if w.err != nil {
+		return &Puppet{w: w, role: role}
+	}
+	p, err := w.startPuppet(role, ns)
+	if err != nil {
+		w.fail("%v", err)
+		return &Puppet{w: w, role: role}
+	}
+	w.procs[role] = &Process{Role: role, PID: p.pid, Comm: comm(role)}
+	return p
+}
+
+// Sysctl writes a setting in the home namespace.
+func (w *World) Sysctl(name, value string) {
+	if w.err != nil {
+		return
+	}
+	if err := w.home.do(func() error { return sysctl(name, value) }); err != nil {
+		w.fail("%v", err)
+	}
+}
+
+// SysctlIfAny is Sysctl for a setting that older kernels do not have and that
+// stands there as it should.
+func (w *World) SysctlIfAny(name, value string) {
+	if w.err != nil {
+		return
+	}
+	err := w.home.do(func() error { return sysctl(name, value) })
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		w.fail("%v", err)
+	}
+}
+
+// until polls a condition; what says what is waited for, and is completed by
+// what was seen last.
+func (w *World) until(what string, cond func() (ok bool, seen string)) {
+	deadline := time.Now().Add(w.patience)
+	pause := 200 * time.Microsecond
+	for w.err == nil {
+		ok, seen := cond()
+		if ok || w.err != nil {
+			return
+		}
+		if time.Now().After(deadline) {
+			w.fail("waited %v in vain for %s; seen last: %s", w.patience, what, seen)
+			return
+		}
+		select {
+		case <-w.ctx.Done():
+			w.fail("stopped while waiting for %s: %w", what, w.ctx.Err())
+		case <-time.After(pause):
+			pause = min(pause*2, 10*time.Millisecond)
+		}
+	}
+}
+
+// Dwell lets time pass, where time passing is the story.
+func (w *World) Dwell(d time.Duration) {
+	if w.err != nil {
+		return
+	}
+	select {
+	case <-w.ctx.Done():
+		w.fail("stopped: %w", w.ctx.Err())
+	case <-time.After(d):
+	}
+}
+
+// rows are the lines of the socket tables of an end.
+func (w *World) rows(e *End) []tableRow {
+	var found []tableRow
+	for _, ns := range w.spaces {
+		if ns.inode != e.NetNS || w.err != nil {
+			continue
+		}
+		var table []tableRow
+		err := ns.do(func() (err error) {
+			table, err = tcpTable()
+			return err
+		})
+		if err != nil {
+			w.fail("%v", err)
+			return nil
+		}
+		for _, r := range table {
+			if r.local == e.Local && r.remote == e.Remote {
+				found = append(found, r)
+			}
+		}
+	}
+	return found
+}
+
+// waitRow waits until one line of the end's satisfies the condition.
+func (w *World) waitRow(e *End, what string, cond func(tableRow) bool) {
+	w.until(fmt.Sprintf("%s: %s", e.Name, what), func() (bool, string) {
+		rows := w.rows(e)
+		for _, r := range rows {
+			if cond(r) {
+				return true, ""
+			}
+		}
+		if len(rows) == 0 {
+			return false, "no such socket"
+		}
+		r := rows[0]
+		return false, fmt.Sprintf("%v, send queue %d, receive queue %d, timer %d", r.state, r.tx, r.rx, r.timer)
+	})
+}
+
+// WaitGone waits until the kernel has nothing left of the end, not even a
+// mini-socket.
+func (w *World) WaitGone(e *End) {
+	w.until(e.Name+" to be gone", func() (bool, string) {
+		rows := w.rows(e)
+		if len(rows) == 0 {
+			return true, ""
+		}
+		return false, rows[0].state.String()
+	})
+}
+
+// WaitOrphan waits until the end's full socket is in this state, or one of them,
+// whoever holds it.
+func (w *World) WaitOrphan(e *End, states ...event.State) {
+	w.waitRow(e, fmt.Sprintf("state %v", states), func(r tableRow) bool {
+		return r.timer != 3 && slices.Contains(states, r.state)
+	})
+}
+
+// WaitMini waits until the end is a mini-socket in FIN_WAIT2 or TIME_WAIT.
+func (w *World) WaitMini(e *End, state event.State) {
+	w.waitRow(e, fmt.Sprintf("a mini-socket in %v", state), func(r tableRow) bool {
+		return r.timer == 3 && r.state == state
+	})
+}
+
+// Sock is a socket that a puppet holds.
+type Sock struct {
+	p   *Puppet
+	fd  int
+	end *End // nil: a listener
+	at  netip.AddrPort
+}
+
+// End is the connection end that the socket is.
+func (s *Sock) End() *End { return s.end }
+
+func (p *Puppet) socket(proto, flags int) *Sock {
+	fd := p.must(nil, &request{Op: opSocket, Level: p.w.family.domain(), N: proto, Flags: flags}, string(p.w.family))
+	return &Sock{p: p, fd: fd}
+}
+
+// bind gives the socket an address; port 0 lets the kernel choose.
+func (s *Sock) bind(ap netip.AddrPort) {
+	s.p.must(s.end, &request{Op: opBind, FD: s.fd, Level: s.p.w.family.domain(), Remote: ap.String()}, ap.String())
+}
+
+// local asks for the socket's own address.
+func (s *Sock) local() netip.AddrPort {
+	if s.p.w.err != nil {
+		return netip.AddrPort{}
+	}
+	r := s.p.probe(&request{Op: opLocal, FD: s.fd})
+	ap, err := netip.ParseAddrPort(r.Addr)
+	if err != nil || r.Errno != 0 {
+		s.p.w.fail("%s: getsockname: %v %v", s.p.role, r.Errno, err)
+	}
+	return ap
+}
+
+// host is the address that the puppet's namespace is reached by.
+func (p *Puppet) host() netip.Addr {
+	if p.ns != nil && p.ns != p.w.home {
+		return farAddr
+	}
+	return p.w.family.loopback()
+}
+
+// Listen opens a listener on a free port.
+func (p *Puppet) Listen(backlog int) *Sock { return p.listen(p.host(), 0, backlog, unix.IPPROTO_TCP) }
+
+func (p *Puppet) listen(addr netip.Addr, port uint16, backlog, proto int) *Sock {
+	s := p.socket(proto, 0)
+	s.bind(netip.AddrPortFrom(addr, port))
+	s.listen(backlog)
+	return s
+}
+
+func (s *Sock) listen(backlog int) {
+	s.p.must(nil, &request{Op: opListen, FD: s.fd, N: backlog}, fmt.Sprint(backlog))
+	s.at = netip.AddrPortFrom(s.p.hostOf(s), s.local().Port())
+}
+
+// hostOf keeps the IPv4-mapped form that a connect of the same family needs.
+func (p *Puppet) hostOf(s *Sock) netip.Addr {
+	if p.w.family == Mapped {
+		return p.w.family.loopback()
+	}
+	return s.local().Addr()
+}
+
+// newEnd names a connection end of the story.
+func (w *World) newEnd(name string, ns *netns, local, remote netip.AddrPort) *End {
+	unmap := func(ap netip.AddrPort) netip.AddrPort {
+		if !ap.IsValid() {
+			return ap
+		}
+		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	}
+	e := &End{Name: name, Family: event.Family(w.family.domain()), Local: unmap(local), Remote: unmap(remote)}
+	if ns != nil {
+		e.NetNS = ns.inode
+	}
+	if w.err == nil && w.ends[name] != nil {
+		w.fail("the story has two ends named %s", name)
+	}
+	w.ends[name] = e
+	return e
+}
+
+// Connect connects to a listener; the new end gets the name.
+func (p *Puppet) Connect(name string, to *Sock) *Sock {
+	s := p.socket(unix.IPPROTO_TCP, 0)
+	s.connect(name, to)
+	return s
+}
+
+func (s *Sock) connect(name string, to *Sock) {
+	s.connectTo(name, to.at)
+	s.p.w.finishConnect(s)
+}
+
+func (s *Sock) connectTo(name string, at netip.AddrPort) {
+	s.end = s.p.w.newEnd(name, s.p.ns, netip.AddrPort{}, at)
+	s.p.must(s.end, &request{Op: opConnect, FD: s.fd, Level: s.p.w.family.domain(), Remote: at.String()}, at.String())
+}
+
+func (w *World) finishConnect(s *Sock) {
+	s.end.Local = s.local()
+}
+
+// ConnectFails connects in vain.
+func (p *Puppet) ConnectFails(name string, at netip.AddrPort, errno unix.Errno) *Sock {
+	s := p.socket(unix.IPPROTO_TCP, 0)
+	s.connectFails(name, at, errno)
+	return s
+}
+
+func (s *Sock) connectFails(name string, at netip.AddrPort, errno unix.Errno) {
+	s.end = s.p.w.newEnd(name, s.p.ns, netip.AddrPort{}, at)
+	r := s.p.call(s.end, &request{Op: opConnect, FD: s.fd, Level: s.p.w.family.domain(), Remote: at.String()}, at.String())
+	s.expect(r, opConnect, errno)
+}
+
+// ConnectStart begins a connect on a non-blocking socket.
+func (p *Puppet) ConnectStart(name string, at netip.AddrPort) *Sock {
+	s := p.socket(unix.IPPROTO_TCP, unix.SOCK_NONBLOCK)
+	s.connectStart(name, at)
+	return s
+}
+
+func (s *Sock) connectStart(name string, at netip.AddrPort) {
+	s.connectFails(name, at, unix.EINPROGRESS)
+	s.end.Local = s.local()
+}
+
+func (s *Sock) expect(r *reply, op string, errno unix.Errno) {
+	if s.p.w.err == nil && r.Errno != errno {
+		s.p.w.fail("%s: %s was to fail with %s, but: %d %s", s.p.role, op, unix.ErrnoName(errno), r.N, unix.ErrnoName(r.Errno))
+	}
+}
+
+// Accept accepts the next connection as the end of this name.
+func (s *Sock) Accept(name string) *Sock {
+	if s.p.w.err != nil {
+		return &Sock{p: s.p, end: &End{Name: name}}
+	}
+	pd := s.p.start(nil, &request{Op: opAccept, FD: s.fd}, "")
+	r := pd.wait()
+	if r.Errno != 0 {
+		s.p.w.fail("%s: accept: %v", s.p.role, r.Errno)
+	}
+	remote, err := netip.ParseAddrPort(r.Addr)
+	if err != nil && s.p.w.err == nil {
+		s.p.w.fail("%s: accept gave the address %q", s.p.role, r.Addr)
+	}
+	n := &Sock{p: s.p, fd: int(r.N)}
+	n.end = s.p.w.newEnd(name, s.p.ns, n.local(), remote)
+	if i := len(s.p.w.calls) - 1; i >= 0 {
+		s.p.w.calls[i].Conn = name
+	}
+	return n
+}
+
+// Unaccepted names the end that the kernel holds for a connection in an accept
+// queue.
+func (w *World) Unaccepted(name string, client, listener *Sock) *End {
+	return w.newEnd(name, listener.p.ns, client.end.Remote, client.end.Local)
+}
+
+// Pair connects the puppet client to the puppet server.
+func (w *World) Pair() (client, server *Sock) {
+	l := w.Puppet("server").Listen(16)
+	client = w.Puppet("client").Connect("client", l)
+	return client, l.Accept("server")
+}
+
+// Exchange sends a request of n bytes and an answer of m, each read in full, and
+// waits until all is acknowledged.
+func (s *Sock) Exchange(peer *Sock, n, m int) {
+	s.Send(n)
+	peer.Recv(n)
+	peer.Send(m)
+	s.Recv(m)
+	s.WaitAcked()
+	peer.WaitAcked()
+}
+
+// Send sends n bytes that the kernel must accept at once.
+func (s *Sock) Send(n int) {
+	r := s.p.call(s.end, &request{Op: opSend, FD: s.fd, N: n, Flags: unix.MSG_NOSIGNAL}, fmt.Sprintf("%d bytes", n))
+	if s.p.w.err == nil && (r.Errno != 0 || r.N != int64(n)) {
+		s.p.w.fail("%s: send %d: %d %s", s.p.role, n, r.N, unix.ErrnoName(r.Errno))
+	}
+}
+
+// SendFails sends in vain, without SIGPIPE.
+func (s *Sock) SendFails(n int, errno unix.Errno) {
+	r := s.p.call(s.end, &request{Op: opSend, FD: s.fd, N: n, Flags: unix.MSG_NOSIGNAL}, fmt.Sprintf("%d bytes", n))
+	s.expect(r, opSend, errno)
+}
+
+// SendKilled sends as a program that thought of nothing: SIGPIPE kills it.
+func (s *Sock) SendKilled(n int) {
+	s.p.must(nil, &request{Op: opSignalDfl, N: int(unix.SIGPIPE)}, "SIGPIPE")
+	s.p.last(s.end, &request{Op: opSend, FD: s.fd, N: n}, fmt.Sprintf("%d bytes", n))
+	if proc := s.p.w.procs[s.p.role]; s.p.w.err == nil && proc.Signal != unix.SIGPIPE {
+		s.p.w.fail("%s did not die of SIGPIPE: status %d, signal %v", s.p.role, proc.Status, proc.Signal)
+	}
+}
+
+// Fill sends until the kernel takes no more, or limit bytes, and returns what it
+// took.
+func (s *Sock) Fill(limit int) int64 {
+	r := s.p.call(s.end, &request{Op: opFill, FD: s.fd, N: limit}, fmt.Sprintf("up to %d bytes", limit))
+	s.expect(r, opFill, 0)
+	return r.N
+}
+
+// Recv reads exactly n bytes.
+func (s *Sock) Recv(n int) {
+	r := s.p.call(s.end, &request{Op: opRecv, FD: s.fd, N: n, Flags: unix.MSG_WAITALL}, fmt.Sprintf("%d bytes", n))
+	if s.p.w.err == nil && (r.Errno != 0 || r.N != int64(n)) {
+		s.p.w.fail("%s: recv %d: %d %s", s.p.role, n, r.N, unix.ErrnoName(r.Errno))
+	}
+}
+
+// RecvEOF reads the end of the stream.
+func (s *Sock) RecvEOF() {
+	r := s.p.call(s.end, &request{Op: opRecv, FD: s.fd, N: 4096}, "4096 bytes")
+	if s.p.w.err == nil && (r.Errno != 0 || r.N != 0) {
+		s.p.w.fail("%s: recv was to find the end of the stream, but: %d %s", s.p.role, r.N, unix.ErrnoName(r.Errno))
+	}
+}
+
+// RecvFails reads in vain.
+func (s *Sock) RecvFails(errno unix.Errno) {
+	s.expect(s.p.call(s.end, &request{Op: opRecv, FD: s.fd, N: 4096}, "4096 bytes"), opRecv, errno)
+}
+
+// Drain reads to the end of the stream; errno 0 is a clean end.
+func (s *Sock) Drain(errno unix.Errno) int64 {
+	r := s.p.call(s.end, &request{Op: opDrain, FD: s.fd}, "until the end")
+	s.expect(r, opDrain, errno)
+	return r.N
+}
+
+// RecvThread blocks another thread of the process in recv.
+func (s *Sock) RecvThread(n int) *pending {
+	pd := s.p.start(s.end, &request{Op: opRecv, Thread: true, FD: s.fd, N: n}, fmt.Sprintf("%d bytes, in a thread", n))
+	s.p.w.waitSyscall(pd.p.pid, pd.tid, unix.SYS_RECVFROM)
+	return pd
+}
+
+// waitSyscall waits until a thread sleeps in a system call.
+func (w *World) waitSyscall(pid, tid int, nr int) {
+	w.until(fmt.Sprintf("thread %d to sleep in system call %d", tid, nr), func() (bool, string) {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/syscall", pid, tid))
+		if err != nil {
+			w.fail("cannot see what a puppet's thread does: %v", err)
+			return false, ""
+		}
+		var got int
+		_, err = fmt.Sscan(string(b), &got) // "running" is no number: not yet
+		return err == nil && got == nr, string(b)
+	})
+}
+
+// Close closes the descriptor.
+func (s *Sock) Close() { s.p.must(s.end, &request{Op: opClose, FD: s.fd}, fmt.Sprint(s.fd)) }
+
+// CloseRange closes it by close_range(2).
+func (s *Sock) CloseRange() {
+	s.p.must(s.end, &request{Op: opCloseRange, FD: s.fd, FD2: s.fd}, fmt.Sprint(s.fd))
+}
+
+// CloseByUring closes it by IORING_OP_CLOSE.
+func (s *Sock) CloseByUring() {
+	s.p.must(s.end, &request{Op: opUringClose, FD: s.fd}, fmt.Sprint(s.fd))
+}
+
+// Shutdown is shutdown(2): unix.SHUT_RD, SHUT_WR or SHUT_RDWR.
+func (s *Sock) Shutdown(how int) {
+	name := [...]string{"SHUT_RD", "SHUT_WR", "SHUT_RDWR"}[how]
+	s.p.must(s.end, &request{Op: opShutdown, FD: s.fd, N: how}, name)
+}
+
+// Disconnect is connect(2) to AF_UNSPEC.
+func (s *Sock) Disconnect() { s.p.must(s.end, &request{Op: opDisconnect, FD: s.fd}, "") }
+
+// Linger sets SO_LINGER on, with this time.
+func (s *Sock) Linger(seconds int) {
+	s.p.must(s.end, &request{Op: opLinger, FD: s.fd, Value: 1, Value2: seconds}, fmt.Sprintf("on, %d s", seconds))
+}
+
+// Set sets an integer socket option.
+func (s *Sock) Set(level, name, value int, text string) {
+	s.p.must(s.end, &request{Op: opSetInt, FD: s.fd, Level: level, Name: name, Value: value}, fmt.Sprintf("%s %d", text, value))
+}
+
+// DropIncoming makes the socket deaf: every segment for it vanishes before TCP
+// sees it, as with a dead host or a pulled cable.
+func (s *Sock) DropIncoming() { s.drop(filterAll) }
+
+func (s *Sock) drop(kind int) {
+	s.p.must(s.end, &request{Op: opDrop, FD: s.fd, N: kind}, [...]string{"drop everything", "drop all but SYN"}[kind])
+}
+
+// Hear undoes DropIncoming.
+func (s *Sock) Hear() { s.p.must(s.end, &request{Op: opUndrop, FD: s.fd}, "") }
+
+// Vanish closes the socket in repair mode: not a packet leaves, as if the host
+// had crashed and come back.
+func (s *Sock) Vanish() {
+	s.Set(unix.IPPROTO_TCP, unix.TCP_REPAIR, 1, "TCP_REPAIR")
+	s.Close()
+}
+
+// Dup duplicates the descriptor.
+func (s *Sock) Dup() *Sock {
+	d := *s
+	d.fd = s.p.must(s.end, &request{Op: opDup, FD: s.fd}, fmt.Sprint(s.fd))
+	return &d
+}
+
+// Dup2Over puts another file over the descriptor.
+func (s *Sock) Dup2Over() {
+	other := s.p.must(nil, &request{Op: opEventFD}, "")
+	s.p.must(s.end, &request{Op: opDup2, FD: other, FD2: s.fd}, fmt.Sprintf("%d, %d", other, s.fd))
+}
+
+// Fork starts a child of the process, named role, that inherits the socket.
+func (s *Sock) Fork(role string) *Sock {
+	child := s.p.inherit(role, s.fd)
+	return &Sock{p: child, fd: puppetHeir, end: s.end}
+}
+
+// Link connects two puppets by a unix socket; the numbers are their ends of it.
+func (w *World) Link(a, b *Puppet) (int, int) {
+	if w.err != nil {
+		return -1, -1
+	}
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		w.fail("cannot link %s and %s: %v", a.role, b.role, err)
+		return -1, -1
+	}
+	return a.inbox(os.NewFile(uintptr(fds[0]), "link")), b.inbox(os.NewFile(uintptr(fds[1]), "link"))
+}
+
+// SendOver puts the descriptor into a unix socket of the puppet's.
+func (s *Sock) SendOver(link int) {
+	s.p.must(s.end, &request{Op: opSendFD, FD: link, FD2: s.fd}, fmt.Sprint(s.fd))
+}
+
+// ReceiveOver takes the socket out of a unix socket.
+func (p *Puppet) ReceiveOver(link int, s *Sock) *Sock {
+	fd := p.must(s.end, &request{Op: opRecvFD, FD: link}, "")
+	return &Sock{p: p, fd: fd, end: s.end}
+}
+
+// closeFD closes a descriptor that is no TCP socket.
+func (p *Puppet) closeFD(fd int) { p.must(nil, &request{Op: opClose, FD: fd}, fmt.Sprint(fd)) }
+
+// Destroy is `ss -K` for the socket.
+func (p *Puppet) Destroy(e *End) {
+	p.destroy(p.w.family.domain(), e.Local, e.Remote, 0)
+}
+
+func (p *Puppet) destroy(domain int, local, remote netip.AddrPort, errno unix.Errno) {
+	r := p.call(nil, &request{Op: opDestroy, Level: domain, Local: local.String(), Remote: remote.String()},
+		fmt.Sprintf("%v %v", local, remote))
+	if p.w.err == nil && r.Errno != errno {
+		p.w.fail("%s: SOCK_DESTROY %v %v: %s", p.role, local, remote, unix.ErrnoName(r.Errno))
+	}
+}
+
+// WaitState waits until the socket, which a process holds, is in one of the
+// states.
+func (s *Sock) WaitState(states ...event.State) {
+	s.p.w.until(fmt.Sprintf("%s to be in %v", s.end.Name, states), func() (bool, string) {
+		r := s.p.probe(&request{Op: opState, FD: s.fd})
+		if r.Errno != 0 {
+			s.p.w.fail("%s: TCP_INFO: %v", s.p.role, r.Errno)
+		}
+		return slices.Contains(states, event.State(r.N)), event.State(r.N).String()
+	})
+}
+
+// WaitAcked waits until the peer has acknowledged all that was sent.
+func (s *Sock) WaitAcked() {
+	s.p.w.waitRow(s.end, "everything acknowledged", func(r tableRow) bool { return r.tx == 0 })
+}
+
+// WaitUnread waits until n bytes (an EOF counts as one) wait to be read.
+func (s *Sock) WaitUnread(n int) { s.p.w.waitUnread(s.end, n) }
+
+func (w *World) waitUnread(e *End, n int) {
+	w.waitRow(e, fmt.Sprintf("%d bytes unread", n), func(r tableRow) bool { return r.rx == uint64(n) })
+}
+
+// farAddr and nearAddr are the addresses of the second and of the home namespace
+// on the link between them.
+var (
+	nearAddr = netip.MustParseAddr("10.77.0.1")
+	farAddr  = netip.MustParseAddr("10.77.0.2")
+)
