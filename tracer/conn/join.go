@@ -268,20 +268,29 @@ func (j *Joiner) place(e event.Event) {
 // reset places a reset that answers a segment. It may come from the socket,
 // from its mini-socket, from a listener, or from no socket at all.
 func (j *Joiner) reset(e event.Event) {
+	mine := ends{e.Local, e.Remote}
 	full := e.Sock != 0 && e.State != event.TimeWait && e.State != event.NewSynRecv && e.State != event.Listen
 	if full {
 		j.own(e)
+		// A new connection's reset of a challenge ACK hits the old twin, which
+		// is not its peer.
+		if e.State == event.SynSent {
+			if c := j.newest(mine.reverse(), 0); c != nil && !c.judged {
+				c.Elsewhere = append(c.Elsewhere, e)
+			}
+		}
 		return
 	}
 	if !e.Local.IsValid() {
 		return
 	}
-	mine := ends{e.Local, e.Remote}
-	if c := j.newest(mine, e.NetNS); c != nil {
-		c.append(e)
+	own := j.newest(mine, e.NetNS)
+	if own != nil && !own.judged {
+		own.append(e)
 	}
-	// The other end, when it lives here, is told by whom it was reset.
-	if c := j.newest(mine.reverse(), 0); c != nil {
+	// The other end, when it lives here, is told by whom it was reset, unless
+	// its peer has the event already.
+	if c := j.newest(mine.reverse(), 0); c != nil && !c.judged && (own == nil || c.Peer != own.Connection) {
 		c.Elsewhere = append(c.Elsewhere, e)
 	}
 }

@@ -244,7 +244,11 @@ func (f *facts) lost() Lost {
 		if reader.State == event.SynSent || reader.RcvNxt == 0 {
 			n = 0
 		}
-		l.Unread = count(n)
+		// At the end a process may still hold the socket and read on: without
+		// its close, what it never read is not known.
+		if n == 0 || reader != end || !end.HasSk || end.Context == event.ContextProcess && f.disconn == none && f.abort == none {
+			l.Unread = count(n)
+		}
 	}
 	if end.Has&event.HasTCP != 0 {
 		sent, queued := unacknowledged(end)

@@ -1,5 +1,11 @@
 package verdict
 
+import (
+	"fmt"
+	"strings"
+	"unicode/utf8"
+)
+
 // Text is what is known of a cause beyond one connection: tcpbye explain, the
 // man page and the README print it.
 type Text struct {
@@ -9,4 +15,47 @@ type Text struct {
 	Belief string   // what people believe, in their words; "" none
 	Truth  string   // what is true instead
 	Refs   []string // RFC sections, man pages, kernel functions
+}
+
+// Explain is the whole of what is known of a rule's cause, as plain text.
+func (r Rule) Explain() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s (%s)\n", r.Cause, r.Class)
+	section := func(title, text string) {
+		if text != "" {
+			fmt.Fprintf(&b, "\n%s\n%s\n", title, wrap(text, 76, "  "))
+		}
+	}
+	section("What happens", r.What)
+	section("How to prove it", r.Prove)
+	section("What to do", r.Do)
+	if r.Belief != "" {
+		section("What people believe", r.Belief)
+		section("What is true", r.Truth)
+	}
+	section("See also", strings.Join(r.Refs, "; "))
+	return b.String()
+}
+
+// wrap breaks text into lines of at most width columns, each after indent.
+func wrap(text string, width int, indent string) string {
+	var b strings.Builder
+	column := 0
+	for _, word := range strings.Fields(text) {
+		n := utf8.RuneCountInString(word)
+		switch {
+		case column == 0:
+			b.WriteString(indent)
+			column = len(indent)
+		case column+1+n > width:
+			b.WriteString("\n" + indent)
+			column = len(indent)
+		default:
+			b.WriteString(" ")
+			column++
+		}
+		b.WriteString(word)
+		column += n
+	}
+	return b.String()
 }

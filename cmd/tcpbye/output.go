@@ -1,0 +1,137 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
+
+	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/record"
+	"github.com/tcpbye/tcpbye/tracer/report"
+	"github.com/tcpbye/tcpbye/tracer/session"
+	"github.com/tcpbye/tcpbye/tracer/verdict"
+)
+
+// output is what demo, trace and rst share: how to show, and whether to record.
+type output struct {
+	env     environment
+	format  string
+	write   string
+	color   string
+	verbose bool
+}
+
+func (o *output) flags(cmd *cobra.Command, format report.Format) {
+	var names []string
+	for _, f := range report.Formats() {
+		names = append(names, string(f))
+	}
+	cmd.Flags().StringVarP(&o.format, "output", "o", string(format), "how to show: "+strings.Join(names, ", "))
+	cmd.Flags().StringVarP(&o.write, "write", "w", "", "record every event in `FILE` (- for standard output)")
+	cmd.Flags().StringVar(&o.color, "color", "auto", "auto, always or never")
+	cmd.Flags().BoolVarP(&o.verbose, "verbose", "v", false, "show the events that prove each verdict")
+}
+
+// terminal looks at where standard output goes.
+func (o *output) options(clock report.Clock) (report.Options, error) {
+	opts := report.Options{Clock: clock, Verbose: o.verbose}
+	f, _ := o.env.stdout.(*os.File)
+	tty := false
+	if f != nil {
+		if ws, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ); err == nil {
+			tty, opts.Width = true, int(ws.Col)
+		}
+	}
+	switch o.color {
+	case "auto":
+		opts.Color = tty && o.env.getenv("NO_COLOR") == "" && o.env.getenv("TERM") != "dumb"
+	case "always":
+		opts.Color = true
+	case "never":
+	default:
+		return opts, usage(fmt.Errorf("--color %q: want auto, always or never", o.color))
+	}
+	opts.ASCII = tty && !utf8Locale(o.env.getenv)
+	return opts, nil
+}
+
+// utf8Locale reads the locale as setlocale(3) does: LC_ALL, LC_CTYPE, LANG.
+func utf8Locale(getenv func(string) string) bool {
+	for _, name := range []string{"LC_ALL", "LC_CTYPE", "LANG"} {
+		if v := strings.ToLower(getenv(name)); v != "" {
+			return strings.Contains(v, "utf-8") || strings.Contains(v, "utf8")
+		}
+	}
+	return false
+}
+
+// shower is an open output.
+type shower struct {
+	sink   report.Sink
+	buf    *bufio.Writer
+	record *record.Writer
+	file   *os.File
+}
+
+// open makes the sink, and the recording with its head.
+func (o *output) open(meta record.Meta, heading func(left, right *report.Judged) (string, string)) (*shower, error) {
+	opts, err := o.options(report.Clock{Offset: meta.Offset})
+	if err != nil {
+		return nil, err
+	}
+	opts.Heading = heading
+	s := &shower{}
+	w := o.env.stdout
+	if o.write == "-" {
+		w = io.Discard // standard output is the recording
+	}
+	s.buf = bufio.NewWriter(w)
+	if s.sink, err = report.New(report.Format(o.format), s.buf, opts); err != nil {
+		return nil, usage(err)
+	}
+	if o.write == "" {
+		return s, nil
+	}
+	to := o.env.stdout
+	if o.write != "-" {
+		if s.file, err = os.Create(o.write); err != nil {
+			return nil, fmt.Errorf("create the recording: %w", err)
+		}
+		to = s.file
+	}
+	if s.record, err = record.NewWriter(to, meta); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *shower) show(scenario string) func(*conn.Connection, verdict.Verdict) error {
+	return func(c *conn.Connection, v verdict.Verdict) error {
+		if err := s.sink.End(report.Judged{Conn: c, Verdict: v, Scenario: scenario}); err != nil {
+			return err
+		}
+		return s.buf.Flush()
+	}
+}
+
+func (s *shower) close() error {
+	if s == nil {
+		return nil
+	}
+	err := errors.Join(s.sink.Close(), s.buf.Flush())
+	if s.file != nil {
+		err = errors.Join(err, s.file.Close())
+	}
+	return err
+}
+
+// closing writes the line that every run ends with.
+func closing(w io.Writer, c session.Counts) {
+	fmt.Fprintf(w, "%d seen, %d shown, %d filtered, %d lost\n", c.Seen, c.Shown, c.Filtered, c.Lost)
+}

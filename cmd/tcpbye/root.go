@@ -1,0 +1,39 @@
+package main
+
+import (
+	"github.com/spf13/cobra"
+)
+
+func newRoot(env environment) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "tcpbye",
+		Short: "how every TCP connection said goodbye",
+		Long: `tcpbye tells, for every TCP connection on this machine, who ended it, how, why,
+and which bytes were lost, from the kernel's own events.`,
+		SilenceUsage:  true,
+		SilenceErrors: true,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetIn(env.stdin)
+	root.SetOut(env.stdout)
+	root.SetErr(env.stderr)
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
+		return &statusError{exitUsage, err}
+	})
+	root.AddCommand(newDemo(env), newTrace(env), newRst(env), newExplain(env), newEchoServer(env), newEchoClient(env))
+	return root
+}
+
+// usage marks an error in how the command was called.
+func usage(err error) error {
+	if err == nil {
+		return nil
+	}
+	return &statusError{exitUsage, err}
+}
+
+// usageArgs makes a mistake in the arguments a usage error.
+func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error { return usage(check(cmd, args)) }
+}
