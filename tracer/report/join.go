@@ -137,25 +137,30 @@ func (st *story) markFatal() {
 	}
 }
 
-// prove numbers the evidence in the order in which it is told.
-func (st *story) prove() {
-	wanted := map[*event.Event]bool{}
+// wanted are the events that are evidence.
+func (st *story) wanted() map[*event.Event]side {
+	wanted := map[*event.Event]side{}
 	for _, j := range st.ends {
 		if j == nil {
 			continue
 		}
 		for _, ev := range j.Verdict.Evidence {
-			if e := st.event(ev); e != nil {
-				wanted[e] = true
+			if e, s := st.event(ev); e != nil {
+				wanted[e] = s
 			}
 		}
 	}
+	return wanted
+}
+
+// prove numbers the evidence in the order in which it is told.
+func (st *story) prove(wanted map[*event.Event]side) {
 	for _, r := range st.rows {
 		for _, i := range r.items {
 			if i == nil {
 				continue
 			}
-			n := slices.IndexFunc(i.events, func(e *event.Event) bool { return wanted[e] })
+			n := slices.IndexFunc(i.events, func(e *event.Event) bool { _, ok := wanted[e]; return ok })
 			if n < 0 {
 				continue
 			}
@@ -166,10 +171,10 @@ func (st *story) prove() {
 	}
 }
 
-// event is the event that a piece of evidence points to; nil where it is of an
-// end that is not shown.
-func (st *story) event(ev verdict.Evidence) *event.Event {
-	for _, j := range st.ends {
+// event is the event that a piece of evidence points to, and its end; nil where
+// it is of an end that is not shown.
+func (st *story) event(ev verdict.Evidence) (*event.Event, side) {
+	for s, j := range st.ends {
 		if j == nil || j.Conn != ev.Conn {
 			continue
 		}
@@ -178,8 +183,8 @@ func (st *story) event(ev verdict.Evidence) *event.Event {
 			events = j.Conn.Elsewhere
 		}
 		if ev.Index >= 0 && ev.Index < len(events) {
-			return &events[ev.Index]
+			return &events[ev.Index], side(s)
 		}
 	}
-	return nil
+	return nil, 0
 }

@@ -176,6 +176,8 @@ func newStory(a, b *Judged, p pen) *story {
 		}
 	}
 	st := &story{ends: t.ends}
+	wanted := st.wanted()
+	t.show(wanted)
 	st.zero = a.Conn.First
 	if b != nil {
 		st.zero = min(st.zero, b.Conn.First)
@@ -183,8 +185,37 @@ func newStory(a, b *Judged, p pen) *story {
 	slices.SortStableFunc(t.items, func(x, y *item) int { return cmpTime(x.at, y.at) })
 	st.join(t.items)
 	st.markFatal()
-	st.prove()
+	st.prove(wanted)
 	return st
+}
+
+// show sees to it that every event that is evidence is told: one that is said
+// already by another joins it, one that is not gets a place of its own.
+func (b *builder) show(wanted map[*event.Event]side) {
+	told := map[*event.Event]bool{}
+	for _, i := range b.items {
+		for _, e := range i.events {
+			told[e] = true
+		}
+	}
+	for s, j := range b.ends {
+		if j == nil {
+			continue
+		}
+		for _, o := range observations(j.Conn) {
+			if _, ok := wanted[o.Event]; !ok || told[o.Event] {
+				continue
+			}
+			n := slices.IndexFunc(b.items, func(i *item) bool {
+				return i.side == side(s) && i.events != nil && near(i.last, o.Time)
+			})
+			if n >= 0 {
+				b.items[n].events = append(b.items[n].events, o.Event)
+				continue
+			}
+			b.add(side(s), o, item{cell: cell{text: o.Hook.String()}})
+		}
+	}
 }
 
 func cmpTime(a, b time.Duration) int {
@@ -314,7 +345,7 @@ func (b *builder) step(s side, j *Judged, cur *item, o observation) *item {
 		return b.add(s, o, item{kind: kAct, cell: cell{act: b.by(j, o, "SOCK_DESTROY")}, fatal: true})
 
 	case event.HookChildForget:
-		return b.add(s, o, item{kind: kAct, cell: cell{act: "listener closed"}, fatal: true})
+		return b.add(s, o, item{kind: kAct, cell: cell{act: b.by(j, o, "listener closed")}, fatal: true})
 
 	case event.HookTimeWait:
 		return b.timeWait(s, cur, o)
@@ -569,7 +600,7 @@ func (b *builder) incomingAt(s side, o observation, seg segment, answer *item) {
 // column's head names.
 func (b *builder) by(j *Judged, o observation, act string) string {
 	head := headOf(j.Conn)
-	if head == nil || head.PID == o.PID || !o.ByProcess() || o.PID == 0 {
+	if head != nil && head.PID == o.PID || !o.ByProcess() || o.PID == 0 {
 		return act
 	}
 	return b.process(&conn.Process{PID: o.PID, Comm: o.Comm.String()}) + ": " + act

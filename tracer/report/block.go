@@ -1,0 +1,279 @@
+package report
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/event"
+	"github.com/tcpbye/tcpbye/tracer/verdict"
+)
+
+// block writes the verdict on a connection, from both ends where both are
+// known.
+func block(doc *strings.Builder, st *story, p pen, limit int) {
+	room := measure
+	if limit > 0 {
+		room = min(room, max(limit, 20))
+	}
+	main := st.main()
+	v := &main.Verdict
+	doc.WriteString(" " + p.ink("VERDICT", bold) + "   " + p.ink(classText(v.Class), classInk(v)) + ": " + p.text(string(v.Cause)))
+	if v.Harmless {
+		doc.WriteString(", harmless")
+	}
+	switch v.Confidence {
+	case verdict.Likely:
+		doc.WriteString(" (likely)")
+	case verdict.NotKnown:
+		doc.WriteString(" (not certain)")
+	}
+	doc.WriteByte('\n')
+
+	sentence := p.text(v.Sentence)
+	if proofs := st.proofsOf(func(pr proof) bool { return !told(pr.hook) }); len(proofs) > 0 && sentence != "" {
+		body, stop := strings.CutSuffix(sentence, ".")
+		if sentence = body + " " + p.marks(proofs); stop {
+			sentence += "."
+		}
+	}
+	for _, l := range wrap(sentence, room-3) {
+		doc.WriteString("   " + l + "\n")
+	}
+	if other := st.other(main); other != nil && other.Verdict.Cause != v.Cause {
+		for _, l := range wrap("Seen from "+p.short(other.Conn)+": "+classText(other.Verdict.Class)+", "+
+			p.text(string(other.Verdict.Cause))+". "+p.text(other.Verdict.Sentence), room-3) {
+			doc.WriteString("   " + l + "\n")
+		}
+	}
+	field := func(label string, lines ...string) {
+		for n, l := range lines {
+			for m, part := range wrapKeeping(l, room-13) {
+				head := ""
+				if n == 0 && m == 0 {
+					head = label
+				}
+				doc.WriteString("   " + p.ink(pad(head, 10), dim) + part + "\n")
+			}
+		}
+	}
+	field("Lost", st.lost(p)...)
+	field("Saw", st.saw(p, room-13)...)
+	label := "Do"
+	if v.Act != verdict.NoAct && v.Class != verdict.Graceful {
+		label = "Instead"
+	}
+	advice := v.Advice
+	if other := st.other(main); advice == "" && other != nil {
+		advice = other.Verdict.Advice
+	}
+	if advice != "" {
+		field(label, p.text(advice))
+	}
+	if missing := st.missing(); len(missing) > 0 {
+		are := "was"
+		if len(missing) > 1 {
+			are = "were"
+		}
+		field("Missing", p.text(strings.Join(missing, ", "))+" "+are+" not attached")
+	}
+}
+
+// wrapKeeping is wrap for a line whose runs of spaces have a meaning; it wraps
+// only where it must.
+func wrapKeeping(s string, n int) []string {
+	if width(s) <= n {
+		return []string{s}
+	}
+	return wrap(s, n)
+}
+
+// told says whether evidence of a hook belongs to what the application saw.
+func told(h event.Hook) bool {
+	switch h {
+	case event.HookStreamError, event.HookSignal, event.HookErrorReport, event.HookExit:
+		return true
+	}
+	return false
+}
+
+// main is the end whose verdict speaks for both: the one where it was done, and
+// of two the more certain.
+func (st *story) main() *Judged {
+	a, b := st.ends[left], st.ends[right]
+	if b == nil || rank(a) >= rank(b) {
+		return a
+	}
+	return b
+}
+
+func rank(j *Judged) int {
+	r := 0
+	switch j.Verdict.Confidence {
+	case verdict.Certain:
+		r = 20
+	case verdict.Likely:
+		r = 10
+	}
+	switch j.Verdict.Ender {
+	case verdict.LocalProcess:
+		r += 2
+	case verdict.LocalKernel, verdict.Admin:
+		r++
+	}
+	return r
+}
+
+func (st *story) other(j *Judged) *Judged {
+	if st.ends[left] == j {
+		return st.ends[right]
+	}
+	return st.ends[left]
+}
+
+func (st *story) proofsOf(which func(proof) bool) []int {
+	var ns []int
+	for _, pr := range st.proofs {
+		if which(pr) {
+			ns = append(ns, pr.n)
+		}
+	}
+	return ns
+}
+
+// lost is a line for each kind of loss at each end.
+func (st *story) lost(p pen) []string {
+	var lines, unknown []string
+	for _, j := range st.ends {
+		if j == nil {
+			continue
+		}
+		l, name := j.Verdict.Lost, st.label(p, j)
+		for _, part := range []struct {
+			n    *uint64
+			text string
+		}{
+			{l.Unread, "received by " + name + ", never read"},
+			{l.Unsent, "written by " + name + ", never sent"},
+			{l.Unacked, "sent by " + name + ", never acknowledged"},
+		} {
+			if part.n != nil && *part.n > 0 {
+				lines = append(lines, bytesText(*part.n)+": "+part.text)
+			}
+		}
+		if l.Unread == nil && l.Unsent == nil && l.Unacked == nil {
+			unknown = append(unknown, name)
+		}
+	}
+	if len(unknown) > 0 {
+		lines = append(lines, "not known at "+strings.Join(unknown, " and "))
+	}
+	if len(lines) == 0 {
+		return []string{"nothing"}
+	}
+	return lines
+}
+
+// saw is what each process was told: on one line if it fits.
+func (st *story) saw(p pen, room int) []string {
+	var parts []string
+	for s, j := range st.ends {
+		if j == nil || headOf(j.Conn) == nil && len(j.Verdict.AppSaw) == 0 {
+			continue // nobody was there to see anything
+		}
+		text := "nothing"
+		if len(j.Verdict.AppSaw) > 0 {
+			text = p.text(strings.Join(j.Verdict.AppSaw, ", "))
+		}
+		if diedOfPipe(j.Conn) {
+			text += " (it died of it)"
+		}
+		if marks := st.proofsOf(func(pr proof) bool { return pr.side == side(s) && told(pr.hook) }); len(marks) > 0 {
+			text += " " + p.marks(marks)
+		}
+		parts = append(parts, st.label(p, j)+": "+text)
+	}
+	slices.SortStableFunc(parts, func(a, b string) int {
+		return btoi(strings.HasSuffix(a, ": nothing")) - btoi(strings.HasSuffix(b, ": nothing"))
+	})
+	if parts == nil {
+		return nil
+	}
+	if one := strings.Join(parts, "      "); width(one) <= room {
+		return []string{one}
+	}
+	return parts
+}
+
+func btoi(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// diedOfPipe says whether the process that got SIGPIPE for this connection was
+// killed by it.
+func diedOfPipe(c *conn.Connection) bool {
+	for _, o := range observations(c) {
+		if o.Hook == event.HookExit && o.Event.Signal() == 13 {
+			return true
+		}
+	}
+	return false
+}
+
+// label is a short name of an end that the other one does not have.
+func (st *story) label(p pen, j *Judged) string {
+	who := headOf(j.Conn)
+	if who == nil || who.Comm == "" {
+		return p.short(j.Conn)
+	}
+	if other := st.other(j); other != nil {
+		if o := headOf(other.Conn); o != nil && o.Comm == who.Comm {
+			if o.PID != who.PID {
+				return p.short(j.Conn)
+			}
+			return addr(j.Conn.Local)
+		}
+	}
+	return p.own(who.Comm)
+}
+
+func (st *story) missing() []string {
+	var all []string
+	for _, j := range st.ends {
+		if j == nil {
+			continue
+		}
+		for _, m := range j.Verdict.Missing {
+			if !slices.Contains(all, m) {
+				all = append(all, m)
+			}
+		}
+	}
+	return all
+}
+
+func bytesText(n uint64) string {
+	if n == 1 {
+		return "1 byte"
+	}
+	return fmt.Sprintf("%d bytes", n)
+}
+
+// classText is a class in words.
+func classText(c verdict.Class) string {
+	return strings.ReplaceAll(string(c), "-", " ")
+}
+
+func classInk(v *verdict.Verdict) ink {
+	switch {
+	case v.Class == verdict.Graceful || v.Harmless:
+		return green
+	case v.Class == verdict.Aborted:
+		return redBold
+	}
+	return yellow
+}

@@ -1,0 +1,126 @@
+package report
+
+import (
+	"bytes"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/clipperhouse/displaywidth"
+	"github.com/google/go-cmp/cmp"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(path, got, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatalf("%v (go test -update writes it)", err)
+	}
+	if d := cmp.Diff(string(want), string(got)); d != "" {
+		t.Errorf("%s differs (-want +got):\n%s", path, d)
+	}
+}
+
+// stories are the fixtures, each as the ends that a sink gets.
+func stories() []struct {
+	name string
+	ends []Judged
+} {
+	pair := func(a, b Judged) []Judged { return []Judged{a, b} }
+	return []struct {
+		name string
+		ends []Judged
+	}{
+		{"close", pair(closeDemo())},
+		{"shutdown", pair(shutdownDemo())},
+		{"listener-close", pair(listenerClose())},
+		{"retransmit-timeout", []Judged{retransmitTimeout()}},
+		{"hostile", []Judged{hostile()}},
+	}
+}
+
+func testOptions() Options { return Options{Clock: testClock, Location: time.UTC, Width: 100} }
+
+// shown is what a sink writes of some ends.
+func shown(t *testing.T, f Format, o Options, ends ...Judged) []byte {
+	t.Helper()
+	var b bytes.Buffer
+	s, err := New(f, &b, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, j := range ends {
+		if err := s.End(j); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func TestGoldenTimeline(t *testing.T) {
+	for _, st := range stories() {
+		golden(t, "timeline-"+st.name+".txt", shown(t, Timeline, testOptions(), st.ends...))
+	}
+}
+
+func TestGoldenTimelineWidths(t *testing.T) {
+	for _, width := range []int{0, 60, 80, 200} {
+		o := testOptions()
+		o.Width = width
+		var all []byte
+		for _, st := range stories() {
+			out := shown(t, Timeline, o, st.ends...)
+			all = append(append(all, out...), '\n')
+			for l := range strings.Lines(string(out)) {
+				if w := displaywidth.String(strings.TrimSuffix(l, "\n")); width > 0 && w > width {
+					t.Errorf("width %d, %s: a line takes %d columns: %q", width, st.name, w, l)
+				}
+			}
+		}
+		golden(t, fmt.Sprintf("timeline-width-%d.txt", width), all)
+	}
+}
+
+func TestGoldenTimelineASCII(t *testing.T) {
+	o := testOptions()
+	o.ASCII, o.Verbose = true, true
+	var all []byte
+	for _, st := range stories() {
+		all = append(append(all, shown(t, Timeline, o, st.ends...)...), '\n')
+	}
+	for _, c := range all {
+		if c >= 0x80 {
+			t.Fatalf("not ASCII: %q", all)
+		}
+	}
+	golden(t, "timeline-ascii-verbose.txt", all)
+}
+
+func TestGoldenTimelineColor(t *testing.T) {
+	o := testOptions()
+	o.Color = true
+	a, b := closeDemo()
+	golden(t, "timeline-color.txt", shown(t, Timeline, o, a, b))
+}
+
+func TestGoldenJSON(t *testing.T) {
+	for _, st := range stories() {
+		golden(t, "json-"+st.name+".ndjson", shown(t, JSON, testOptions(), st.ends...))
+	}
+}
