@@ -26,6 +26,7 @@ func newEchoServer(env environment) *cobra.Command {
 	cmd.Flags().StringVar(&sigpipe, "sigpipe", "default", "default, ignore or handler")
 	cmd.Flags().IntVar(&c.Connections, "n", 1, "connections to serve")
 	cmd.Flags().IntVar(&c.ReadyFD, "ready-fd", 0, "descriptor that gets the port")
+	cmd.Flags().IntVar(&c.WorkFD, "work-fd", 0, "descriptor that lets each answer go")
 	return cmd
 }
 

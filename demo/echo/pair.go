@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -107,6 +108,10 @@ func (p Pair) Run(ctx context.Context) (PairResult, error) {
 	if p.Goodbye != Close && p.Goodbye != Shutdown {
 		return r, fmt.Errorf("no goodbye %q: want %s or %s", p.Goodbye, Close, Shutdown)
 	}
+	// The children die with the thread that started them (PR_SET_PDEATHSIG),
+	// so it must live as long as they do.
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel() // kills what is left after an error
 	var mu sync.Mutex
@@ -123,6 +128,12 @@ func (p Pair) Run(ctx context.Context) (PairResult, error) {
 	}
 	defer readyR.Close()
 	defer readyW.Close()
+	workR, workW, err := os.Pipe()
+	if err != nil {
+		return r, fmt.Errorf("make a pipe: %w", err)
+	}
+	defer workR.Close()
+	defer workW.Close()
 	var followers sync.WaitGroup
 	start := func(name string, argv []string, in io.Reader, extra ...*os.File) (*watcher, error) {
 		w := &watcher{name: name, more: make(chan struct{})}
@@ -142,14 +153,14 @@ func (p Pair) Run(ctx context.Context) (PairResult, error) {
 		return w, nil
 	}
 	server, err := start("server", append(append([]string{}, p.Server...),
-		"--port=0", "--delay="+p.Delay.String(), "--sigpipe="+p.Sigpipe.String(), "--ready-fd=3"), nil, readyW)
+		"--port=0", "--delay="+p.Delay.String(), "--sigpipe="+p.Sigpipe.String(), "--ready-fd=3", "--work-fd=4"), nil, readyW, workR)
 	if err != nil {
 		return r, err
 	}
 	readyW.Close()
 	line, err := bufio.NewReader(readyR).ReadString('\n')
 	if err != nil {
-		return r, fmt.Errorf("the server ended before it listened: %s", strings.TrimSpace(server.stderr.String()))
+		return r, fmt.Errorf("the server ended before it listened: %w: %s", errors.Join(err, server.cmd.Wait()), strings.TrimSpace(server.stderr.String()))
 	}
 	if r.Port, err = strconv.Atoi(strings.TrimSpace(line)); err != nil {
 		return r, fmt.Errorf("the server announced the port %q: %w", line, err)
@@ -190,6 +201,14 @@ func (p Pair) Run(ctx context.Context) (PairResult, error) {
 			return r, fmt.Errorf("type %q to the client: %w", s.typing, err)
 		}
 	}
+	// The server may answer once the client's FIN has reached it, however slow
+	// this machine is.
+	if err := waitState(ctx, r.Port, closeWait); err != nil {
+		return r, err
+	}
+	if _, err := io.WriteString(workW, "12"); err != nil {
+		return r, fmt.Errorf("let the server answer: %w", err)
+	}
 	followers.Wait()
 	for _, w := range []*watcher{server, client} {
 		err := w.cmd.Wait()
@@ -204,4 +223,32 @@ func (p Pair) Run(ctx context.Context) (PairResult, error) {
 	r.Server = server.cmd.ProcessState.Sys().(syscall.WaitStatus)
 	r.Client = client.cmd.ProcessState.Sys().(syscall.WaitStatus)
 	return r, nil
+}
+
+// closeWait is CLOSE_WAIT as /proc/net/tcp prints it.
+const closeWait = "08"
+
+// waitState waits until a connection with that local port is in a state.
+func waitState(ctx context.Context, port int, state string) error {
+	local := fmt.Sprintf(":%04X", port)
+	for {
+		for _, table := range []string{"/proc/self/net/tcp", "/proc/self/net/tcp6"} {
+			b, err := os.ReadFile(table)
+			if err != nil && !errors.Is(err, os.ErrNotExist) {
+				return fmt.Errorf("look at the states of connections: %w", err)
+			}
+			for line := range strings.Lines(string(b)) {
+				// sl local_address rem_address st ... (proc_pid_net(5))
+				f := strings.Fields(line)
+				if len(f) > 3 && strings.HasSuffix(f[1], local) && f[3] == state {
+					return nil
+				}
+			}
+		}
+		select {
+		case <-time.After(2 * time.Millisecond):
+		case <-ctx.Done():
+			return fmt.Errorf("wait until the client's FIN reaches the server: %w", ctx.Err())
+		}
+	}
 }
