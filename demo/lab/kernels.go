@@ -27,10 +27,10 @@ type series struct {
 	// image is the pattern of the package with the kernel. Its group release
 	// is the kernel's release, uname -r.
 	image string
-	// modules is the name of the package with the modules, where that is
-	// another one; RELEASE stands for the release.
-	modules string
-	arches  []string // Go's names
+	// more are the names of further packages that are needed; RELEASE stands
+	// for the release.
+	more   []string
+	arches []string // Go's names
 }
 
 // catalogue lists the kernels from old to new. The generic flavour it is: the
@@ -59,14 +59,14 @@ var catalogue = []series{
 		arches: []string{"amd64", "arm64"},
 	},
 	{
-		// Since 7.x the image is a package of dependencies only, and the
-		// kernel and its modules are packages of their own.
-		name:    "7",
-		suites:  []string{"sid"},
-		prefix:  "linux-binary-",
-		image:   `^linux-binary-(unsigned-)?(?P<release>7\.[0-9.]+(\+deb[0-9.]+)?-ARCH)$`,
-		modules: "linux-modules-RELEASE",
-		arches:  []string{"amd64"},
+		// Here linux-image is a package of dependencies only; the kernel, its
+		// modules, and the configuration are packages of their own.
+		name:   "7",
+		suites: []string{"sid"},
+		prefix: "linux-binary-",
+		image:  `^linux-binary-(?P<release>7\.[0-9.]+(\+deb[0-9.]+)?-ARCH)$`,
+		more:   []string{"linux-modules-RELEASE", "linux-base-RELEASE"},
+		arches: []string{"amd64"},
 	},
 }
 
@@ -274,8 +274,8 @@ func fetchNewest(ctx context.Context, s series, arch, dir, aptDir string, progre
 		k.dir = filepath.Join(dir, dirName(k.Release, k.Version))
 		if _, err := os.Stat(k.dir); errors.Is(err, fs.ErrNotExist) {
 			packages := []string{image}
-			if s.modules != "" {
-				packages = append(packages, strings.ReplaceAll(s.modules, "RELEASE", k.Release))
+			for _, p := range s.more {
+				packages = append(packages, strings.ReplaceAll(p, "RELEASE", k.Release))
 			}
 			if err := unpack(ctx, apt, k, packages, progress); err != nil {
 				return kernel{}, err
@@ -330,13 +330,13 @@ func unpack(ctx context.Context, apt *privateApt, k kernel, packages []string, p
 	}
 	for _, part := range []struct {
 		to   string
-		from []string // the first that exists
+		from []string // the first that exists is taken
 	}{
 		{dst.vmlinuz(), []string{"boot/vmlinuz-" + k.Release, "usr/lib/modules/" + k.Release + "/vmlinuz"}},
 		{dst.config(), []string{"boot/config-" + k.Release, "usr/lib/modules/" + k.Release + "/config"}},
 		{dst.modulesDir(), []string{"lib/modules/" + k.Release, "usr/lib/modules/" + k.Release}},
 	} {
-		if err := moveFirst(root, part.from, part.to); err != nil {
+		if err := takeFirst(root, part.from, part.to); err != nil {
 			return err
 		}
 	}
@@ -358,12 +358,22 @@ func unpack(ctx context.Context, apt *privateApt, k kernel, packages []string, p
 	return nil
 }
 
-func moveFirst(root string, from []string, to string) error {
+// takeFirst gives the first of the files that exists another name: a link, as
+// programs look for some of them in the module directory too, or for a
+// directory, the only one.
+func takeFirst(root string, from []string, to string) error {
 	for _, f := range from {
-		err := os.Rename(filepath.Join(root, f), to)
-		if err == nil || !errors.Is(err, fs.ErrNotExist) {
+		f = filepath.Join(root, f)
+		info, err := os.Stat(f)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			continue
+		case err != nil:
 			return err
+		case info.IsDir():
+			return os.Rename(f, to)
 		}
+		return os.Link(f, to)
 	}
 	return fmt.Errorf("the kernel's packages contain no %s", strings.Join(from, " and no "))
 }
