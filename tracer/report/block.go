@@ -10,26 +10,33 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
-// block writes the verdict on a connection, from both ends where both are
+// findings is a verdict on a connection as text, from both ends where both are
 // known.
-func block(doc *strings.Builder, st *story, p pen, limit int) {
-	room := measure
-	if limit > 0 {
-		room = min(room, max(limit, 20))
-	}
+type findings struct {
+	class, cause, tail string
+	ink                ink
+	sentences          []string
+	fields             []field
+}
+
+type field struct {
+	label string
+	lines []string
+}
+
+func (st *story) findings(p pen) *findings {
 	main := st.main()
 	v := &main.Verdict
-	doc.WriteString(" " + p.ink("VERDICT", bold) + "   " + p.ink(classText(v.Class), classInk(v)) + ": " + p.text(string(v.Cause)))
+	f := &findings{class: classText(v.Class), cause: p.text(string(v.Cause)), ink: classInk(v)}
 	if v.Harmless {
-		doc.WriteString(", harmless")
+		f.tail = ", harmless"
 	}
 	switch v.Confidence {
 	case verdict.Likely:
-		doc.WriteString(" (likely)")
+		f.tail += " (likely)"
 	case verdict.NotKnown:
-		doc.WriteString(" (not certain)")
+		f.tail += " (not certain)"
 	}
-	doc.WriteByte('\n')
 
 	sentence := p.text(v.Sentence)
 	if proofs := st.proofsOf(func(pr proof) bool { return !told(pr.hook) }); len(proofs) > 0 && sentence != "" {
@@ -38,55 +45,83 @@ func block(doc *strings.Builder, st *story, p pen, limit int) {
 			sentence += "."
 		}
 	}
-	for _, l := range wrap(sentence, room-3) {
-		doc.WriteString("   " + l + "\n")
+	if sentence != "" {
+		f.sentences = append(f.sentences, sentence)
 	}
-	if other := st.other(main); other != nil && other.Verdict.Cause != v.Cause {
-		for _, l := range wrap("Seen from "+p.short(other.Conn)+": "+classText(other.Verdict.Class)+", "+
-			p.text(string(other.Verdict.Cause))+". "+p.text(other.Verdict.Sentence), room-3) {
-			doc.WriteString("   " + l + "\n")
+	other := st.other(main)
+	if other != nil && other.Verdict.Cause != v.Cause {
+		f.sentences = append(f.sentences, "Seen from "+p.short(other.Conn)+": "+classText(other.Verdict.Class)+", "+
+			p.text(string(other.Verdict.Cause))+". "+p.text(other.Verdict.Sentence))
+	}
+
+	add := func(label string, lines ...string) {
+		if len(lines) > 0 {
+			f.fields = append(f.fields, field{label, lines})
 		}
 	}
-	field := func(label string, lines ...string) {
-		for n, l := range lines {
-			for m, part := range wrapKeeping(l, room-13) {
-				head := ""
-				if n == 0 && m == 0 {
-					head = label
-				}
-				doc.WriteString("   " + p.ink(pad(head, 10), dim) + part + "\n")
-			}
-		}
+	add("Lost", st.lost(p)...)
+	add("Saw", st.saw(p)...)
+	advice, label := v.Advice, "Do"
+	if advice == "" && other != nil {
+		advice = other.Verdict.Advice
 	}
-	field("Lost", st.lost(p)...)
-	field("Saw", st.saw(p, room-13)...)
-	label := "Do"
 	if v.Act != verdict.NoAct && v.Class != verdict.Graceful {
 		label = "Instead"
 	}
-	advice := v.Advice
-	if other := st.other(main); advice == "" && other != nil {
-		advice = other.Verdict.Advice
-	}
 	if advice != "" {
-		field(label, p.text(advice))
+		add(label, p.text(advice))
 	}
 	if missing := st.missing(); len(missing) > 0 {
-		are := "was"
+		are := " was"
 		if len(missing) > 1 {
-			are = "were"
+			are = " were"
 		}
-		field("Missing", p.text(strings.Join(missing, ", "))+" "+are+" not attached")
+		add("Missing", p.text(strings.Join(missing, ", "))+are+" not attached")
 	}
+	if st.lossy() {
+		add("Missing", "events were lost while this connection lived")
+	}
+	return f
 }
 
-// wrapKeeping is wrap for a line whose runs of spaces have a meaning; it wraps
-// only where it must.
-func wrapKeeping(s string, n int) []string {
-	if width(s) <= n {
-		return []string{s}
+func (st *story) lossy() bool {
+	for _, j := range st.ends {
+		if j != nil && j.Conn.Lossy {
+			return true
+		}
 	}
-	return wrap(s, n)
+	return false
+}
+
+// block writes the verdict for a terminal.
+func (f *findings) block(doc *strings.Builder, p pen, limit int) {
+	room := measure
+	if limit > 0 {
+		room = min(room, max(limit, 20))
+	}
+	doc.WriteString(" " + p.ink("VERDICT", bold) + "   " + p.ink(f.class, f.ink) + ": " + f.cause + f.tail + "\n")
+	for _, s := range f.sentences {
+		for _, l := range wrap(s, room-3) {
+			doc.WriteString("   " + l + "\n")
+		}
+	}
+	for _, fd := range f.fields {
+		lines := fd.lines
+		if one := strings.Join(lines, "      "); fd.label == "Saw" && width(one) <= room-13 {
+			lines = []string{one}
+		}
+		label := fd.label
+		for _, l := range lines {
+			parts := []string{l}
+			if width(l) > room-13 {
+				parts = wrap(l, room-13)
+			}
+			for _, part := range parts {
+				doc.WriteString("   " + p.ink(pad(label, 10), dim) + part + "\n")
+				label = ""
+			}
+		}
+	}
 }
 
 // told says whether evidence of a hook belongs to what the application saw.
@@ -175,8 +210,8 @@ func (st *story) lost(p pen) []string {
 	return lines
 }
 
-// saw is what each process was told: on one line if it fits.
-func (st *story) saw(p pen, room int) []string {
+// saw is what each process was told.
+func (st *story) saw(p pen) []string {
 	var parts []string
 	for s, j := range st.ends {
 		if j == nil || headOf(j.Conn) == nil && len(j.Verdict.AppSaw) == 0 {
@@ -197,12 +232,6 @@ func (st *story) saw(p pen, room int) []string {
 	slices.SortStableFunc(parts, func(a, b string) int {
 		return btoi(strings.HasSuffix(a, ": nothing")) - btoi(strings.HasSuffix(b, ": nothing"))
 	})
-	if parts == nil {
-		return nil
-	}
-	if one := strings.Join(parts, "      "); width(one) <= room {
-		return []string{one}
-	}
 	return parts
 }
 

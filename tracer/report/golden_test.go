@@ -124,3 +124,50 @@ func TestGoldenJSON(t *testing.T) {
 		golden(t, "json-"+st.name+".ndjson", shown(t, JSON, testOptions(), st.ends...))
 	}
 }
+
+// every is all ends of all stories.
+func every() []Judged {
+	var all []Judged
+	for _, st := range stories() {
+		all = append(all, st.ends...)
+	}
+	return all
+}
+
+func TestGoldenTable(t *testing.T) {
+	var all []byte
+	for _, width := range []int{0, 80, 100, 120, 160, 200} {
+		o := testOptions()
+		o.Width = width
+		out := shown(t, Table, o, every()...)
+		all = fmt.Appendf(all, "width %d\n%s\n", width, out)
+		for l := range strings.Lines(string(out)) {
+			if w := displaywidth.String(strings.TrimSuffix(l, "\n")); width > 0 && w > width {
+				t.Errorf("width %d: a line takes %d columns: %q", width, w, l)
+			}
+		}
+	}
+	golden(t, "table.txt", all)
+}
+
+func TestGoldenCSV(t *testing.T) {
+	golden(t, "csv.csv", shown(t, CSV, testOptions(), every()...))
+}
+
+func TestGoldenSequence(t *testing.T) {
+	for _, width := range []int{0, 60, 80} {
+		o := testOptions()
+		o.Width = width
+		out := shown(t, Sequence, o, every()...)
+		golden(t, fmt.Sprintf("sequence-width-%d.txt", width), out)
+		for l := range strings.Lines(string(out)) {
+			if w := displaywidth.String(strings.TrimSuffix(l, "\n")); width > 0 && w > width {
+				t.Errorf("width %d: a line takes %d columns: %q", width, w, l)
+			}
+		}
+	}
+}
+
+func TestGoldenMermaid(t *testing.T) {
+	golden(t, "mermaid.md", shown(t, Mermaid, testOptions(), every()...))
+}

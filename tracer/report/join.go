@@ -156,7 +156,11 @@ func (st *story) wanted() map[*event.Event]side {
 // prove numbers the evidence in the order in which it is told.
 func (st *story) prove(wanted map[*event.Event]side) {
 	for _, r := range st.rows {
-		for _, i := range r.items {
+		items := r.items[:]
+		if items[left] != nil && items[right] != nil && items[right].at < items[left].at {
+			items = []*item{items[right], items[left]}
+		}
+		for _, i := range items {
 			if i == nil {
 				continue
 			}
@@ -164,8 +168,7 @@ func (st *story) prove(wanted map[*event.Event]side) {
 			if n < 0 {
 				continue
 			}
-			st.proofs = append(st.proofs, proof{n: len(st.proofs) + 1, side: i.side, hook: i.events[n].Hook,
-				at: i.events[n].Time - st.zero})
+			st.proofs = append(st.proofs, proof{n: len(st.proofs) + 1, side: i.side, hook: i.events[n].Hook})
 			i.marks = append(i.marks, len(st.proofs))
 		}
 	}

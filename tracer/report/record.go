@@ -152,7 +152,9 @@ type TCPRecord struct {
 const wallFormat = "2006-01-02T15:04:05.000000000Z07:00"
 
 // NewRecord is the record of a judged end.
-func NewRecord(j Judged, clock Clock) *Record {
+func NewRecord(j Judged, clock Clock) *Record { return newRecord(j, clock, true) }
+
+func newRecord(j Judged, clock Clock, events bool) *Record {
 	c, v := j.Conn, &j.Verdict
 	r := &Record{
 		Schema:   Schema,
@@ -193,6 +195,9 @@ func NewRecord(j Judged, clock Clock) *Record {
 	if v.HalfClose != nil {
 		ms := float64(*v.HalfClose) / float64(time.Millisecond)
 		r.HalfClose = &ms
+	}
+	if !events {
+		return r
 	}
 	seen := observations(c)
 	r.Events = make([]EventRecord, len(seen))

@@ -79,8 +79,12 @@ var makers = []struct {
 	format Format
 	make   func(io.Writer, Options) Sink
 }{
+	{Table, func(w io.Writer, o Options) Sink { return NewTable(w, o) }},
 	{Timeline, func(w io.Writer, o Options) Sink { return NewTimeline(w, o) }},
+	{Sequence, func(w io.Writer, o Options) Sink { return NewSequence(w, o) }},
 	{JSON, func(w io.Writer, o Options) Sink { return NewJSON(w, o) }},
+	{CSV, func(w io.Writer, o Options) Sink { return NewCSV(w, o) }},
+	{Mermaid, func(w io.Writer, o Options) Sink { return NewMermaid(w, o) }},
 }
 
 // Formats lists the formats that New knows.

@@ -125,7 +125,6 @@ type proof struct {
 	n    int
 	side side
 	hook event.Hook
-	at   time.Duration // since the first event
 }
 
 // itemKind says what can still join an item.

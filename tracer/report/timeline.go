@@ -49,7 +49,7 @@ func (s *TimelineSink) print(a, b *Judged) error {
 		st.raw(&doc, s.pen, s.o.Width)
 	}
 	doc.WriteByte('\n')
-	block(&doc, st, s.pen, s.o.Width)
+	st.findings(s.pen).block(&doc, s.pen, s.o.Width)
 	return s.out.string(doc.String())
 }
 
@@ -376,14 +376,7 @@ func (g *grid) render(doc *strings.Builder) {
 
 // heads are the lines above the columns.
 func (g *grid) heads(doc *strings.Builder, o Options) {
-	names, addrs := [2]string{}, [2]string{}
-	me := g.st.ends[left].Conn
-	names[left], addrs[left] = g.name(me), addr(me.Local)
-	if b := g.st.ends[right]; b != nil {
-		names[right], addrs[right] = g.name(b.Conn), addr(b.Conn.Local)
-	} else {
-		names[right], addrs[right] = "peer", addr(me.Remote)
-	}
+	names, addrs := g.st.heads(g.pen)
 	at := max(g.start(right), g.margin()+max(width(names[left]), width(addrs[left]))+2)
 	over := max(width(names[right]), width(addrs[right]))
 	if g.limit > 0 && at+over > g.limit {

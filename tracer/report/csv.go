@@ -1,0 +1,71 @@
+package report
+
+import (
+	"encoding/csv"
+	"io"
+)
+
+// CSVSink writes a line per end under a header, RFC 4180 with LF. A value that
+// is not known is an empty field; control characters are escaped as Quote does.
+type CSVSink struct {
+	out    output
+	w      *csv.Writer
+	o      Options
+	begun  bool
+	fields []string
+}
+
+// NewCSV is a sink for spreadsheets and databases.
+func NewCSV(w io.Writer, o Options) *CSVSink {
+	s := &CSVSink{out: output{w: w}, o: o}
+	s.w = csv.NewWriter(&s.out)
+	return s
+}
+
+// End implements Sink.
+func (s *CSVSink) End(j Judged) error {
+	if j.Conn == nil {
+		return errNoConn
+	}
+	if err := s.header(); err != nil {
+		return err
+	}
+	e := newEntry(j, s.o)
+	e.Record = newRecord(j, s.o.Clock, false)
+	s.fields = s.fields[:0]
+	for _, c := range columns {
+		if c.exact != nil {
+			s.fields = append(s.fields, c.exact(e))
+		}
+	}
+	return s.write()
+}
+
+// Close implements Sink. Without any end there is still a header.
+func (s *CSVSink) Close() error {
+	if err := s.header(); err != nil {
+		return err
+	}
+	return s.out.err
+}
+
+func (s *CSVSink) header() error {
+	if s.begun {
+		return s.out.err
+	}
+	s.begun = true
+	for _, c := range columns {
+		if c.exact != nil {
+			s.fields = append(s.fields, c.key)
+		}
+	}
+	return s.write()
+}
+
+func (s *CSVSink) write() error {
+	if err := s.w.Write(s.fields); err != nil {
+		return err
+	}
+	s.w.Flush()
+	return s.w.Error()
+}
