@@ -20,7 +20,8 @@ func tools(arch string) []tool {
 	list := []tool{
 		{"qemu-system-x86_64", "qemu-system-x86"},
 		{"depmod", "kmod"},
-		{"xz", "xz-utils"},
+		{"xz", "xz-utils"}, // kernels and modules are compressed with it
+		{"zstd", "zstd"},
 	}
 	if arch == "arm64" {
 		list[0] = tool{"qemu-system-aarch64", "qemu-system-arm"}

@@ -98,7 +98,8 @@ func findSeries(name, arch string) (series, error) {
 // kernel is an unpacked kernel in the cache. Its directory never changes once
 // it is there:
 //
-//	vmlinuz                  the kernel
+//	vmlinuz                  the kernel as packaged
+//	vmlinux                  amd64: the kernel, decompressed
 //	config                   its build configuration
 //	lib/modules/RELEASE/     its modules, with the files that depmod makes
 type kernel struct {
@@ -110,8 +111,17 @@ type kernel struct {
 }
 
 func (k kernel) vmlinuz() string    { return filepath.Join(k.dir, "vmlinuz") }
+func (k kernel) vmlinux() string    { return filepath.Join(k.dir, "vmlinux") }
 func (k kernel) config() string     { return filepath.Join(k.dir, "config") }
 func (k kernel) modulesDir() string { return filepath.Join(k.dir, "lib/modules", k.Release) }
+
+// image returns the file that QEMU boots.
+func (k kernel) image() string {
+	if k.Arch == "amd64" {
+		return k.vmlinux()
+	}
+	return k.vmlinuz()
+}
 
 func (k kernel) modules() (moduleTree, error) {
 	dep, err := os.ReadFile(filepath.Join(k.modulesDir(), "modules.dep"))
@@ -316,7 +326,7 @@ func unpack(ctx context.Context, apt *privateApt, k kernel, packages []string, p
 	if err := os.RemoveAll(tmp); err != nil {
 		return err
 	}
-	root, dst := filepath.Join(tmp, "unpacked"), kernel{Release: k.Release, dir: tmp}
+	root, dst := filepath.Join(tmp, "unpacked"), kernel{Arch: k.Arch, Release: k.Release, dir: tmp}
 	defer os.RemoveAll(tmp)
 	for _, d := range []string{root, filepath.Dir(dst.modulesDir())} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
@@ -350,6 +360,19 @@ func unpack(ctx context.Context, apt *privateApt, k kernel, packages []string, p
 	}
 	if out, err := exec.CommandContext(ctx, depmod, "-b", tmp, k.Release).CombinedOutput(); err != nil {
 		return fmt.Errorf("make modules.dep with depmod: %w: %s", err, out)
+	}
+	if k.Arch == "amd64" {
+		bzImage, err := os.ReadFile(dst.vmlinuz())
+		if err != nil {
+			return err
+		}
+		image, err := vmlinux(ctx, bzImage)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(dst.vmlinux(), image, 0o644); err != nil {
+			return err
+		}
 	}
 	if err := os.Rename(tmp, k.dir); err != nil {
 		return err

@@ -125,7 +125,7 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 	}
 	m := machine{
 		arch:      arch,
-		kernel:    k.vmlinuz(),
+		kernel:    k.image(),
 		initramfs: filepath.Join(work, "initramfs"),
 		append:    cfg.Append,
 		memoryMiB: orDefault(cfg.MemoryMiB, DefaultMemoryMiB),

@@ -65,7 +65,7 @@ func (m machine) args() []string {
 	} else {
 		add("-accel", "tcg,thread=multi", "-smp", strconv.Itoa(m.smp))
 	}
-	add("-append", strings.TrimSpace("console="+console+" panic=-1 quiet mitigations=off "+m.append))
+	add("-append", strings.TrimSpace(strings.Join([]string{"console=" + console, kernelArgs, m.append}, " ")))
 	add("-device", "virtio-serial-pci",
 		"-chardev", "socket,id=lab,fd="+strconv.Itoa(m.portFD),
 		"-device", "virtserialport,chardev=lab,name="+wire.Port)
@@ -79,6 +79,14 @@ func (m machine) args() []string {
 	}
 	return args
 }
+
+// kernelArgs are for every guest. A panic ends it (with -no-reboot). The rest
+// is for speed. mitigations: against leaks between processes that trust each
+// other here. cryptomgr.notests: self-tests take half a second. tsc=reliable:
+// emulated CPUs have one TSC, but the kernel's watchdog takes the emulator's
+// pauses for drift and falls back to the ACPI timer, each reading of which
+// leaves the guest. no_timer_check: pauses again.
+const kernelArgs = "panic=-1 quiet mitigations=off cryptomgr.notests tsc=reliable no_timer_check"
 
 // escapeComma doubles commas, which is how QEMU's option lists hold them.
 func escapeComma(s string) string { return strings.ReplaceAll(s, ",", ",,") }
