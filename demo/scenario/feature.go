@@ -89,8 +89,21 @@ var (
 		}
 		return nil
 	})}
-	HasDiagDestroy = Feature{Name: "SOCK_DESTROY", Since: Kernel{5, 10}, probe: sync.OnceValue(probeDestroy)}
+	HasDestroyTimeWait = Feature{Name: "SOCK_DESTROY of mini-sockets", Since: Kernel{6, 1}, probe: notBefore(Kernel{6, 1})}
+	HasDestroyOrphan   = Feature{Name: "SOCK_DESTROY of sockets that no process holds", Since: Kernel{6, 1}, probe: notBefore(Kernel{6, 1})}
+	HasDiagDestroy     = Feature{Name: "SOCK_DESTROY", Since: Kernel{5, 10}, probe: sync.OnceValue(probeDestroy)}
 )
+
+// notBefore stands for a probe where trying would be the scenario itself.
+func notBefore(first Kernel) func() error {
+	return func() error {
+		k, err := RunningKernel()
+		if err == nil && k.Before(first) {
+			err = fmt.Errorf("kernel %v", k)
+		}
+		return err
+	}
+}
 
 func trySocket(domain, kind, proto int) error {
 	fd, err := unix.Socket(domain, kind|unix.SOCK_CLOEXEC, proto)

@@ -81,8 +81,7 @@ func interfaceUp(name string) error {
 // sysctl writes a setting such as "net.ipv4.tcp_fin_timeout" in the calling
 // thread's namespace.
 func sysctl(name, value string) error {
-	path := "/proc/sys/" + strings.ReplaceAll(name, ".", "/")
-	f, err := os.OpenFile(path, os.O_WRONLY, 0)
+	f, err := os.OpenFile(sysctlPath(name), os.O_WRONLY, 0)
 	if err != nil {
 		return fmt.Errorf("cannot set %s: %w", name, err)
 	}
@@ -95,6 +94,8 @@ func sysctl(name, value string) error {
 	}
 	return nil
 }
+
+func sysctlPath(name string) string { return "/proc/sys/" + strings.ReplaceAll(name, ".", "/") }
 
 // htons is for the few kernel fields that want network byte order in an integer.
 func htons(v uint16) uint16 {

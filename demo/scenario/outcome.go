@@ -1,7 +1,6 @@
 package scenario
 
 import (
-	"fmt"
 	"math"
 	"net/netip"
 	"slices"
@@ -196,14 +195,4 @@ func (o *Outcome) Lost(e *End) Lost {
 		Unsent:  e.Written - mine.Sent,
 		Unacked: mine.Sent - mine.Acked,
 	}
-}
-
-// call returns the first call of this kind on the end.
-func (o *Outcome) call(end, op string) (Call, error) {
-	for _, c := range o.Calls {
-		if c.Conn == end && c.Op == op {
-			return c, nil
-		}
-	}
-	return Call{}, fmt.Errorf("the story has no %s on %s", op, end)
 }

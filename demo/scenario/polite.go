@@ -1,6 +1,9 @@
 package scenario
 
 import (
+	"fmt"
+	"time"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/tcpbye/tcpbye/tracer/event"
@@ -101,4 +104,229 @@ var polite = []Scenario{
 		},
 		Ends: killedBy("client", unix.SIGKILL).pair("client", first, "server", then),
 	},
+	{
+		Name:   "server-close",
+		Title:  "the server closes first",
+		Story:  "The server answers and closes at once, as HTTP/1.0 servers do. Now the server keeps the TIME_WAIT.",
+		Groups: []string{"polite"},
+		Run: func(w *World) {
+			c, s := w.Pair()
+			c.Exchange(s, 100, 200)
+			s.Close()
+			followUp(s, c)
+		},
+		Ends: politely("server", verdict.ActClose).pair("server", first, "client", then),
+	},
+	{
+		Name:   "shutdown-rdwr",
+		Title:  "the client shuts down both directions, then closes",
+		Story:  "shutdown(SHUT_RDWR) sends the FIN at once and keeps the descriptor. The server reads the end of the stream and closes; the client's later close finds a finished socket.",
+		Groups: []string{"polite"},
+		Run: func(w *World) {
+			c, s := w.Pair()
+			c.Exchange(s, 100, 200)
+			c.Shutdown(unix.SHUT_RDWR)
+			followUp(c, s)
+			c.Close()
+		},
+		Ends: politely("client", verdict.ActShutRdWr).pair("client", first, "server", then),
+	},
+	{
+		Name:   "shutdown-rd",
+		Title:  "the client shuts down its receiving side: nothing happens",
+		Story:  "shutdown(SHUT_RD) puts nothing on the wire. The server's next 50 bytes are acknowledged, and the client can even read them. The ending is the close that follows.",
+		Groups: []string{"polite"},
+		Run: func(w *World) {
+			c, s := w.Pair()
+			c.Exchange(s, 100, 200)
+			c.Shutdown(unix.SHUT_RD)
+			s.Send(50)
+			c.WaitUnread(50)
+			s.WaitAcked()
+			c.Recv(50)
+			c.Close()
+			followUp(c, s)
+		},
+		Ends: politely("client", verdict.ActClose).pair("client", first, "server", then),
+	},
+	{
+		Name:   "sigterm",
+		Title:  "the client's process is terminated (SIGTERM, default action)",
+		Story:  "The client does not handle SIGTERM and dies of it. Everything was read: an ordinary FIN.",
+		Groups: []string{"polite"},
+		Run: func(w *World) {
+			c, s := w.Pair()
+			c.Exchange(s, 100, 200)
+			c.p.Kill(unix.SIGTERM)
+			followUp(c, s)
+		},
+		Ends: killedBy("client", unix.SIGTERM).pair("client", first, "server", then),
+	},
+	{
+		Name:   "crash",
+		Title:  "the client's process crashes (SIGSEGV)",
+		Story:  "The client crashes. Everything was read, so that even a crash says goodbye with a FIN: a FIN proves nothing about the health of who sent it.",
+		Groups: []string{"polite"},
+		Run: func(w *World) {
+			c, s := w.Pair()
+			c.Exchange(s, 100, 200)
+			c.p.Crash(unix.SIGSEGV)
+			followUp(c, s)
+		},
+		Ends: killedBy("client", unix.SIGSEGV).pair("client", first, "server", then),
+	},
+	{
+		Name:   "exec",
+		Title:  "the client runs another program; its socket is closed on exec",
+		Story:  "The client replaces itself by another program. The socket is marked close-on-exec, so the exec closes it; by the time TCP hears of it the process has its new name.",
+		Groups: []string{"polite"},
+		Run: func(w *World) {
+			c, s := w.Pair()
+			c.Exchange(s, 100, 200)
+			c.p.Exec("successor")
+			followUp(c, s)
+		},
+		Ends: ending{class: verdict.Graceful, cause: verdict.OrderlyClose, act: verdict.ActExec, actor: "client", comm: "successor"}.pair(
+			"client", first, "server", then),
+	},
+	{
+		Name:     "simultaneous-close",
+		Title:    "both sides close before either hears of it",
+		Story:    "Both ends are deaf while each shuts down its sending side, and hear again before either FIN is sent again. The FINs cross: both go through CLOSING, and both keep a TIME_WAIT.",
+		Groups:   []string{"polite"},
+		Families: bothIP,
+		Run: func(w *World) {
+			c, s := w.Pair()
+			c.Exchange(s, 100, 200)
+			crossFINs(c, s)
+			c.Close()
+			s.Close()
+		},
+		Ends: map[string]Expect{
+			"client": crossed("client"),
+			"server": crossed("server"),
+		},
+	},
+	{
+		Name:   "close-in-flight",
+		Title:  "the client closes while its data is still on the way",
+		Story:  "The client sends 5000 bytes that do not arrive, and closes. The kernel goes on for it: once the path works again, data and FIN are delivered. close(2) does not lose what the peer is able to take.",
+		Groups: []string{"polite"},
+		Run: func(w *World) {
+			c, s := w.Pair()
+			s.DropIncoming()
+			c.Send(5000)
+			c.Close()
+			w.WaitOrphan(c.end, event.FinWait1)
+			s.Hear()
+			s.Recv(5000)
+			followUp(c, s)
+		},
+		Ends: politely("client", verdict.ActClose).pair("client", first, "server", then),
+	},
+	{
+		Name:   "shutdown-in-flight",
+		Title:  "a half-close with data on the way in both directions",
+		Story:  "Both ends have sent data that has not arrived when the client shuts down its sending side. Once the path works again everything is delivered, in both directions.",
+		Groups: []string{"polite"},
+		Run: func(w *World) {
+			c, s := w.Pair()
+			c.DropIncoming()
+			s.DropIncoming()
+			c.Send(3000)
+			s.Send(2000)
+			c.Shutdown(unix.SHUT_WR)
+			c.Hear()
+			s.Hear()
+			s.Recv(3000)
+			s.RecvEOF()
+			c.Recv(2000)
+			s.Close()
+			c.RecvEOF()
+			w.WaitMini(c.end, event.TimeWait)
+			w.WaitGone(s.end)
+			c.Close()
+		},
+		Ends: halfClosed("client").pair(
+			"client", Expect{TimeWait: true, HalfClose: true, AppSaw: []string{"EOF"}, FIN: 1},
+			"server", Expect{HalfClose: true, AppSaw: []string{"EOF"}, FIN: 1}),
+	},
+	{
+		Name:   "half-close-dwell",
+		Title:  "a half-close that lasts",
+		Story:  "The client shuts down its sending side; the server works on the answer for 400 ms before it sends it and closes. That is what a half-close is for.",
+		Groups: []string{"polite"},
+		Run: func(w *World) {
+			c, s := w.Pair()
+			c.Send(100)
+			c.Shutdown(unix.SHUT_WR)
+			s.Recv(100)
+			s.RecvEOF()
+			w.Dwell(400 * time.Millisecond)
+			s.Send(200)
+			s.Close()
+			c.Recv(200)
+			c.RecvEOF()
+			w.WaitMini(c.end, event.TimeWait)
+			w.WaitGone(s.end)
+			c.Close()
+		},
+		Ends: halfClosed("client").pair(
+			"client", Expect{TimeWait: true, HalfClose: true, AppSaw: []string{"EOF"}, FIN: 1},
+			"server", Expect{HalfClose: true, AppSaw: []string{"EOF"}, FIN: 1}),
+		Verify: func(o *Outcome) error {
+			c, s := o.Flow(o.Ends["client"]), o.Flow(o.Ends["server"])
+			if d := s.FirstFIN - c.FirstFIN; d < 400*time.Millisecond {
+				return fmt.Errorf("the second FIN left %v after the first", d)
+			}
+			return nil
+		},
+	},
+	{
+		Name:   "linger-zero-last-ack",
+		Title:  "SO_LINGER zero when there is nothing left to abort",
+		Story:  "The client has closed its side, the server has sent its own FIN by shutdown and waits for the last acknowledgement, which does not come. Now it closes with SO_LINGER zero. Everything was sent, so the kernel sends no reset; it only forgets the socket, and counts an abort that never was.",
+		Groups: []string{"polite"},
+		Run: func(w *World) {
+			c, s := w.Pair()
+			c.Exchange(s, 100, 200)
+			c.Shutdown(unix.SHUT_WR)
+			s.RecvEOF()
+			s.DropIncoming()
+			s.Shutdown(unix.SHUT_WR)
+			c.RecvEOF()
+			w.WaitMini(c.end, event.TimeWait)
+			s.WaitState(event.LastAck)
+			s.Linger(0)
+			s.Close()
+			w.WaitGone(s.end)
+			c.Close()
+		},
+		Ends: halfClosed("client").pair(
+			"client", Expect{TimeWait: true, HalfClose: true, AppSaw: []string{"EOF"}, FIN: 1},
+			"server", Expect{HalfClose: true, AppSaw: []string{"EOF"}, FIN: 1}),
+		Counters: map[string]int64{"TCPAbortOnData": 1},
+	},
+}
+
+// crossFINs makes the FINs of two sockets cross.
+func crossFINs(a, b *Sock) {
+	a.DropIncoming()
+	b.DropIncoming()
+	a.Shutdown(unix.SHUT_WR)
+	b.Shutdown(unix.SHUT_WR)
+	a.WaitState(event.FinWait1)
+	b.WaitState(event.FinWait1)
+	a.Hear()
+	b.Hear()
+	a.p.w.WaitMini(a.end, event.TimeWait)
+	a.p.w.WaitMini(b.end, event.TimeWait)
+	a.RecvEOF()
+	b.RecvEOF()
+}
+
+// crossed is what each end of a simultaneous close is due: neither was first.
+func crossed(role string) Expect {
+	return ending{class: verdict.Graceful, cause: verdict.SimultaneousClose, act: verdict.ActShutWr, actor: role}.local(
+		Expect{TimeWait: true, HalfClose: true, AppSaw: []string{"EOF"}, FIN: 1})
 }

@@ -143,7 +143,7 @@ func Execute(ctx context.Context, s Scenario, opt Options) (o Outcome, err error
 
 // All lists the catalogue, in the order in which it is best read.
 func All() []Scenario {
-	return slices.Concat(polite, abort, answers, refused, timeouts)
+	return slices.Concat(polite, descriptors, abort, answers, refused, timeouts)
 }
 
 // Find returns the scenario of this name.

@@ -8,6 +8,8 @@ import (
 	"net/netip"
 	"os"
 	"slices"
+	"strings"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -726,6 +728,77 @@ func (s *Sock) WaitUnread(n int) { s.p.w.waitUnread(s.end, n) }
 
 func (w *World) waitUnread(e *End, n int) {
 	w.waitRow(e, fmt.Sprintf("%d bytes unread", n), func(r tableRow) bool { return r.rx == uint64(n) })
+}
+
+// queueOf waits for a connection in the accept queue of one of two listeners on
+// the same port, both empty before, and says which.
+func (w *World) queueOf(a, b *Sock) *Sock {
+	found := a
+	w.until("a connection in an accept queue", func() (bool, string) {
+		for _, l := range []*Sock{a, b} {
+			link, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", l.p.pid, l.fd))
+			if err != nil {
+				w.fail("cannot identify a listener: %v", err)
+				return false, ""
+			}
+			key := &End{Local: l.at, Remote: netip.AddrPortFrom(unspecified(l.at.Addr()), 0), NetNS: l.p.ns.inode}
+			for _, r := range w.rows(key) {
+				if link == fmt.Sprintf("socket:[%d]", r.inode) && r.rx > 0 {
+					found = l
+					return true, ""
+				}
+			}
+		}
+		return false, "both queues are empty"
+	})
+	return found
+}
+
+// unspecified is the zero address of the same kind.
+func unspecified(a netip.Addr) netip.Addr {
+	if a.Is4() {
+		return netip.IPv4Unspecified()
+	}
+	return netip.IPv6Unspecified()
+}
+
+// rename gives an end another name, also in what was recorded of it.
+func (w *World) rename(e *End, name string) {
+	delete(w.ends, e.Name)
+	for i := range w.calls {
+		if w.calls[i].Conn == e.Name {
+			w.calls[i].Conn = name
+		}
+	}
+	e.Name = name
+	if w.err == nil && w.ends[name] != nil {
+		w.fail("the story has two ends named %s", name)
+	}
+	w.ends[name] = e
+}
+
+// SysctlMachine writes a setting of the whole machine and returns what puts the
+// old value back; it is put back in any case when the World ends.
+func (w *World) SysctlMachine(name, value string) (restore func()) {
+	if w.err != nil {
+		return func() {}
+	}
+	path := sysctlPath(name)
+	old, err := os.ReadFile(path)
+	if err != nil {
+		w.fail("cannot read %s, which belongs to the machine's first network namespace: %w", name, err)
+		return func() {}
+	}
+	back := sync.OnceValue(func() error { return sysctl(name, strings.TrimSpace(string(old))) })
+	w.restore = append(w.restore, back)
+	if err := sysctl(name, value); err != nil {
+		w.fail("%w", err)
+	}
+	return func() {
+		if err := back(); err != nil {
+			w.fail("%w", err)
+		}
+	}
 }
 
 // farAddr and nearAddr are the addresses of the second and of the home namespace
