@@ -79,6 +79,17 @@ struct {
 	__type(value, __u8);
 } procs SEC(".maps");
 
+/*
+ * key: pid_tgid of a thread inside tcp_recvmsg. value: the socket. A thread is
+ * in one call at a time, so the next call replaces what a lost return left.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 1 << 14);
+	__type(key, __u64);
+	__type(value, __u64);
+} receiving SEC(".maps");
+
 /* index: enum loss. Every event that could not be delivered is counted here. */
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
@@ -411,9 +422,10 @@ static __always_inline int end(struct event *e)
 
 static __always_inline void remember_process(struct event *e)
 {
+	__u32 pid = e->pid; /* 6.1 refuses a key that lies in the ring buffer */
 	__u8 one = 1;
 
-	bpf_map_update_elem(&procs, &e->pid, &one, BPF_ANY);
+	bpf_map_update_elem(&procs, &pid, &one, BPF_ANY);
 }
 
 static __always_inline bool is_tcp(struct sock *sk)
@@ -568,6 +580,25 @@ static __always_inline int on_stream_error(struct sock *sk, int flags, int err)
 	if (err == -EPIPE && e->err)
 		e->arg = -e->err;
 	e->arg2 = e->arg == -EPIPE && !(flags & MSG_NOSIGNAL);
+	e->conn = conn_id(e->sock, e->time, false);
+	return end(e);
+}
+
+/* recv(2) told the process that the connection is over. */
+static __always_inline int on_receive(struct sock *sk, int ret)
+{
+	struct event *e;
+
+	if (ret > 0 || ret == -EAGAIN || ret == -EINTR || ret <= -ERESTARTSYS || !is_tcp(sk))
+		return 0;
+	/* recv(2) of no bytes returns 0, too: the end is SOCK_DONE or RCV_SHUTDOWN. */
+	if (!ret && !(READ(sk, __sk_common.skc_flags) & 2) && !(READ(sk, sk_shutdown) & 1))
+		return 0;
+	e = begin(HOOK_RECEIVE, sk);
+	if (!e)
+		return 0;
+	fill_full(e, sk);
+	e->arg = ret;
 	e->conn = conn_id(e->sock, e->time, false);
 	return end(e);
 }

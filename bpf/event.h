@@ -36,6 +36,7 @@ enum hook {
 	HOOK_FILE_CLOSE = 22,	     /* filp_close / filp_flush of a TCP socket's file; refs: references left, this one included */
 	HOOK_SYN_DROP = 23,	     /* tcp_conn_request with a full accept queue; sock: the listener */
 	HOOK_TWSK_SCHEDULE = 24,     /* __inet_twsk_schedule of a mini-socket that already runs; arg: substate */
+	HOOK_RECEIVE = 25,	     /* tcp_recvmsg returned the end of input or an error; arg: 0 or a negative errno */
 	HOOK_LAST,
 };
 

@@ -78,6 +78,8 @@ struct pt_regs {
 #define MSG_NOSIGNAL 0x4000
 #define EPIPE 32
 #define EAGAIN 11
+#define EINTR 4
+#define ERESTARTSYS 512
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
 

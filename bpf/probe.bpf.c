@@ -129,6 +129,25 @@ int BPF_KPROBE(probe_sk_stream_error, struct sock *sk, int flags, int err)
 	return on_stream_error(sk, flags, err);
 }
 
+SEC("kprobe/tcp_recvmsg")
+int BPF_KPROBE(probe_tcp_recvmsg, struct sock *sk)
+{
+	__u64 id = bpf_get_current_pid_tgid();
+	__u64 key = (__u64)sk;
+
+	bpf_map_update_elem(&receiving, &id, &key, BPF_ANY);
+	return 0;
+}
+
+SEC("kretprobe/tcp_recvmsg")
+int BPF_KRETPROBE(probe_tcp_recvmsg_return, int ret)
+{
+	__u64 id = bpf_get_current_pid_tgid();
+	__u64 *sk = bpf_map_lookup_elem(&receiving, &id);
+
+	return sk ? on_receive((struct sock *)*sk, ret) : 0;
+}
+
 SEC("kprobe/tcp_conn_request")
 int BPF_KPROBE(probe_tcp_conn_request, void *rsk_ops, void *af_ops, struct sock *sk, struct sk_buff *skb)
 {

@@ -120,7 +120,8 @@ const (
 	ProbeHookHOOK_FILE_CLOSE        ProbeHook = 22
 	ProbeHookHOOK_SYN_DROP          ProbeHook = 23
 	ProbeHookHOOK_TWSK_SCHEDULE     ProbeHook = 24
-	ProbeHookHOOK_LAST              ProbeHook = 25
+	ProbeHookHOOK_RECEIVE           ProbeHook = 25
+	ProbeHookHOOK_LAST              ProbeHook = 26
 )
 
 type ProbeLoss uint32
@@ -149,6 +150,7 @@ const (
 	ProbeMapEvents                   = "events"
 	ProbeMapLost                     = "lost"
 	ProbeMapProcs                    = "procs"
+	ProbeMapReceiving                = "receiving"
 	ProbeProgProbeFilpClose          = "probe_filp_close"
 	ProbeProgProbeFilpFlush          = "probe_filp_flush"
 	ProbeProgProbeInetChildForget    = "probe_inet_child_forget"
@@ -162,6 +164,8 @@ const (
 	ProbeProgProbeTcpConnRequest     = "probe_tcp_conn_request"
 	ProbeProgProbeTcpConnect         = "probe_tcp_connect"
 	ProbeProgProbeTcpDisconnect      = "probe_tcp_disconnect"
+	ProbeProgProbeTcpRecvmsg         = "probe_tcp_recvmsg"
+	ProbeProgProbeTcpRecvmsgReturn   = "probe_tcp_recvmsg_return"
 	ProbeProgProbeTcpReset           = "probe_tcp_reset"
 	ProbeProgProbeTcpSendActiveReset = "probe_tcp_send_active_reset"
 	ProbeProgProbeTcpSendFin         = "probe_tcp_send_fin"
@@ -239,6 +243,8 @@ type ProbeProgramSpecs struct {
 	ProbeTcpConnRequest     *ebpf.ProgramSpec `ebpf:"probe_tcp_conn_request"`
 	ProbeTcpConnect         *ebpf.ProgramSpec `ebpf:"probe_tcp_connect"`
 	ProbeTcpDisconnect      *ebpf.ProgramSpec `ebpf:"probe_tcp_disconnect"`
+	ProbeTcpRecvmsg         *ebpf.ProgramSpec `ebpf:"probe_tcp_recvmsg"`
+	ProbeTcpRecvmsgReturn   *ebpf.ProgramSpec `ebpf:"probe_tcp_recvmsg_return"`
 	ProbeTcpReset           *ebpf.ProgramSpec `ebpf:"probe_tcp_reset"`
 	ProbeTcpSendActiveReset *ebpf.ProgramSpec `ebpf:"probe_tcp_send_active_reset"`
 	ProbeTcpSendFin         *ebpf.ProgramSpec `ebpf:"probe_tcp_send_fin"`
@@ -252,10 +258,11 @@ type ProbeProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ProbeMapSpecs struct {
-	Conns  *ebpf.MapSpec `ebpf:"conns"`
-	Events *ebpf.MapSpec `ebpf:"events"`
-	Lost   *ebpf.MapSpec `ebpf:"lost"`
-	Procs  *ebpf.MapSpec `ebpf:"procs"`
+	Conns     *ebpf.MapSpec `ebpf:"conns"`
+	Events    *ebpf.MapSpec `ebpf:"events"`
+	Lost      *ebpf.MapSpec `ebpf:"lost"`
+	Procs     *ebpf.MapSpec `ebpf:"procs"`
+	Receiving *ebpf.MapSpec `ebpf:"receiving"`
 }
 
 // ProbeVariableSpecs contains global variables before they are loaded into the kernel.
@@ -297,10 +304,11 @@ func (o *ProbeObjects) Close() error {
 //
 // It can be passed to LoadProbeObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ProbeMaps struct {
-	Conns  *ebpf.Map `ebpf:"conns"`
-	Events *ebpf.Map `ebpf:"events"`
-	Lost   *ebpf.Map `ebpf:"lost"`
-	Procs  *ebpf.Map `ebpf:"procs"`
+	Conns     *ebpf.Map `ebpf:"conns"`
+	Events    *ebpf.Map `ebpf:"events"`
+	Lost      *ebpf.Map `ebpf:"lost"`
+	Procs     *ebpf.Map `ebpf:"procs"`
+	Receiving *ebpf.Map `ebpf:"receiving"`
 }
 
 func (m *ProbeMaps) Close() error {
@@ -309,6 +317,7 @@ func (m *ProbeMaps) Close() error {
 		m.Events,
 		m.Lost,
 		m.Procs,
+		m.Receiving,
 	)
 }
 
@@ -348,6 +357,8 @@ type ProbePrograms struct {
 	ProbeTcpConnRequest     *ebpf.Program `ebpf:"probe_tcp_conn_request"`
 	ProbeTcpConnect         *ebpf.Program `ebpf:"probe_tcp_connect"`
 	ProbeTcpDisconnect      *ebpf.Program `ebpf:"probe_tcp_disconnect"`
+	ProbeTcpRecvmsg         *ebpf.Program `ebpf:"probe_tcp_recvmsg"`
+	ProbeTcpRecvmsgReturn   *ebpf.Program `ebpf:"probe_tcp_recvmsg_return"`
 	ProbeTcpReset           *ebpf.Program `ebpf:"probe_tcp_reset"`
 	ProbeTcpSendActiveReset *ebpf.Program `ebpf:"probe_tcp_send_active_reset"`
 	ProbeTcpSendFin         *ebpf.Program `ebpf:"probe_tcp_send_fin"`
@@ -372,6 +383,8 @@ func (p *ProbePrograms) Close() error {
 		p.ProbeTcpConnRequest,
 		p.ProbeTcpConnect,
 		p.ProbeTcpDisconnect,
+		p.ProbeTcpRecvmsg,
+		p.ProbeTcpRecvmsgReturn,
 		p.ProbeTcpReset,
 		p.ProbeTcpSendActiveReset,
 		p.ProbeTcpSendFin,

@@ -120,7 +120,8 @@ const (
 	TypedHookHOOK_FILE_CLOSE        TypedHook = 22
 	TypedHookHOOK_SYN_DROP          TypedHook = 23
 	TypedHookHOOK_TWSK_SCHEDULE     TypedHook = 24
-	TypedHookHOOK_LAST              TypedHook = 25
+	TypedHookHOOK_RECEIVE           TypedHook = 25
+	TypedHookHOOK_LAST              TypedHook = 26
 )
 
 type TypedLoss uint32
@@ -149,6 +150,7 @@ const (
 	TypedMapEvents                  = "events"
 	TypedMapLost                    = "lost"
 	TypedMapProcs                   = "procs"
+	TypedMapReceiving               = "receiving"
 	TypedProgTypedInetSkErrorReport = "typed_inet_sk_error_report"
 	TypedProgTypedInetSockSetState  = "typed_inet_sock_set_state"
 	TypedProgTypedSchedProcessExec  = "typed_sched_process_exec"
@@ -228,10 +230,11 @@ type TypedProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type TypedMapSpecs struct {
-	Conns  *ebpf.MapSpec `ebpf:"conns"`
-	Events *ebpf.MapSpec `ebpf:"events"`
-	Lost   *ebpf.MapSpec `ebpf:"lost"`
-	Procs  *ebpf.MapSpec `ebpf:"procs"`
+	Conns     *ebpf.MapSpec `ebpf:"conns"`
+	Events    *ebpf.MapSpec `ebpf:"events"`
+	Lost      *ebpf.MapSpec `ebpf:"lost"`
+	Procs     *ebpf.MapSpec `ebpf:"procs"`
+	Receiving *ebpf.MapSpec `ebpf:"receiving"`
 }
 
 // TypedVariableSpecs contains global variables before they are loaded into the kernel.
@@ -273,10 +276,11 @@ func (o *TypedObjects) Close() error {
 //
 // It can be passed to LoadTypedObjects or ebpf.CollectionSpec.LoadAndAssign.
 type TypedMaps struct {
-	Conns  *ebpf.Map `ebpf:"conns"`
-	Events *ebpf.Map `ebpf:"events"`
-	Lost   *ebpf.Map `ebpf:"lost"`
-	Procs  *ebpf.Map `ebpf:"procs"`
+	Conns     *ebpf.Map `ebpf:"conns"`
+	Events    *ebpf.Map `ebpf:"events"`
+	Lost      *ebpf.Map `ebpf:"lost"`
+	Procs     *ebpf.Map `ebpf:"procs"`
+	Receiving *ebpf.Map `ebpf:"receiving"`
 }
 
 func (m *TypedMaps) Close() error {
@@ -285,6 +289,7 @@ func (m *TypedMaps) Close() error {
 		m.Events,
 		m.Lost,
 		m.Procs,
+		m.Receiving,
 	)
 }
 

@@ -34,6 +34,7 @@ type hook struct {
 	hook event.Hook
 	ways [][]point
 	lost string // what cannot be told without it
+	data bool   // it sits on the way of the data: only on request
 }
 
 func kprobe(symbol, program string) point {
@@ -46,61 +47,64 @@ func typed(symbol, program string) point {
 
 func hooks() []hook {
 	return []hook{
-		{event.HookSetState, [][]point{{typed("inet_sock_set_state", bpf.TypedProgTypedInetSockSetState)}},
-			"nothing can be told: it is the spine of every timeline"},
-		{event.HookDestroy, [][]point{{typed("tcp_destroy_sock", bpf.TypedProgTypedTcpDestroySock)}},
-			"when a socket's address is used again"},
-		{event.HookConnect, [][]point{{kprobe("tcp_connect", bpf.ProbeProgProbeTcpConnect)}},
-			"the local port of a connection that is refused at once"},
-		{event.HookAccept, [][]point{{{RungKprobe, "inet_csk_accept", bpf.ProbeProgProbeInetCskAccept, true}}},
-			"which process accepted"},
-		{event.HookCloseEntry, [][]point{{kprobe("tcp_close", bpf.ProbeProgProbeTcpClose)}},
-			"when close(2) had to wait for the socket's lock"},
-		{event.HookClose, [][]point{{kprobe("__tcp_close", bpf.ProbeProgProbeTcpCloseLocked)}},
-			"who closed, and what was unread at that moment"},
-		{event.HookShutdown, [][]point{{kprobe("tcp_shutdown", bpf.ProbeProgProbeTcpShutdown)}},
-			"who shut down, and which direction"},
-		{event.HookSendFin, [][]point{{kprobe("tcp_send_fin", bpf.ProbeProgProbeTcpSendFin)}},
-			"when the FIN was queued"},
-		{event.HookSendActiveReset, [][]point{{kprobe("tcp_send_active_reset", bpf.ProbeProgProbeTcpSendActiveReset)}},
-			"a reset that this kernel sent of its own accord"},
-		{event.HookSendReset, [][]point{
+		{hook: event.HookSetState, ways: [][]point{{typed("inet_sock_set_state", bpf.TypedProgTypedInetSockSetState)}},
+			lost: "nothing can be told: it is the spine of every timeline"},
+		{hook: event.HookDestroy, ways: [][]point{{typed("tcp_destroy_sock", bpf.TypedProgTypedTcpDestroySock)}},
+			lost: "when a socket's address is used again"},
+		{hook: event.HookConnect, ways: [][]point{{kprobe("tcp_connect", bpf.ProbeProgProbeTcpConnect)}},
+			lost: "the local port of a connection that is refused at once"},
+		{hook: event.HookAccept, ways: [][]point{{{RungKprobe, "inet_csk_accept", bpf.ProbeProgProbeInetCskAccept, true}}},
+			lost: "which process accepted"},
+		{hook: event.HookCloseEntry, ways: [][]point{{kprobe("tcp_close", bpf.ProbeProgProbeTcpClose)}},
+			lost: "when close(2) had to wait for the socket's lock"},
+		{hook: event.HookClose, ways: [][]point{{kprobe("__tcp_close", bpf.ProbeProgProbeTcpCloseLocked)}},
+			lost: "who closed, and what was unread at that moment"},
+		{hook: event.HookShutdown, ways: [][]point{{kprobe("tcp_shutdown", bpf.ProbeProgProbeTcpShutdown)}},
+			lost: "who shut down, and which direction"},
+		{hook: event.HookSendFin, ways: [][]point{{kprobe("tcp_send_fin", bpf.ProbeProgProbeTcpSendFin)}},
+			lost: "when the FIN was queued"},
+		{hook: event.HookSendActiveReset, ways: [][]point{{kprobe("tcp_send_active_reset", bpf.ProbeProgProbeTcpSendActiveReset)}},
+			lost: "a reset that this kernel sent of its own accord"},
+		{hook: event.HookSendReset, ways: [][]point{
 			{kprobe("tcp_v4_send_reset", bpf.ProbeProgProbeTcpV4SendReset), kprobe("tcp_v6_send_reset", bpf.ProbeProgProbeTcpV6SendReset)},
 			{typed("tcp_send_reset", bpf.TypedProgTypedTcpSendReset)}},
-			"a reset that this kernel sent in answer to a segment"},
-		{event.HookReset, [][]point{
+			lost: "a reset that this kernel sent in answer to a segment"},
+		{hook: event.HookReset, ways: [][]point{
 			{kprobe("tcp_reset", bpf.ProbeProgProbeTcpReset)},
 			{typed("tcp_receive_reset", bpf.TypedProgTypedTcpReceiveReset)}},
-			"a reset that came in"},
-		{event.HookDisconnect, [][]point{{kprobe("tcp_disconnect", bpf.ProbeProgProbeTcpDisconnect)}},
-			"linger-zero from other aborts"},
-		{event.HookAbort, [][]point{{kprobe("tcp_abort", bpf.ProbeProgProbeTcpAbort)}},
-			"sock-destroy from other aborts"},
-		{event.HookChildForget, [][]point{{kprobe("inet_child_forget", bpf.ProbeProgProbeInetChildForget)}},
-			"listener-closed from disconnect"},
-		{event.HookTimeWait, [][]point{{kprobe("tcp_time_wait", bpf.ProbeProgProbeTcpTimeWait)}},
-			"which end keeps TIME_WAIT"},
-		{event.HookTwskKill, [][]point{{kprobe("inet_twsk_kill", bpf.ProbeProgProbeInetTwskKill)}},
-			"when TIME_WAIT ended"},
-		{event.HookTwskSchedule, [][]point{{kprobe("__inet_twsk_schedule", bpf.ProbeProgProbeInetTwskSchedule)}},
-			"when the peer's FIN reached a closed socket"},
-		{event.HookErrorReport, [][]point{{typed("inet_sk_error_report", bpf.TypedProgTypedInetSkErrorReport)}},
-			"when the error was reported to the process"},
-		{event.HookStreamError, [][]point{{kprobe("sk_stream_error", bpf.ProbeProgProbeSkStreamError)}},
-			"what a failed send(2) told the process"},
-		{event.HookSignal, [][]point{{typed("signal_generate", bpf.TypedProgTypedSignalGenerate)}},
-			"SIGPIPE"},
-		{event.HookExec, [][]point{{typed("sched_process_exec", bpf.TypedProgTypedSchedProcessExec)}},
-			"exec"},
-		{event.HookExit, [][]point{{typed("sched_process_exit", bpf.TypedProgTypedSchedProcessExit)}},
-			"when and how a process ended"},
-		{event.HookFileClose, [][]point{
+			lost: "a reset that came in"},
+		{hook: event.HookDisconnect, ways: [][]point{{kprobe("tcp_disconnect", bpf.ProbeProgProbeTcpDisconnect)}},
+			lost: "linger-zero from other aborts"},
+		{hook: event.HookAbort, ways: [][]point{{kprobe("tcp_abort", bpf.ProbeProgProbeTcpAbort)}},
+			lost: "sock-destroy from other aborts"},
+		{hook: event.HookChildForget, ways: [][]point{{kprobe("inet_child_forget", bpf.ProbeProgProbeInetChildForget)}},
+			lost: "listener-closed from disconnect"},
+		{hook: event.HookTimeWait, ways: [][]point{{kprobe("tcp_time_wait", bpf.ProbeProgProbeTcpTimeWait)}},
+			lost: "which end keeps TIME_WAIT"},
+		{hook: event.HookTwskKill, ways: [][]point{{kprobe("inet_twsk_kill", bpf.ProbeProgProbeInetTwskKill)}},
+			lost: "when TIME_WAIT ended"},
+		{hook: event.HookTwskSchedule, ways: [][]point{{kprobe("__inet_twsk_schedule", bpf.ProbeProgProbeInetTwskSchedule)}},
+			lost: "when the peer's FIN reached a closed socket"},
+		{hook: event.HookErrorReport, ways: [][]point{{typed("inet_sk_error_report", bpf.TypedProgTypedInetSkErrorReport)}},
+			lost: "when the error was reported to the process"},
+		{hook: event.HookStreamError, ways: [][]point{{kprobe("sk_stream_error", bpf.ProbeProgProbeSkStreamError)}},
+			lost: "what a failed send(2) told the process"},
+		{hook: event.HookSignal, ways: [][]point{{typed("signal_generate", bpf.TypedProgTypedSignalGenerate)}},
+			lost: "SIGPIPE"},
+		{hook: event.HookExec, ways: [][]point{{typed("sched_process_exec", bpf.TypedProgTypedSchedProcessExec)}},
+			lost: "exec"},
+		{hook: event.HookExit, ways: [][]point{{typed("sched_process_exit", bpf.TypedProgTypedSchedProcessExit)}},
+			lost: "when and how a process ended"},
+		{hook: event.HookFileClose, ways: [][]point{
 			// close(2) calls filp_flush and not filp_close from 6.6 on.
 			{kprobe("filp_flush", bpf.ProbeProgProbeFilpFlush)},
 			{kprobe("filp_close", bpf.ProbeProgProbeFilpClose)}},
-			"a close(2) that did not end the connection, because another descriptor holds it"},
-		{event.HookSynDrop, [][]point{{kprobe("tcp_conn_request", bpf.ProbeProgProbeTcpConnRequest)}},
-			"a SYN dropped for want of room in the accept queue"},
+			lost: "a close(2) that did not end the connection, because another descriptor holds it"},
+		{hook: event.HookSynDrop, ways: [][]point{{kprobe("tcp_conn_request", bpf.ProbeProgProbeTcpConnRequest)}},
+			lost: "a SYN dropped for want of room in the accept queue"},
+		{hook: event.HookReceive, ways: [][]point{{kprobe("tcp_recvmsg", bpf.ProbeProgProbeTcpRecvmsg),
+			{RungKprobe, "tcp_recvmsg", bpf.ProbeProgProbeTcpRecvmsgReturn, true}}},
+			lost: "whether the process read to the end", data: true},
 	}
 }
 
@@ -166,7 +170,7 @@ func newPrograms(ringBytes uint32) (*programs, error) {
 		}
 		p.specs[rung] = spec
 	}
-	for _, name := range []string{bpf.TypedMapEvents, bpf.TypedMapConns, bpf.TypedMapProcs, bpf.TypedMapLost} {
+	for _, name := range []string{bpf.TypedMapEvents, bpf.TypedMapConns, bpf.TypedMapProcs, bpf.TypedMapLost, bpf.TypedMapReceiving} {
 		spec := p.specs[RungTyped].Maps[name].Copy()
 		if name == bpf.TypedMapEvents && ringBytes != 0 {
 			spec.MaxEntries = ringBytes

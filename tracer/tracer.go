@@ -20,6 +20,9 @@ import (
 type Options struct {
 	RingBytes uint32        // size of the ring buffer, a power of two of pages; 0: 8 MiB
 	Poll      time.Duration // how long an event may wait in the ring; 0: 50 ms
+	// Receive also watches every recv(2) for the end of input and for errors.
+	// It is the one hook on the way of the data.
+	Receive bool
 }
 
 // Stats counts what did not get through.
@@ -64,6 +67,10 @@ func Open(opts Options) (*Tracer, error) {
 		return nil, errors.Join(fmt.Errorf("open the ring buffer: %w", err), p.close())
 	}
 	for _, h := range hooks() {
+		if h.data && !opts.Receive {
+			t.attachments = append(t.attachments, Attachment{Hook: h.hook, Lost: h.lost, Err: ErrNotAsked})
+			continue
+		}
 		a := p.attach(h)
 		t.attachments = append(t.attachments, a)
 		if a.Hook == event.HookSetState && a.Err != nil {
@@ -72,6 +79,10 @@ func Open(opts Options) (*Tracer, error) {
 	}
 	return t, nil
 }
+
+// ErrNotAsked is why a hook that costs too much to be always there is not
+// attached.
+var ErrNotAsked = errors.New("not asked for")
 
 func explain(err error) error {
 	if errors.Is(err, unix.EPERM) && os.Geteuid() != 0 {

@@ -102,7 +102,7 @@ func (d *demo) run(ctx context.Context, name string) (err error) {
 	done := make(chan outcome, 1)
 	var s *shower
 	var res outcome
-	counts, err := session.Live(ctx, tracer.Options{}, func(m record.Meta, attached []tracer.Attachment) (session.Config, error) {
+	counts, err := session.Live(ctx, tracer.Options{Receive: true}, func(m record.Meta, attached []tracer.Attachment) (session.Config, error) {
 		degraded(d.env.stderr, attached)
 		m.Scenario = name
 		var err error

@@ -30,6 +30,15 @@ func (c Call) String() string {
 	return "unknown"
 }
 
+// Ends says whether the call can end a connection.
+func (c Call) Ends() bool {
+	switch c {
+	case CallClose, CallCloseRange, CallDup2, CallExec, CallExit, CallShutdown, CallConnect, CallIOUring:
+		return true
+	}
+	return false
+}
+
 // System call numbers: arch/x86/entry/syscalls/syscall_64.tbl and
 // include/uapi/asm-generic/unistd.h.
 var calls = map[string]map[int32]Call{

@@ -37,6 +37,7 @@ const (
 	HookFileClose    // a reference to the socket's file is dropped; Refs: how many there were
 	HookSynDrop      // a SYN meets a full accept queue
 	HookTwskSchedule // a mini-socket's time starts again; Arg: substate
+	HookReceive      // recv(2) told the end; Arg: 0 (end of input) or a negative errno
 	hookLast
 )
 
@@ -51,7 +52,7 @@ var hookNames = [...]string{
 	HookErrorReport: "inet_sk_error_report", HookStreamError: "sk_stream_error",
 	HookSignal: "signal_generate", HookExec: "sched_process_exec", HookExit: "sched_process_exit",
 	HookFileClose: "filp_close", HookSynDrop: "tcp_conn_request",
-	HookTwskSchedule: "__inet_twsk_schedule",
+	HookTwskSchedule: "__inet_twsk_schedule", HookReceive: "tcp_recvmsg",
 }
 
 // String is the kernel's name of the hook.
@@ -79,7 +80,7 @@ func Hooks() []Hook {
 func (h Hook) Acting() bool {
 	switch h {
 	case HookConnect, HookAccept, HookCloseEntry, HookClose, HookShutdown, HookAbort,
-		HookStreamError, HookSignal, HookExec, HookExit, HookFileClose:
+		HookStreamError, HookReceive, HookSignal, HookExec, HookExit, HookFileClose:
 		return true
 	}
 	return false

@@ -127,14 +127,29 @@ func (e *Event) Exiting() bool { return e.Has&HasTask != 0 && e.TaskFlags&pfExit
 // KernelThread says whether the task on the CPU is a kernel thread (PF_KTHREAD).
 func (e *Event) KernelThread() bool { return e.Has&HasTask != 0 && e.TaskFlags&pfKthread != 0 }
 
-// ByProcess says whether the task on the CPU is the actor: true only in
-// process context. Where the context could not be measured, only the hooks
-// that a process alone can reach count.
+// ByProcess says whether the task on the CPU is the actor.
+//
+// Process context alone does not make it one: a segment that came while a
+// system call held the socket waits in the backlog, and is processed by
+// release_sock inside that call. So a state change counts only where no segment
+// can have made it.
 func (e *Event) ByProcess() bool {
-	if e.Context == ContextUnknown {
-		return e.Hook.Acting()
+	if e.Context != ContextProcess && e.Context != ContextUnknown || e.KernelThread() {
+		return false
 	}
-	return e.Context == ContextProcess && !e.KernelThread()
+	switch e.Hook {
+	case HookSetState:
+		switch e.ToState {
+		case SynSent, FinWait1, LastAck, Listen:
+			return true
+		case Close:
+			return e.Exiting() || e.Call.Ends()
+		}
+		return false
+	case HookDisconnect, HookChildForget, HookSendFin, HookSendActiveReset:
+		return e.Context == ContextProcess || e.Exiting() || e.Call.Ends()
+	}
+	return e.Hook.Acting()
 }
 
 const (

@@ -330,26 +330,33 @@ func (f *facts) bytes() Bytes {
 }
 
 // appSaw is what this end's process was told, in order.
-func (f *facts) appSaw() []string {
+//
+// recv(2) is told exactly where the tcp_recvmsg hook is attached. Elsewhere the
+// end of input shows in copied_seq, which passes the FIN when it is read
+// (found_fin_ok in tcp_recvmsg_locked): with an empty queue at the FIN's
+// arrival that read returned 0. With data before it, one read can have taken
+// both, and only the next would return 0: then nothing is claimed.
+func (f *facts) appSaw(s Scope) []string {
 	var saw []string
 	add := func(s string) {
 		if !slices.Contains(saw, s) {
 			saw = append(saw, s)
 		}
 	}
+	exact := s.has(event.HookReceive)
 	var pending event.Errno // sk_err that nobody has taken yet
-	eof := false
+	alone := false          // the FIN met an empty receive queue
 	orphan := false
 	for i := range f.c.Events {
 		e := &f.c.Events[i]
 		if e.Has&event.HasSocket != 0 && e.SkFlags&event.SockDead != 0 {
 			orphan = true
 		}
-		// recv(2) has returned 0 once copied_seq has passed the FIN
-		// (found_fin_ok in tcp_recvmsg_locked).
-		if !eof && !orphan && f.disconn == none && e.Has&event.HasTCP != 0 && f.peerFin != none && i >= f.peerFin &&
+		if i == f.peerFin && e.Has&event.HasTCP != 0 {
+			alone = e.RcvNxt-e.CopiedSeq <= 1
+		}
+		if !exact && alone && !orphan && f.disconn == none && e.Has&event.HasTCP != 0 && i >= f.peerFin &&
 			f.finReceived(e) && e.CopiedSeq == e.RcvNxt {
-			eof = true
 			add("EOF")
 		}
 		switch e.Hook {
@@ -358,13 +365,17 @@ func (f *facts) appSaw() []string {
 				pending = e.Err
 			}
 			continue
-		case event.HookStreamError:
+		case event.HookReceive, event.HookStreamError:
 			errno := event.Errno(-e.Arg)
 			if errno == pending {
 				pending = 0
 			}
-			add(errno.String())
-			if e.Arg2 == 1 {
+			if errno == 0 {
+				add("EOF")
+			} else {
+				add(errno.String())
+			}
+			if e.Hook == event.HookStreamError && e.Arg2 == 1 {
 				add("SIGPIPE")
 			}
 			continue
@@ -372,7 +383,7 @@ func (f *facts) appSaw() []string {
 			continue
 		}
 		if pending != 0 && e.Has&event.HasSocket != 0 && e.Err == 0 && i > f.closed {
-			add(pending.String()) // taken by recv(2), connect(2), accept(2) or SO_ERROR
+			add(pending.String()) // taken by connect(2), SO_ERROR, or a recv(2) that was not watched
 			pending = 0
 		}
 	}

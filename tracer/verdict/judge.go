@@ -59,7 +59,7 @@ func Judge(c *conn.Connection, s Scope) Verdict {
 		peer = readFacts(c.Peer)
 	}
 	v := Verdict{
-		AppSaw: self.appSaw(), Lost: self.lost(), Bytes: self.bytes(),
+		AppSaw: self.appSaw(s), Lost: self.lost(), Bytes: self.bytes(),
 		LocalFin: self.goodbye(), TimeWait: self.keepsTimeWait(),
 	}
 	if peer != nil {
