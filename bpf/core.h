@@ -347,6 +347,10 @@ static __always_inline void fill_segment(struct event *e, struct sk_buff *skb, b
 	doff = (th.doff_res >> 4) * 4;
 	e->has |= HAS_SEGMENT;
 	if (tuple) {
+		struct net_device *dev = BPF_CORE_READ(skb, dev);
+
+		if (dev)
+			e->netns = BPF_CORE_READ(dev, nd_net.net, ns.inum);
 		e->sport = bpf_ntohs(th.dest);
 		e->dport = bpf_ntohs(th.source);
 		e->has |= HAS_TUPLE;
@@ -513,6 +517,7 @@ static __always_inline int on_send_reset(struct sock *sk, struct sk_buff *skb, i
 {
 	struct event *e = begin(HOOK_SEND_RESET, sk);
 	bool from_segment = true;
+	__u64 key, *id;
 
 	if (!e)
 		return 0;
@@ -527,8 +532,14 @@ static __always_inline int on_send_reset(struct sock *sk, struct sk_buff *skb, i
 		} else if (e->state != TCP_NEW_SYN_RECV) {
 			fill_socket(e, sk);
 			fill_tcp(e, sk);
-			if (e->state != TCP_LISTEN)
-				e->conn = conn_id(e->sock, e->time, false);
+			/*
+			 * No new id: an orphan may have been destroyed just
+			 * before its last reset (tcp_rcv_state_process).
+			 */
+			key = (__u64)sk;
+			id = bpf_map_lookup_elem(&conns, &key);
+			if (id)
+				e->conn = *id;
 		}
 		from_segment = e->state == TCP_LISTEN || e->state == TCP_NEW_SYN_RECV;
 	}

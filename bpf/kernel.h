@@ -199,7 +199,12 @@ struct inet_timewait_sock {
 	__be16 tw_sport;
 };
 
+struct net_device {
+	possible_net_t nd_net;
+};
+
 struct sk_buff {
+	struct net_device *dev;
 	unsigned int len;
 	__u16 network_header;
 	__u16 transport_header;

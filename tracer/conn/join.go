@@ -271,7 +271,12 @@ func (j *Joiner) reset(e event.Event) {
 	mine := ends{e.Local, e.Remote}
 	full := e.Sock != 0 && e.State != event.TimeWait && e.State != event.NewSynRecv && e.State != event.Listen
 	if full {
-		j.own(e)
+		if c := j.bySock[e.Sock]; c != nil && !c.destroyed && (e.Conn == 0 || c.Gen == e.Conn) {
+			j.own(e)
+		} else if c := j.newest(mine, e.NetNS); c != nil && !c.judged {
+			// tcp_done destroys an orphan before the reset that it owes goes out.
+			c.append(e)
+		}
 		// A new connection's reset of a challenge ACK hits the old twin, which
 		// is not its peer.
 		if e.State == event.SynSent {

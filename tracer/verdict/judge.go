@@ -23,6 +23,7 @@ const (
 	byNobody  by = iota
 	byProcess    // a process at the causing end
 	byKernel     // the kernel of the causing end
+	byOther      // the other end's kernel, on this machine
 	byPeer       // the remote end: cannot tell further
 	byPath
 	byAdmin
@@ -76,7 +77,7 @@ func Judge(c *conn.Connection, s Scope) Verdict {
 			v.fill(r, x, self, peer, true, s)
 			return v
 		}
-		if peer == nil || r.open || r.own {
+		if peer == nil || r.own {
 			continue
 		}
 		if x := r.match(peer, self, s); x != nil {
@@ -99,6 +100,9 @@ func (v *Verdict) fill(r *Rule, x *finding, a, b *facts, mine bool, s Scope) {
 	if x.class != "" {
 		v.Class = x.class
 	}
+	if !mine && v.Class == TimedOut && self.rst {
+		v.Class = Aborted // that end gave up; what ended this one was a RST
+	}
 	v.Act, v.Signal, v.Actor, v.Harmless = x.act, x.signal, x.actor, x.harmless
 	switch {
 	case x.by == byProcess && mine:
@@ -109,6 +113,10 @@ func (v *Verdict) fill(r *Rule, x *finding, a, b *facts, mine bool, s Scope) {
 		v.Ender = LocalKernel
 	case x.by == byKernel:
 		v.Ender = PeerKernel
+	case x.by == byOther && mine:
+		v.Ender = PeerKernel
+	case x.by == byOther:
+		v.Ender = LocalKernel
 	case x.by == byPeer:
 		v.Ender = Peer
 	case x.by == byPath:

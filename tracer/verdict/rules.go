@@ -66,11 +66,11 @@ func init() {
 		{Cause: OrderlyClose, Class: Graceful, match: orderlyClose, sentence: tellGraceful},
 		// Not ended.
 		{Cause: DescriptorHeld, Class: Open, open: true, match: descriptorHeld, sentence: tellDescriptorHeld},
-		{Cause: NeverAccepted, Class: Open, open: true, match: neverAccepted, sentence: tellNeverAccepted},
-		{Cause: CloseWaitLeak, Class: Open, open: true, match: closeWaitLeak, sentence: tellCloseWaitLeak},
-		{Cause: FinWait2Held, Class: Open, open: true, match: finWait2Held, sentence: tellFinWait2Held},
-		{Cause: FinStuck, Class: Open, open: true, match: finStuck, sentence: tellFinStuck},
-		{Cause: StillOpen, Class: Open, open: true, match: stillOpen, sentence: tellStillOpen},
+		{Cause: NeverAccepted, Class: Open, open: true, own: true, match: neverAccepted, sentence: tellNeverAccepted},
+		{Cause: CloseWaitLeak, Class: Open, open: true, own: true, match: closeWaitLeak, sentence: tellCloseWaitLeak},
+		{Cause: FinWait2Held, Class: Open, open: true, own: true, match: finWait2Held, sentence: tellFinWait2Held},
+		{Cause: FinStuck, Class: Open, open: true, own: true, match: finStuck, sentence: tellFinStuck},
+		{Cause: StillOpen, Class: Open, open: true, own: true, match: stillOpen, sentence: tellStillOpen},
 		{Cause: UnknownCause, Class: Unknown, own: true, match: unknown, sentence: tellUnknown},
 	}
 	for i := range rules {
@@ -121,7 +121,7 @@ func acceptOverflow(a, b *facts, s Scope) *finding {
 		return e.Hook == event.HookSendReset && e.State == event.Listen && e.Sock != 0 && e.AckBacklog > e.MaxAckBacklog
 	})
 	if a.rst && full != none && b == nil {
-		return &finding{by: byPeer, a: []int{a.reset, a.closed}, elseA: []int{full}, needs: []event.Hook{event.HookSendReset}}
+		return &finding{by: byOther, a: []int{a.reset, a.closed}, elseA: []int{full}, needs: []event.Hook{event.HookSendReset}}
 	}
 	return nil
 }
@@ -151,11 +151,11 @@ func portClosed(a, b *facts, s Scope) *finding {
 	}
 	x := &finding{by: byPeer, a: []int{a.reset, a.closed}}
 	if i := a.resetElsewhere(0); i != none {
-		x.by, x.elseA = byPeer, []int{i}
+		x.by, x.elseA = byOther, []int{i}
 		return x
 	}
 	if i := a.resetElsewhere(event.Listen); i != none {
-		x.elseA = []int{i}
+		x.by, x.elseA = byOther, []int{i}
 		return x
 	}
 	// Nobody on this machine refused: the peer is remote, or it was the path.
@@ -200,7 +200,7 @@ func portReuse(a, b *facts, s Scope) *finding {
 		return nil
 	}
 	if i := a.resetElsewhere(event.SynSent); i != none {
-		return &finding{by: byPeer, a: []int{a.reset, a.closed}, elseA: []int{i}}
+		return &finding{by: byOther, a: []int{a.reset, a.closed}, elseA: []int{i}}
 	}
 	return nil
 }
@@ -232,7 +232,7 @@ func listenerClosed(a, b *facts, s Scope) *finding {
 		x.by = byKernel
 	}
 	if e.Exiting() {
-		x.signal = e.Signal()
+		x.act, x.signal = act(e)
 	}
 	if a.elsewhere(func(e *event.Event) bool { return e.Hook == event.HookAbort }) != none {
 		x.by, x.act = byAdmin, ActDestroy
@@ -355,9 +355,6 @@ func linger2Negative(a, b *facts, s Scope) *finding {
 	x := &finding{a: []int{a.release, a.closed, a.active, a.answer}}
 	if o := a.ours(); o != nil {
 		x.did(o)
-	}
-	if complete(a, b) {
-		x.class, x.harmless = Graceful, true
 	}
 	return x
 }
@@ -489,7 +486,7 @@ func noSocket(a, b *facts, s Scope) *finding {
 	}
 	for _, state := range []event.State{0, event.Listen} {
 		if i := a.resetElsewhere(state); i != none {
-			return &finding{by: byPeer, a: []int{a.reset, a.closed}, elseA: []int{i}, needs: []event.Hook{event.HookSendReset}}
+			return &finding{by: byOther, a: []int{a.reset, a.closed}, elseA: []int{i}, needs: []event.Hook{event.HookSendReset}}
 		}
 	}
 	return nil

@@ -215,11 +215,7 @@ func tellDisconnect(t *telling) string {
 }
 
 func tellLinger2Negative(t *telling) string {
-	s := fmt.Sprintf("%s closed %s with TCP_LINGER2 below zero: its kernel does not wait for the peer's FIN, and sent a RST as soon as its own was acknowledged.", t.who(), t.how())
-	if t.x.harmless {
-		s += " Everything had been delivered: it is harmless."
-	}
-	return s
+	return fmt.Sprintf("%s closed %s with TCP_LINGER2 below zero: its kernel does not wait for the peer's FIN, and sent a RST as soon as its own was acknowledged.", t.who(), t.how())
 }
 
 func tellOrphanLimit(t *telling) string {
