@@ -475,23 +475,23 @@ func somethingLost(end string) func(*Outcome) error {
 	}
 }
 
-// WaitStuck waits until the peer's window is closed and every byte that was sent
-// is acknowledged: what is queued then stays where it is.
+// WaitStuck waits until the peer has closed its window and nothing is in flight:
+// what is queued then stays where it is.
 func (s *Sock) WaitStuck() {
-	w, last, same := s.p.w, "", 0
-	w.until(s.end.Name+" to be stuck", func() (bool, string) {
+	w := s.p.w
+	w.until(s.end.Name+" to be stuck before a closed window", func() (bool, string) {
+		window := -1
+		for _, seg := range w.segments() {
+			if seg.Src == s.end.Remote && seg.Dst == s.end.Local {
+				window = int(seg.Window)
+			}
+		}
 		rows := w.rows(s.end)
 		if len(rows) != 1 {
 			return false, "no such socket"
 		}
-		seen := fmt.Sprintf("send queue %d, timer %d", rows[0].tx, rows[0].timer)
-		// Timer 4 is the window probe: nothing is in flight.
-		if rows[0].timer != 4 || seen != last {
-			same = 0
-		}
-		last = seen
-		same++
-		return same > 3, seen
+		// Timer 4 is the window probe's: nothing waits to be acknowledged.
+		return window == 0 && rows[0].timer == 4, fmt.Sprintf("window %d, timer %d", window, rows[0].timer)
 	})
 }
 

@@ -24,6 +24,7 @@ type Segment struct {
 	Flags    event.TCPFlags
 	Len      int // payload bytes
 	TTL      uint8
+	Window   uint16 // as on the wire, unscaled
 }
 
 func (s Segment) String() string {
@@ -219,6 +220,7 @@ func parsePacket(b []byte) (s Segment, ok bool) {
 	s.Seq = binary.BigEndian.Uint32(t[4:])
 	s.Ack = binary.BigEndian.Uint32(t[8:])
 	s.Flags = event.TCPFlags(t[13] & 0x3f)
+	s.Window = binary.BigEndian.Uint16(t[14:])
 	s.Len = total - header - offset
 	return s, true
 }

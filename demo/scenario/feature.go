@@ -91,6 +91,8 @@ var (
 	})}
 	HasDestroyTimeWait = Feature{Name: "SOCK_DESTROY of mini-sockets", Since: Kernel{6, 1}, probe: notBefore(Kernel{6, 1})}
 	HasDestroyOrphan   = Feature{Name: "SOCK_DESTROY of sockets that no process holds", Since: Kernel{6, 1}, probe: notBefore(Kernel{6, 1})}
+	HasVeth            = Feature{Name: "veth", Since: Kernel{5, 10}, probe: sync.OnceValue(probeVeth)}
+	HasNftReject       = Feature{Name: "nf_tables reject", Since: Kernel{5, 10}, probe: sync.OnceValue(probeReject)}
 	HasDiagDestroy     = Feature{Name: "SOCK_DESTROY", Since: Kernel{5, 10}, probe: sync.OnceValue(probeDestroy)}
 )
 

@@ -76,8 +76,7 @@ func destroyRequest(domain int, local, remote netip.AddrPort) []byte {
 }
 
 // rawSend sends a hand-made TCP segment (header and payload in Data, checksum
-// set) from the address Local to Remote. IPv4 only needs the addresses to be
-// chosen by the caller's header; IPv6 sends from the bound address.
+// set) from the address Local to Remote; the kernel adds the IP header.
 func rawSend(req *request) (int, error) {
 	local, err := netip.ParseAddrPort(req.Local)
 	if err != nil {
@@ -92,10 +91,6 @@ func rawSend(req *request) (int, error) {
 		return 0, fmt.Errorf("cannot open a raw socket: %v", err)
 	}
 	defer unix.Close(fd)
-	// Source: the claimed sender, whoever owns it.
-	if err := unix.SetsockoptInt(fd, unix.SOL_IP, unix.IP_FREEBIND, 1); err != nil && req.Level == unix.AF_INET {
-		return 0, err
-	}
 	noPort := func(ap netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(ap.Addr(), 0) }
 	if err := unix.Bind(fd, sockaddr(req.Level, noPort(local))); err != nil {
 		return 0, err

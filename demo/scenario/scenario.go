@@ -23,6 +23,8 @@ type Scenario struct {
 	Needs    []Feature
 	// Remote: the story has a second namespace that is another machine to the judge.
 	Remote bool
+	// Strays: the capture has RSTs that ended nothing.
+	Strays bool
 	// MachineWide says what setting of the whole machine is changed for a moment;
 	// "" none. Such a scenario runs alone, and only when it is allowed to.
 	MachineWide string
@@ -143,7 +145,7 @@ func Execute(ctx context.Context, s Scenario, opt Options) (o Outcome, err error
 
 // All lists the catalogue, in the order in which it is best read.
 func All() []Scenario {
-	return slices.Concat(polite, descriptors, abort, answers, refused, timeouts)
+	return slices.Concat(polite, descriptors, abort, answers, refused, timeouts, strays, unfinished)
 }
 
 // Find returns the scenario of this name.

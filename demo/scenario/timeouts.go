@@ -1,6 +1,9 @@
 package scenario
 
 import (
+	"fmt"
+	"time"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/tcpbye/tcpbye/tracer/event"
@@ -26,6 +29,17 @@ func hearsOfIt(s *Sock) {
 // given up.
 var leftBehind = Expect{Class: verdict.Aborted, AppSaw: []string{"ECONNRESET"}, Lost: Lost{Unacked: 10}}
 
+// tookAtLeast says that the call took that long.
+func tookAtLeast(end, op string, d time.Duration) func(*Outcome) error {
+	return func(o *Outcome) error {
+		c, err := o.last(end, op)
+		if err == nil && c.End-c.Start < d {
+			err = fmt.Errorf("%s on %s took only %v", op, end, c.End-c.Start)
+		}
+		return err
+	}
+}
+
 var timeouts = []Scenario{
 	{
 		Name:   "keepalive",
@@ -47,5 +61,169 @@ var timeouts = []Scenario{
 		Ends: gaveUp(verdict.KeepaliveTimeout).pair(
 			"client", Expect{AppSaw: []string{"ETIMEDOUT"}, RST: 2}, "server", leftBehind),
 		Counters: map[string]int64{"OutRsts": 2, "EstabResets": 2, "TCPAbortOnTimeout": 1, "TCPKeepAlive": 1},
+	},
+	{
+		Name:   "retransmit-timeout",
+		Title:  "the peer acknowledges nothing; the other side never learns",
+		Story:  "The server is deaf. The client's 500 bytes are sent again and again, until net.ipv4.tcp_retries2 is reached. Then the kernel gives up without a word: no packet says so, and the server still believes in the connection.",
+		Groups: []string{"timeout"},
+		Run: func(w *World) {
+			w.Sysctl("net.ipv4.tcp_retries2", "2")
+			c, s := w.Pair()
+			c.Exchange(s, 100, 200)
+			s.DropIncoming()
+			c.Send(500)
+			c.RecvFails(unix.ETIMEDOUT)
+			c.Close()
+			w.WaitOrphan(s.end, event.Established)
+		},
+		Ends: map[string]Expect{
+			"client": gaveUp(verdict.RetransmitTimeout).local(Expect{AppSaw: []string{"ETIMEDOUT"}, Lost: Lost{Unacked: 500}}),
+			"server": open(verdict.StillOpen, Expect{}),
+		},
+		Counters: map[string]int64{"EstabResets": 1, "TCPAbortOnTimeout": 1},
+	},
+	{
+		Name:   "user-timeout",
+		Title:  "TCP_USER_TIMEOUT runs out",
+		Story:  "The server is deaf. The client allows its data 500 ms (TCP_USER_TIMEOUT), then reads ETIMEDOUT. When the server hears again and writes, it is reset for want of a socket.",
+		Groups: []string{"timeout"},
+		Run: func(w *World) {
+			c, s := w.Pair()
+			c.Exchange(s, 100, 200)
+			s.DropIncoming()
+			c.Set(unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 500, "TCP_USER_TIMEOUT")
+			c.Send(500)
+			c.RecvFails(unix.ETIMEDOUT)
+			c.Close()
+			hearsOfIt(s)
+		},
+		Ends: gaveUp(verdict.UserTimeout).pair(
+			"client", Expect{AppSaw: []string{"ETIMEDOUT"}, Lost: Lost{Unacked: 500}, RST: 1}, "server", leftBehind),
+		Counters: map[string]int64{"OutRsts": 1, "EstabResets": 2, "TCPAbortOnTimeout": 1},
+	},
+	{
+		Name:   "zero-window-timeout",
+		Title:  "the peer's window is closed, and then it answers no probe",
+		Story:  "The server does not read, its window closes, and the client's kernel probes it. Then the server goes deaf, and the probes run out.",
+		Groups: []string{"timeout"},
+		Run: func(w *World) {
+			w.Sysctl("net.ipv4.tcp_retries2", "2")
+			c, s := w.Pair()
+			c.Fill(fillLimit)
+			c.WaitStuck()
+			s.DropIncoming()
+			c.RecvFails(unix.ETIMEDOUT)
+			c.Close()
+			w.WaitOrphan(s.end, event.Established)
+		},
+		Ends: map[string]Expect{
+			"client": gaveUp(verdict.ZeroWindowTimeout).local(Expect{AppSaw: []string{"ETIMEDOUT"}, Lost: Lost{Unsent: Measured}}),
+			"server": open(verdict.StillOpen, Expect{}),
+		},
+		Counters: map[string]int64{"EstabResets": 1, "TCPAbortOnTimeout": 1},
+		Verify:   somethingLost("client"),
+	},
+	{
+		Name:   "user-timeout-zero-window",
+		Title:  "TCP_USER_TIMEOUT runs out while the peer's window is closed",
+		Story:  "The server answers every window probe, but does not read. With TCP_USER_TIMEOUT set that is not good enough: after a second the client's kernel gives up data that the peer's host was alive to take.",
+		Groups: []string{"timeout"},
+		Run: func(w *World) {
+			c, s := w.Pair()
+			c.Fill(fillLimit)
+			c.WaitStuck()
+			c.Set(unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 1000, "TCP_USER_TIMEOUT")
+			c.RecvFails(unix.ETIMEDOUT)
+			c.Close()
+			s.WaitState(event.Established)
+		},
+		Ends: map[string]Expect{
+			"client": gaveUp(verdict.UserTimeout).local(Expect{AppSaw: []string{"ETIMEDOUT"}, Lost: Lost{Unsent: Measured}}),
+			"server": open(verdict.StillOpen, Expect{}),
+		},
+		Counters: map[string]int64{"EstabResets": 1, "TCPAbortOnTimeout": 1},
+		Verify:   somethingLost("client"),
+	},
+	{
+		Name:   "linger-timeout",
+		Title:  "a close that waits runs out of time (SO_LINGER one second)",
+		Story:  "The client closes with SO_LINGER one second and data that the server does not take. The close returns after that second, without an error, and changes nothing: the kernel goes on delivering, and the server reads every byte.",
+		Groups: []string{"timeout", "polite"},
+		Run: func(w *World) {
+			c, s := w.Pair()
+			n := c.Fill(fillLimit)
+			c.Linger(1)
+			c.Close()
+			if got := s.Drain(0); w.err == nil && got != n {
+				w.fail("the server read %d of %d bytes", got, n)
+			}
+			s.Close()
+			w.WaitMini(c.end, event.TimeWait)
+			w.WaitGone(s.end)
+		},
+		Ends:   politely("client", verdict.ActClose).pair("client", first, "server", then),
+		Verify: tookAtLeast("client", opClose, time.Second),
+	},
+	{
+		Name:   "orphan-timeout",
+		Title:  "the client closes, and the peer never acknowledges the rest",
+		Story:  "The server is deaf. The client sends 500 bytes and closes; nobody is left to be told when the kernel gives up. This is the loss that nothing reports: send and close had both succeeded.",
+		Groups: []string{"timeout"},
+		Run: func(w *World) {
+			w.Sysctl("net.ipv4.tcp_orphan_retries", "2")
+			c, s := w.Pair()
+			c.Exchange(s, 100, 200)
+			s.DropIncoming()
+			c.Send(500)
+			c.Close()
+			w.WaitGone(c.end)
+			hearsOfIt(s)
+		},
+		Ends: gaveUp(verdict.OrphanTimeout).pair(
+			"client", Expect{Lost: Lost{Unacked: 500}, FIN: 1, RST: 1}, "server", leftBehind),
+		Counters: map[string]int64{"OutRsts": 1, "EstabResets": 1, "TCPAbortOnTimeout": 1},
+	},
+	{
+		Name:   "fin-wait2-timeout",
+		Title:  "the client has closed, and the server never does",
+		Story:  "The client closes; the server reads the end of the stream and keeps its socket. After TCP_LINGER2, one second here, the client's kernel forgets the connection. The server's side stays in CLOSE_WAIT for ever: a leak.",
+		Groups: []string{"timeout"},
+		Run: func(w *World) {
+			c, s := w.Pair()
+			c.Exchange(s, 100, 200)
+			c.Set(unix.IPPROTO_TCP, unix.TCP_LINGER2, 1, "TCP_LINGER2")
+			c.Close()
+			s.RecvEOF()
+			w.WaitMini(c.end, event.FinWait2)
+			w.WaitGone(c.end)
+			s.WaitState(event.CloseWait)
+		},
+		Ends: map[string]Expect{
+			"client": gaveUp(verdict.FinWait2Timeout).local(Expect{FIN: 1}),
+			"server": open(verdict.CloseWaitLeak, Expect{AppSaw: []string{"EOF"}}),
+		},
+	},
+	{
+		Name:   "fin-wait2-timer-reset",
+		Title:  "the wait for the peer's goodbye is cut short by a changed setting",
+		Story:  "net.ipv4.tcp_fin_timeout is above 60 s when the client closes, so that the kernel keeps the full socket and a timer. Before the timer looks, the setting is lowered: it finds that the wait is over, and resets.",
+		Groups: []string{"timeout"},
+		Run: func(w *World) {
+			w.Sysctl("net.ipv4.tcp_fin_timeout", "61")
+			c, s := w.Pair()
+			c.Exchange(s, 100, 200)
+			c.Close()
+			w.WaitOrphan(c.end, event.FinWait2)
+			w.Sysctl("net.ipv4.tcp_fin_timeout", "30")
+			s.WaitState(event.Close)
+			s.RecvEOF()
+			s.SendFails(50, unix.EPIPE)
+			s.Close()
+		},
+		Ends: gaveUp(verdict.FinWait2Timeout).pair(
+			"client", Expect{FIN: 1, RST: 1},
+			"server", Expect{Class: verdict.Aborted, AppSaw: []string{"EOF", "EPIPE"}}),
+		Counters: map[string]int64{"OutRsts": 1, "EstabResets": 1},
 	},
 }

@@ -1,0 +1,145 @@
+package scenario
+
+import (
+	"encoding/binary"
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// How a firewall rejects (enum nft_reject_types).
+const (
+	rejectTCPReset = 1
+	rejectICMP     = 2 // the version-independent form; the code is "port unreachable"
+)
+
+// rejectPort installs, in the calling thread's namespace, what
+// `nft add rule inet tcpbye input tcp dport PORT reject with …` does. The rule is
+// for IPv4 and IPv6.
+func rejectPort(port uint16, how uint32) error {
+	const (
+		newTable, newChain, newRule = 0, 3, 6
+		localIn                     = 1
+		metaL4Proto                 = 16
+		transportHeader             = 2
+		reg1                        = 1
+		icmpxPortUnreach            = 1
+	)
+	expr := func(name string, data ...[]byte) []byte {
+		return nlNest(1, nlString(1, name), nlNest(2, data...))
+	}
+	equal := func(value ...byte) []byte {
+		return expr("cmp", nlUint32(1, reg1), nlUint32(2, 0), nlNest(3, nlAttr(1, value)))
+	}
+	reject := [][]byte{nlUint32(1, how)}
+	if how == rejectICMP {
+		reject = append(reject, nlAttr(2, []byte{icmpxPortUnreach}))
+	}
+	return nftBatch(
+		nftMessage{newTable, [][]byte{nlString(1, "tcpbye")}},
+		nftMessage{newChain, [][]byte{
+			nlString(1, "tcpbye"), nlString(3, "input"),
+			nlNest(4, nlUint32(1, localIn), nlUint32(2, 0)), nlString(7, "filter"),
+		}},
+		nftMessage{newRule, [][]byte{
+			nlString(1, "tcpbye"), nlString(2, "input"),
+			nlNest(4,
+				expr("meta", nlUint32(1, reg1), nlUint32(2, metaL4Proto)),
+				equal(unix.IPPROTO_TCP),
+				expr("payload", nlUint32(1, reg1), nlUint32(2, transportHeader), nlUint32(3, 2), nlUint32(4, 2)),
+				equal(byte(port>>8), byte(port)),
+				expr("reject", reject...),
+			),
+		}},
+	)
+}
+
+// rejectNothing takes the table away again.
+func rejectNothing() error {
+	const delTable = 2
+	return nftBatch(nftMessage{delTable, [][]byte{nlString(1, "tcpbye")}})
+}
+
+type nftMessage struct {
+	kind  uint16
+	attrs [][]byte
+}
+
+// nftBatch sends nf_tables messages for the inet family as one transaction.
+func nftBatch(msgs ...nftMessage) error {
+	const (
+		subsystem            = 10
+		batchBegin, batchEnd = 0x10, 0x11
+		inet                 = 1
+	)
+	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_RAW|unix.SOCK_CLOEXEC, unix.NETLINK_NETFILTER)
+	if err != nil {
+		return fmt.Errorf("cannot talk to the packet filter: %w", err)
+	}
+	defer unix.Close(fd)
+	var b []byte
+	add := func(kind, flags uint16, family byte, res uint16, attrs [][]byte) {
+		m := make([]byte, unix.SizeofNlMsghdr+4)
+		m[unix.SizeofNlMsghdr] = family
+		binary.BigEndian.PutUint16(m[unix.SizeofNlMsghdr+2:], res)
+		for _, a := range attrs {
+			m = append(m, a...)
+		}
+		binary.NativeEndian.PutUint32(m[0:], uint32(len(m)))
+		binary.NativeEndian.PutUint16(m[4:], kind)
+		binary.NativeEndian.PutUint16(m[6:], flags|unix.NLM_F_REQUEST)
+		b = append(b, m...)
+	}
+	add(batchBegin, 0, 0, subsystem, nil)
+	for _, m := range msgs {
+		add(subsystem<<8|m.kind, unix.NLM_F_CREATE|unix.NLM_F_ACK, inet, 0, m.attrs)
+	}
+	add(batchEnd, 0, 0, subsystem, nil)
+	if err := unix.Sendto(fd, b, 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK}); err != nil {
+		return fmt.Errorf("cannot change the packet filter: %w", err)
+	}
+	buf := make([]byte, 16<<10)
+	for acks := 0; acks < len(msgs); {
+		n, _, err := unix.Recvfrom(fd, buf, 0)
+		if err != nil {
+			return fmt.Errorf("cannot change the packet filter: %w", err)
+		}
+		for r := buf[:n]; len(r) >= unix.SizeofNlMsghdr+4; acks++ {
+			size := int(binary.NativeEndian.Uint32(r))
+			if kind := binary.NativeEndian.Uint16(r[4:]); kind != unix.NLMSG_ERROR {
+				return fmt.Errorf("cannot change the packet filter: an answer of the unknown type %d", kind)
+			}
+			if e := int32(binary.NativeEndian.Uint32(r[unix.SizeofNlMsghdr:])); e != 0 {
+				return fmt.Errorf("cannot change the packet filter: %w (the modules nf_tables and nft_reject_inet may not be loaded)", unix.Errno(-e))
+			}
+			r = r[min(len(r), (size+3)&^3):]
+		}
+	}
+	return nil
+}
+
+func nlAttr(kind uint16, data []byte) []byte {
+	b := make([]byte, 4, 4+len(data)+3)
+	binary.NativeEndian.PutUint16(b[0:], uint16(4+len(data)))
+	binary.NativeEndian.PutUint16(b[2:], kind)
+	b = append(b, data...)
+	for len(b)%4 != 0 {
+		b = append(b, 0)
+	}
+	return b
+}
+
+func nlString(kind uint16, s string) []byte { return nlAttr(kind, append([]byte(s), 0)) }
+
+// nlUint32 is in network byte order, as nf_tables wants every number.
+func nlUint32(kind uint16, v uint32) []byte {
+	return nlAttr(kind, binary.BigEndian.AppendUint32(nil, v))
+}
+
+func nlNest(kind uint16, attrs ...[]byte) []byte {
+	var all []byte
+	for _, a := range attrs {
+		all = append(all, a...)
+	}
+	return nlAttr(kind|unix.NLA_F_NESTED, all)
+}
