@@ -112,7 +112,7 @@ var texts = map[Cause]Text{
 		Belief: "\"Retrying after a reset is always safe.\" \"Retrying after a reset is never safe.\"",
 		Truth: "It depends on whether the request was read. A request that no process had read or even accepted, as here or when it met a closed socket, can be sent again. " +
 			"One that was read may have been carried out although the answer is lost; tcpbye says which bytes were unread.",
-		Refs: []string{"listen(2)", "accept(2)", "inet_csk_listen_stop", "inet_child_forget", "tcp_migrate_req"},
+		Refs: []string{"listen(2)", "accept(2)", "inet_csk_listen_stop", "inet_child_forget", "inet_csk_reqsk_queue_add"},
 	},
 	SockDestroy: {
 		What: "Somebody destroyed the socket from outside; neither application closed it. " +
@@ -258,7 +258,7 @@ var texts = map[Cause]Text{
 	PeerGone: {
 		What: "The peer, or something that answers for it, no longer takes part: a bare RST came back. " +
 			"A RST without ACK answers a segment: its sequence number is taken from that segment's acknowledgement number. A Linux peer sends it when the process has closed and data still comes, or when its kernel has no such connection any more (a restart, a timeout); a device on the path does so when it has forgotten the flow. " +
-			"From this end alone these look the same. What was sent last was not read by anybody. " +
+			"From this end alone these look the same. What the answered segment carried was read by nobody. " +
 			"tcp_reset sets sk_err: EPIPE if the peer's FIN had come before (CLOSE_WAIT), else ECONNRESET. EstabResets moves at this end.",
 		Prove: "`tcpdump -nni any tcp port PORT` shows a segment of this end, then [R] without ACK. A [F.] from the peer before it means that the peer had closed; a long silence before it points to a timeout or to the path. " +
 			"`ss -tan` at the peer says whether the connection still exists there: if it does, the RST came from the path.",
@@ -411,7 +411,7 @@ var texts = map[Cause]Text{
 	HandshakeReset: {
 		What: "The peer reset the connection before the handshake was complete. " +
 			"It sent a SYN, got the SYN-ACK, and answered with a RST. Usually only a request socket exists then: tcp_check_req drops it, there is no state change to see, and accept(2) never hears of it. A full socket in SYN_RECV (fast open, simultaneous open) goes to CLOSE. " +
-			"EmbryonicRsts and AttemptFails move at the server. Most stable series now demand the exact sequence number of such a RST; 5.10 and 6.18.15 take any within the window. " +
+			"EmbryonicRsts and AttemptFails move at the server. tcp_check_req of 6.1.192, 6.12.117 and 7.2 demands the exact sequence number of such a RST; that of 5.10 and 6.18.15 takes any within the window. " +
 			"Port scans and health checks do this on purpose; a client that has given up, or lost its state, does it too.",
 		Prove: "`nstat -az TcpExtEmbryonicRsts TcpAttemptFails` moves. " +
 			"`tcpdump -nni any tcp port PORT` shows [S], [S.], then [R] from the client.",
@@ -449,7 +449,7 @@ var texts = map[Cause]Text{
 			"`tcpdump -nni any tcp port PORT` shows win 0 from the peer, or the same segment again and again.",
 		Do:     "Look at the peer: with win 0 its process does not read, without answers the path or the host is gone.",
 		Belief: "\"A non-blocking socket never blocks in close().\"",
-		Truth:  "With SO_LINGER on and a time above 0, close(2) waits for the goodbye on a non-blocking socket too (measured: 1.0 s of a linger time of 1 s).",
+		Truth:  "With SO_LINGER on and a time above 0, close(2) waits for the goodbye on a non-blocking socket too (measured: it blocked for 1.0 s).",
 		Refs:   []string{"RFC 9293 3.6", "close(2)", "socket(7)", "tcp_send_fin", "tcp_write_timer_handler"},
 	},
 	DescriptorHeld: {
