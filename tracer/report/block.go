@@ -127,7 +127,7 @@ func (f *findings) block(doc *strings.Builder, p pen, limit int) {
 // told says whether evidence of a hook belongs to what the application saw.
 func told(h event.Hook) bool {
 	switch h {
-	case event.HookStreamError, event.HookSignal, event.HookErrorReport, event.HookExit:
+	case event.HookStreamError, event.HookSignal, event.HookErrorReport, event.HookExit, event.HookReceive:
 		return true
 	}
 	return false

@@ -39,8 +39,8 @@ func newEntry(j Judged, o Options) *entry {
 var columns = []column{
 	{key: "ended", title: "TIME", short: shortTime, exact: func(e *entry) string { return deref(e.Record.Ended) }},
 	{key: "opened", exact: func(e *entry) string { return deref(e.Record.Opened) }},
-	{key: "id", exact: func(e *entry) string { return Quote(e.Record.ID) }},
-	{key: "peer_id", exact: func(e *entry) string { return Quote(deref(e.Record.PeerID)) }},
+	{key: "id", exact: func(e *entry) string { return e.Record.ID }},
+	{key: "peer_id", exact: func(e *entry) string { return deref(e.Record.PeerID) }},
 	{key: "family", exact: func(e *entry) string { return deref(e.Record.Family) }},
 	{key: "pid", title: "PROCESS", short: shortProcess, exact: func(e *entry) string {
 		if e.Record.Owner == nil {
@@ -52,13 +52,13 @@ var columns = []column{
 		if e.Record.Owner == nil {
 			return ""
 		}
-		return Quote(e.Record.Owner.Comm)
+		return e.Record.Owner.Comm
 	}},
 	{key: "exe", exact: func(e *entry) string {
 		if e.Record.Owner == nil {
 			return ""
 		}
-		return Quote(deref(e.Record.Owner.Exe))
+		return deref(e.Record.Owner.Exe)
 	}},
 	{key: "uid", exact: func(e *entry) string {
 		if e.Record.Owner == nil {
@@ -70,7 +70,7 @@ var columns = []column{
 		if e.Record.Owner == nil {
 			return ""
 		}
-		return Quote(deref(e.Record.Owner.Container))
+		return deref(e.Record.Owner.Container)
 	}},
 	{key: "netns", exact: func(e *entry) string {
 		if e.Record.NetNS == nil {
@@ -112,14 +112,14 @@ var columns = []column{
 		if e.Record.Verdict.Actor == nil {
 			return ""
 		}
-		return Quote(e.Record.Verdict.Actor.Comm)
+		return e.Record.Verdict.Actor.Comm
 	}},
 	{key: "class", exact: func(e *entry) string { return e.Record.Verdict.Class }},
 	{key: "cause", title: "HOW", short: shortHow, exact: func(e *entry) string { return e.Record.Verdict.Cause }},
 	{key: "harmless", exact: func(e *entry) string { return strconv.FormatBool(e.Record.Verdict.Harmless) }},
 	{key: "confidence", exact: func(e *entry) string { return e.Record.Verdict.Confidence }},
-	{key: "missing", exact: func(e *entry) string { return Quote(strings.Join(e.Record.Verdict.Missing, " ")) }},
-	{key: "app_saw", exact: func(e *entry) string { return Quote(strings.Join(e.Record.Verdict.AppSaw, " ")) }},
+	{key: "missing", exact: func(e *entry) string { return strings.Join(e.Record.Verdict.Missing, " ") }},
+	{key: "app_saw", exact: func(e *entry) string { return strings.Join(e.Record.Verdict.AppSaw, " ") }},
 	{key: "lost_unread", title: "LOST", short: shortLost, exact: func(e *entry) string { return count(e.Record.Lost.Unread) }},
 	{key: "lost_unsent", exact: func(e *entry) string { return count(e.Record.Lost.Unsent) }},
 	{key: "lost_unacked", exact: func(e *entry) string { return count(e.Record.Lost.Unacked) }},
@@ -130,9 +130,9 @@ var columns = []column{
 		return strconv.FormatFloat(*e.Record.HalfClose, 'f', -1, 64)
 	}},
 	{key: "time_wait", exact: func(e *entry) string { return strconv.FormatBool(e.Record.TimeWait) }},
-	{key: "scenario", exact: func(e *entry) string { return Quote(e.Judged.Scenario) }},
-	{key: "sentence", exact: func(e *entry) string { return pen{}.text(e.Record.Verdict.Sentence) }},
-	{key: "advice", exact: func(e *entry) string { return pen{}.text(deref(e.Record.Verdict.Advice)) }},
+	{key: "scenario", exact: func(e *entry) string { return e.Judged.Scenario }},
+	{key: "sentence", exact: func(e *entry) string { return e.Record.Verdict.Sentence }},
+	{key: "advice", exact: func(e *entry) string { return deref(e.Record.Verdict.Advice) }},
 }
 
 func deref(s *string) string {

@@ -35,7 +35,7 @@ func (s *CSVSink) End(j Judged) error {
 	s.fields = s.fields[:0]
 	for _, c := range columns {
 		if c.exact != nil {
-			s.fields = append(s.fields, c.exact(e))
+			s.fields = append(s.fields, Quote(c.exact(e)))
 		}
 	}
 	return s.write()

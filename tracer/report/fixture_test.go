@@ -62,6 +62,21 @@ func (n *end) see(ms float64, h event.Hook, ctx event.Context, on task, change .
 		e.TaskFlags = 0x4
 		e.ExitCode = on.exit
 	}
+	if ctx == process {
+		e.Call = event.CallClose
+		switch h {
+		case event.HookConnect:
+			e.Call = event.CallConnect
+		case event.HookAccept:
+			e.Call = event.CallOther
+		case event.HookShutdown:
+			e.Call = event.CallShutdown
+		case event.HookStreamError, event.HookSignal:
+			e.Call = event.CallSend
+		case event.HookReceive:
+			e.Call = event.CallReceive
+		}
+	}
 	for _, f := range change {
 		f(&e)
 	}
@@ -181,7 +196,7 @@ func closeDemo() (Judged, Judged) {
 	s.see(414.061, event.HookSetState, softirq, client, to(event.Established, event.CloseWait))
 	c.see(414.590, event.HookSetState, softirq, client, to(event.FinWait1, event.FinWait2)).
 		see(414.601, event.HookTimeWait, softirq, client, in(event.FinWait2), arg(int32(event.FinWait2))).
-		see(414.612, event.HookSetState, softirq, client, to(event.FinWait2, event.Close)).
+		see(414.612, event.HookSetState, softirq, client, to(event.FinWait2, event.Close), seqs(1012, 1012, 1012, 2001, 2001)).
 		see(414.633, event.HookDestroy, softirq, client, in(event.Close))
 	data := event.Segment{Seq: 2001, Ack: 1012, Len: 9, Flags: event.ACK | event.PSH, TTL: 64, IPID: 4660, Window: 512}
 	c.see(720.104, event.HookSendReset, softirq, server, in(event.TimeWait), arg(9), arg2(int32(event.FinWait2)), seg(data), noTCP).
@@ -191,7 +206,7 @@ func closeDemo() (Judged, Judged) {
 		see(720.172, event.HookSetState, softirq, server, to(event.CloseWait, event.Close), seqs(2010, 2001, 2010, 1012, 1012), failed(32)).
 		see(720.180, event.HookErrorReport, softirq, server, in(event.Close), failed(32)).
 		see(1022.310, event.HookStreamError, process, server, in(event.Close), arg(-32), arg2(1), failed(32)).
-		elsewhere(1022.340, event.HookSignal, process, server, arg(13), arg2(184), func(e *event.Event) { e.Has = event.HasTask })
+		see(1022.340, event.HookSignal, process, server, arg(13), arg2(184), func(e *event.Event) { e.Has = event.HasTask })
 	dying := task{pid: 184, comm: "server", exit: 13, dead: true}
 	s.elsewhere(1022.510, event.HookExit, process, dying, func(e *event.Event) { e.Has = event.HasTask }).
 		see(1022.730, event.HookFileClose, process, dying, in(event.Close), refs(1)).
@@ -227,6 +242,7 @@ func shutdownDemo() (Judged, Judged) {
 		see(412.036, event.HookSendFin, process, client, in(event.FinWait1))
 	s.see(412.055, event.HookSetState, softirq, client, to(event.Established, event.CloseWait))
 	c.see(412.078, event.HookSetState, softirq, client, to(event.FinWait1, event.FinWait2))
+	s.see(712.400, event.HookReceive, process, server, in(event.CloseWait), arg(0))
 	dying := task{pid: 184, comm: "server", exit: 0, dead: true}
 	s.elsewhere(1021.900, event.HookExit, process, dying, func(e *event.Event) { e.Has = event.HasTask }).
 		see(1022.104, event.HookFileClose, process, dying, in(event.CloseWait), refs(1)).
@@ -238,7 +254,8 @@ func shutdownDemo() (Judged, Judged) {
 		see(1022.160, event.HookSetState, softirq, dying, to(event.FinWait2, event.Close))
 	s.see(1022.180, event.HookSetState, softirq, dying, to(event.LastAck, event.Close)).
 		see(1022.190, event.HookDestroy, softirq, dying, in(event.Close))
-	c.see(1022.412, event.HookCloseEntry, process, client, in(event.Close)).
+	c.see(1022.302, event.HookReceive, process, client, in(event.Close), arg(0)).
+		see(1022.412, event.HookCloseEntry, process, client, in(event.Close)).
 		see(1022.420, event.HookClose, process, client, in(event.Close)).
 		see(1022.431, event.HookDestroy, process, client, in(event.Close))
 	cc, sc := c.done(), s.done()

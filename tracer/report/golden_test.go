@@ -2,8 +2,11 @@ package report
 
 import (
 	"bytes"
+	"encoding/xml"
+	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +15,8 @@ import (
 
 	"github.com/clipperhouse/displaywidth"
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -170,4 +175,68 @@ func TestGoldenSequence(t *testing.T) {
 
 func TestGoldenMermaid(t *testing.T) {
 	golden(t, "mermaid.md", shown(t, Mermaid, testOptions(), every()...))
+}
+
+func TestGoldenPictures(t *testing.T) {
+	for _, f := range []Format{HTML, SVG} {
+		out := shown(t, f, testOptions(), every()...)
+		golden(t, "page."+string(f), out)
+		wellFormed(t, out)
+		wellFormed(t, shown(t, f, testOptions()))
+		for _, from := range []string{"src=", "href=", "url(", "@import", "<script"} {
+			if bytes.Contains(out, []byte(from)) {
+				t.Errorf("%s: %q: it must need nothing from elsewhere", f, from)
+			}
+		}
+	}
+}
+
+// wellFormed fails for a document with an unclosed or unescaped element.
+func wellFormed(t *testing.T, doc []byte) {
+	t.Helper()
+	d := xml.NewDecoder(bytes.NewReader(doc))
+	for {
+		if _, err := d.Token(); err == io.EOF {
+			return
+		} else if err != nil {
+			t.Fatalf("not well-formed: %v", err)
+		}
+	}
+}
+
+// resets are endings as tcpbye rst sees them: one of each story, and a
+// keep-alive race that comes again and again.
+func resets() []Judged {
+	all := every()
+	for n := range 14 {
+		j := retransmitTimeout()
+		j.Verdict.Cause, j.Verdict.Class = verdict.NoSocket, verdict.Aborted
+		shift := time.Duration(n) * 9 * time.Second
+		j.Conn.Ended += shift
+		j.Conn.Opened += shift
+		all = append(all, j)
+	}
+	return all
+}
+
+func TestGoldenResets(t *testing.T) {
+	for _, verbose := range []bool{false, true} {
+		var b bytes.Buffer
+		o := testOptions()
+		o.Verbose = verbose
+		s, sum := NewResets(&b, o), NewSummary(o)
+		for _, j := range resets() {
+			if err := errors.Join(s.End(j), sum.End(j)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		b.WriteByte('\n')
+		if err := sum.Write(&b); err != nil {
+			t.Fatal(err)
+		}
+		golden(t, fmt.Sprintf("resets-verbose-%v.txt", verbose), b.Bytes())
+	}
 }

@@ -49,7 +49,7 @@ func (s *MermaidSink) draw(a, b *Judged) error {
 		if r.wire == nil {
 			for side, i := range r.items {
 				if i != nil {
-					fmt.Fprintf(&doc, "    Note over %s: %s %s\n", who[side], seconds(r.at), mermaid(p.line(i)))
+					fmt.Fprintf(&doc, "    Note over %s: %s %s\n", who[side], seconds(r.at), mermaid(p.says(i)))
 				}
 			}
 			continue
@@ -61,7 +61,7 @@ func (s *MermaidSink) draw(a, b *Judged) error {
 		}
 		text := w.segment.String()
 		if from := r.items[w.from]; from != nil {
-			text = strings.TrimSuffix(text+", "+p.line(from), ", ")
+			text = strings.TrimSuffix(text+", "+p.says(from), ", ")
 		}
 		switch w.phase {
 		case departed:
@@ -71,7 +71,7 @@ func (s *MermaidSink) draw(a, b *Judged) error {
 		}
 		fmt.Fprintf(&doc, "    %s%s%s: %s %s\n", who[w.from], head, who[w.from.other()], seconds(r.at), mermaid(text))
 		if to := r.items[w.from.other()]; to != nil {
-			fmt.Fprintf(&doc, "    Note over %s: %s\n", who[w.from.other()], mermaid(p.line(to)))
+			fmt.Fprintf(&doc, "    Note over %s: %s\n", who[w.from.other()], mermaid(p.says(to)))
 		}
 	}
 	f := st.findings(p)
@@ -81,17 +81,6 @@ func (s *MermaidSink) draw(a, b *Judged) error {
 	}
 	fmt.Fprintf(&doc, "    Note over L,R: %s\n```\n", mermaid(last))
 	return s.out.string(doc.String())
-}
-
-// line is everything that an item says, on one line.
-func (p pen) line(i *item) string {
-	var parts []string
-	for _, s := range []string{i.act, p.way(i.states, false), i.text, i.note, p.marks(i.marks)} {
-		if s != "" {
-			parts = append(parts, p.glyphs(s))
-		}
-	}
-	return strings.Join(parts, " ")
 }
 
 // mermaid escapes what the language or Markdown would read as its own, as

@@ -91,6 +91,14 @@ func pad(s string, n int) string {
 	return s
 }
 
+// padLeft is pad with the spaces before s.
+func padLeft(s string, n int) string {
+	if w := width(s); w < n {
+		return strings.Repeat(" ", n-w) + s
+	}
+	return s
+}
+
 // wrap breaks text at spaces into lines of at most n columns. A word that is
 // wider keeps a line of its own. n <= 0: no limit.
 func wrap(text string, n int) []string {

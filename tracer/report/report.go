@@ -84,6 +84,8 @@ var makers = []struct {
 	{Sequence, func(w io.Writer, o Options) Sink { return NewSequence(w, o) }},
 	{JSON, func(w io.Writer, o Options) Sink { return NewJSON(w, o) }},
 	{CSV, func(w io.Writer, o Options) Sink { return NewCSV(w, o) }},
+	{HTML, func(w io.Writer, o Options) Sink { return NewHTML(w, o) }},
+	{SVG, func(w io.Writer, o Options) Sink { return NewSVG(w, o) }},
 	{Mermaid, func(w io.Writer, o Options) Sink { return NewMermaid(w, o) }},
 }
 

@@ -3,6 +3,7 @@ package report
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
@@ -150,6 +151,7 @@ type item struct {
 	side       side
 	at, last   time.Duration // CLOCK_MONOTONIC
 	tid        uint32
+	times      int // how often it came again
 	send, recv segment
 	rst        bool // kReset: a RST was seen to come
 	fatal      bool
@@ -158,8 +160,9 @@ type item struct {
 
 type builder struct {
 	pen
-	ends  [2]*Judged
-	items []*item
+	ends     [2]*Judged
+	items    []*item
+	halfWait [2]bool // the end is a mini-socket in FIN_WAIT2
 }
 
 // newStory tells what happened. b is nil where one end only is known.
@@ -279,11 +282,11 @@ func (b *builder) step(s side, j *Judged, cur *item, o observation) *item {
 		if o.Has&event.HasRefs == 0 || o.Refs < 2 {
 			return cur
 		}
-		left := "another reference is left"
+		left := "1 reference left"
 		if o.Refs > 2 {
-			left = fmt.Sprintf("%d references are left", o.Refs-1)
+			left = fmt.Sprintf("%d references left", o.Refs-1)
 		}
-		return b.add(s, o, item{kind: kHeld, cell: cell{act: b.by(j, o, "close()"), note: left + ", nothing is sent"}})
+		return b.add(s, o, item{kind: kHeld, cell: cell{act: b.by(j, o, "close()"), note: left + ", nothing sent"}})
 
 	case event.HookCloseEntry, event.HookClose:
 		return b.close(s, j, cur, o)
@@ -338,7 +341,14 @@ func (b *builder) step(s side, j *Judged, cur *item, o observation) *item {
 		if near && cur.acting() {
 			return cur.take(o)
 		}
-		return b.add(s, o, item{kind: kAct, cell: cell{act: b.by(j, o, b.actOr(j, "disconnect"))}, fatal: true})
+		act := "disconnect"
+		switch o.Call {
+		case event.CallConnect:
+			act = "connect(AF_UNSPEC)"
+		case event.CallShutdown:
+			act = "shutdown()"
+		}
+		return b.add(s, o, item{kind: kAct, cell: cell{act: b.by(j, o, act)}, fatal: true})
 
 	case event.HookAbort:
 		return b.add(s, o, item{kind: kAct, cell: cell{act: b.by(j, o, "SOCK_DESTROY")}, fatal: true})
@@ -349,12 +359,29 @@ func (b *builder) step(s side, j *Judged, cur *item, o observation) *item {
 	case event.HookTimeWait:
 		return b.timeWait(s, cur, o)
 
+	case event.HookTwskSchedule:
+		// The FIN found the mini-socket, which now waits in TIME_WAIT. Any
+		// further one only makes it wait longer.
+		if event.State(o.Arg) == event.TimeWait && b.halfWait[s] {
+			b.halfWait[s] = false
+			b.add(s, o, item{kind: kTimeWait, cell: cell{states: []event.State{event.FinWait2, event.TimeWait},
+				note: "keeps the port"}, recv: segment{kind: segFin}})
+		}
+		return cur
+
 	case event.HookStreamError:
 		text := "send() = " + event.Errno(-o.Arg).String()
 		if o.Arg2 == 1 {
 			text += ", SIGPIPE"
 		}
-		return b.add(s, o, item{kind: kError, cell: cell{act: b.by(j, o, text)}})
+		return b.told(s, j, cur, o, text)
+
+	case event.HookReceive:
+		text := "recv() = 0 (EOF)"
+		if o.Arg != 0 {
+			text = "recv() = " + event.Errno(-o.Arg).String()
+		}
+		return b.told(s, j, cur, o, text)
 
 	case event.HookSignal:
 		if near && cur.is(kError) {
@@ -370,7 +397,13 @@ func (b *builder) step(s side, j *Judged, cur *item, o observation) *item {
 		if o.Has&event.HasSocket != 0 {
 			text += fmt.Sprintf(" (%d of %d)", o.AckBacklog, o.MaxAckBacklog)
 		}
-		return b.add(s, o, item{cell: cell{text: text}, recv: segment{kind: segSyn}, fatal: true})
+		i := item{cell: cell{text: text}, recv: segment{kind: segSyn},
+			fatal: j.Verdict.Cause == verdict.AcceptOverflow}
+		if o.elsewhere { // the listener stands where this end's peer would be
+			b.add(s.other(), o, i)
+			return cur
+		}
+		return b.add(s, o, i)
 
 	case event.HookDestroy, event.HookErrorReport, event.HookTwskKill, event.HookExec:
 		// Said already by what they follow.
@@ -532,6 +565,7 @@ func (b *builder) close(s side, j *Judged, cur *item, o observation) *item {
 
 func (b *builder) timeWait(s side, cur *item, o observation) *item {
 	if event.State(o.Arg) != event.TimeWait {
+		b.halfWait[s] = true
 		text := "FIN_WAIT2 kept by the kernel, no process any more"
 		if cur.near(o) && cur.acting() {
 			cur.kind, cur.text, cur.note = kTimeWait, text, ""
@@ -559,7 +593,11 @@ func (b *builder) sendReset(s side, j *Judged, cur *item, o observation) *item {
 		if seen {
 			b.items = append(b.items, &item{side: s, at: o.Time, last: o.Time, send: segmentOf(o.Segment)})
 		}
-		b.add(s.other(), o, item{cell: cell{act: "kernel", text: "no socket: RST"}, send: rst, fatal: true})
+		text := "no socket: RST"
+		if o.Sock != 0 && o.Has&event.HasTuple != 0 && o.State != 0 {
+			text = "RST from a socket in " + o.State.String()
+		}
+		b.add(s.other(), o, item{cell: cell{act: "kernel", text: text}, send: rst, fatal: true})
 		return cur
 	}
 	if cur.near(o) && cur.send.kind == noSegment && (cur.is(kReset) && !cur.rst || cur.is(kClosed) && cur.states[0] == event.FinWait2) {
@@ -573,7 +611,8 @@ func (b *builder) sendReset(s side, j *Judged, cur *item, o observation) *item {
 	if seen {
 		b.incoming(s, o, segmentOf(o.Segment))
 	}
-	return b.add(s, o, item{cell: cell{act: "kernel", text: "answers RST"}, send: rst, fatal: true})
+	// A socket in SYN_SENT refuses an answer so and waits for a better one.
+	return b.add(s, o, item{cell: cell{act: "kernel", text: "answers RST"}, send: rst, fatal: o.State != event.SynSent})
 }
 
 // incoming tells of the segment that made an end answer, at the end that sent
@@ -618,22 +657,33 @@ func (b *builder) actName(j *Judged, o observation) string {
 	if o.Exiting() {
 		return b.by(j, o, exitName(o.Event))
 	}
-	if fin := j.Verdict.LocalFin; fin != nil && fin.Act != verdict.NoAct && near(fin.At, o.Time) {
-		return b.by(j, o, actText(fin.Act, fin.Signal))
-	}
-	return b.by(j, o, b.actOr(j, "close()"))
-}
-
-// actOr is the verdict's act when this end did it by other means than close(2).
-func (b *builder) actOr(j *Judged, otherwise string) string {
-	v := &j.Verdict
-	if v.Ender == verdict.LocalProcess {
-		switch v.Act {
-		case verdict.ActDup2, verdict.ActExec, verdict.ActDisconnect:
-			return actText(v.Act, v.Signal)
+	act := "close()"
+	switch o.Call {
+	case event.CallCloseRange:
+		act = "close_range()"
+	case event.CallDup2:
+		act = "dup2()"
+	case event.CallExec:
+		act = "exec"
+	case event.CallShutdown:
+		act = "shutdown()"
+	case event.CallUnknown:
+		if fin := j.Verdict.LocalFin; fin != nil && fin.Act != verdict.NoAct && near(fin.At, o.Time) {
+			act = actText(fin.Act, fin.Signal)
 		}
 	}
-	return otherwise
+	return b.by(j, o, act)
+}
+
+// told is what a call told the process; the same again adds to the count.
+func (b *builder) told(s side, j *Judged, cur *item, o observation, text string) *item {
+	text = b.by(j, o, text)
+	if cur.is(kError) && cur.act == text {
+		cur.times++
+		cur.note = fmt.Sprintf("×%d", cur.times+1)
+		return cur.take(o)
+	}
+	return b.add(s, o, item{kind: kError, cell: cell{act: text}})
 }
 
 func near(a, b time.Duration) bool { return a-b <= together && b-a <= together }
@@ -683,4 +733,13 @@ func actText(a verdict.Act, signal int) string {
 		return "SOCK_DESTROY"
 	}
 	return string(a)
+}
+
+// actOf is the act of an item; an exit that changed no state says that it is
+// one.
+func actOf(i *item) string {
+	if i.kind == kExit && i.states == nil {
+		return strings.Replace(i.act, "killed by", "exit, killed by", 1)
+	}
+	return i.act
 }

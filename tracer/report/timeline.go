@@ -162,10 +162,7 @@ func newGrid(st *story, p pen, limit int) *grid {
 				continue
 			}
 			t := &l.sides[s]
-			t.act = p.glyphs(i.act)
-			if i.kind == kExit && i.states == nil {
-				t.act = strings.Replace(t.act, "killed by", "exit, killed by", 1)
-			}
+			t.act = p.glyphs(actOf(i))
 			t.way, t.short = p.way(i.states, false), p.way(i.states, true)
 			t.text, t.note = p.glyphs(i.text), p.glyphs(i.note)
 			t.marks = p.marks(i.marks)

@@ -1,0 +1,179 @@
+package report
+
+import (
+	"cmp"
+	"fmt"
+	"io"
+	"slices"
+	"time"
+
+	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/verdict"
+)
+
+// Summary counts the endings that were not graceful by cause and process, for
+// the table at the end of tcpbye rst. A local connection counts once, with what
+// was lost at both of its ends.
+type Summary struct {
+	o       Options
+	pen     pen
+	zone    *time.Location
+	rows    map[summaryKey]*summaryRow
+	waiting map[*conn.Connection]summaryKey // ends whose peer was counted
+	order   []*conn.Connection
+	total   int
+}
+
+type summaryKey struct {
+	cause verdict.Cause
+	comm  string
+}
+
+type summaryRow struct {
+	summaryKey
+	class       verdict.Class
+	n           int
+	lost        uint64
+	unknown     bool // of some ends it is not known what was lost
+	first, last time.Duration
+}
+
+// others stands for the processes for which there is no row any more.
+const others = "(others)"
+
+// NewSummary starts at zero.
+func NewSummary(o Options) *Summary {
+	s := &Summary{o: o, pen: pen{color: o.Color, ascii: o.ASCII}, zone: o.Location,
+		rows: map[summaryKey]*summaryRow{}, waiting: map[*conn.Connection]summaryKey{}}
+	if s.zone == nil {
+		s.zone = time.Local
+	}
+	return s
+}
+
+// End counts one judged end.
+func (s *Summary) End(j Judged) error {
+	if j.Conn == nil {
+		return errNoConn
+	}
+	if key, second := s.waiting[j.Conn]; second {
+		delete(s.waiting, j.Conn)
+		if i := slices.Index(s.order, j.Conn); i >= 0 {
+			s.order = slices.Delete(s.order, i, i+1)
+		}
+		s.rows[key].lose(j.Verdict.Lost)
+		return nil
+	}
+	if !ill(&j) {
+		return nil
+	}
+	key := summaryKey{cause: j.Verdict.Cause, comm: "-"}
+	who := j.Verdict.Actor
+	if who == nil {
+		who = headOf(j.Conn)
+	}
+	if who != nil {
+		key.comm = who.Comm
+	}
+	row := s.rows[key]
+	if row == nil && len(s.rows) >= maxKinds {
+		// Names are free to choose for whoever starts processes.
+		key.comm = others
+		row = s.rows[key]
+	}
+	at := j.Conn.Ended
+	if at == 0 {
+		at = j.Conn.Last
+	}
+	if row == nil {
+		row = &summaryRow{summaryKey: key, class: j.Verdict.Class, first: at, last: at}
+		s.rows[key] = row
+	}
+	row.n++
+	s.total++
+	row.first, row.last = min(row.first, at), max(row.last, at)
+	row.lose(j.Verdict.Lost)
+	if p := j.Conn.Peer; p != nil {
+		s.waiting[p] = key
+		if s.order = append(s.order, p); len(s.order) > maxHeld {
+			delete(s.waiting, s.order[0])
+			s.order = slices.Delete(s.order, 0, 1)
+		}
+	}
+	return nil
+}
+
+func (r *summaryRow) lose(l verdict.Lost) {
+	for _, n := range []*uint64{l.Unread, l.Unsent, l.Unacked} {
+		if n == nil {
+			r.unknown = true
+		} else {
+			r.lost += *n
+		}
+	}
+}
+
+// Write writes the table, the most frequent first; nothing where nothing was
+// counted.
+func (s *Summary) Write(w io.Writer) error {
+	if len(s.rows) == 0 {
+		return nil
+	}
+	rows := make([]*summaryRow, 0, len(s.rows))
+	for _, r := range s.rows {
+		rows = append(rows, r)
+	}
+	slices.SortFunc(rows, func(a, b *summaryRow) int {
+		return cmp.Or(b.n-a.n, cmp.Compare(a.cause, b.cause), cmp.Compare(a.comm, b.comm))
+	})
+	clock := func(t time.Duration) string { return s.o.Clock.Wall(t).In(s.zone).Format("15:04:05") }
+	lines := [][]string{{"COUNT", "SHARE", "CAUSE", "PROCESS", "BYTES LOST", "FIRST", "LAST"}}
+	for _, r := range rows {
+		lost := number(r.lost)
+		switch {
+		case r.unknown && r.lost == 0:
+			lost = "?"
+		case r.unknown:
+			lost = s.pen.glyphs("≥ ") + lost
+		}
+		lines = append(lines, []string{
+			number(uint64(r.n)), fmt.Sprintf("%.0f%%", 100*float64(r.n)/float64(s.total)),
+			s.pen.text(string(r.cause)), s.pen.own(r.comm), lost, clock(r.first), clock(r.last),
+		})
+	}
+	widths := make([]int, len(lines[0]))
+	for _, l := range lines {
+		for i, c := range l {
+			widths[i] = max(widths[i], width(c))
+		}
+	}
+	if over := sum(widths) + columnGap*(len(widths)-1) - s.o.Width; s.o.Width > 0 && over > 0 {
+		widths[3] = max(7, widths[3]-over)
+	}
+	out := &output{w: w}
+	t := newLiveTable(out, widths)
+	for n, l := range lines {
+		l[3] = cut(l[3], widths[3], s.pen.ellipsis())
+		for _, i := range []int{0, 1, 4} { // numbers stand to the right
+			l[i] = padLeft(l[i], widths[i])
+		}
+		if n == 0 {
+			for i := range l {
+				l[i] = s.pen.ink(l[i], bold)
+			}
+		} else {
+			l[2] = s.pen.ink(l[2], classInk(&verdict.Verdict{Class: rows[n-1].class}))
+		}
+		if err := t.row(l); err != nil {
+			return err
+		}
+	}
+	return out.err
+}
+
+func sum(ns []int) (total int) {
+	for _, n := range ns {
+		total += n
+	}
+	return total
+}
