@@ -70,7 +70,7 @@ func Judge(c *conn.Connection, s Scope) Verdict {
 	}
 	for i := range rules {
 		r := &rules[i]
-		if r.open != (self.closed == none) {
+		if r.open == self.over(peer) && r.Cause != UnknownCause {
 			continue
 		}
 		if x := r.match(self, peer, s); x != nil {
@@ -87,6 +87,18 @@ func Judge(c *conn.Connection, s Scope) Verdict {
 	}
 	// The last rule matches everything.
 	return v
+}
+
+// over says whether the connection has ended at this end. A socket that is
+// gone while its mini-socket waits in FIN_WAIT2 has not: the peer may still
+// send, and be reset.
+func (f *facts) over(peer *facts) bool {
+	if f.closed == none {
+		return false
+	}
+	waits := f.timeWait != none && event.State(f.at(f.timeWait).Arg) == event.FinWait2 &&
+		f.miniEnd == none && f.mini == none && f.peerFin == none
+	return !waits || peer != nil && (peer.closed != none || peer.fin != none)
 }
 
 // fill writes a finding into the verdict of the judged end. mine: the causing

@@ -1,6 +1,8 @@
 package verdict
 
 import (
+	"golang.org/x/sys/unix"
+
 	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/event"
 )
@@ -35,7 +37,7 @@ func init() {
 		{Cause: Unreachable, Class: Refused, match: unreachable, sentence: tellUnreachable},
 		{Cause: HandshakeReset, Class: Refused, match: handshakeReset, sentence: tellHandshakeReset},
 		// A process or an operator aborted it.
-		{Cause: PortReuse, Class: Aborted, match: portReuse, sentence: tellPortReuse},
+		{Cause: PortReuse, Class: Aborted, own: true, match: portReuse, sentence: tellPortReuse},
 		{Cause: RepairClose, Class: Aborted, match: repairClose, sentence: tellRepairClose},
 		{Cause: SockDestroy, Class: Aborted, match: sockDestroy, sentence: tellSockDestroy},
 		{Cause: ListenerClosed, Class: Aborted, match: listenerClosed, sentence: tellListenerClosed},
@@ -66,10 +68,10 @@ func init() {
 		{Cause: OrderlyClose, Class: Graceful, match: orderlyClose, sentence: tellGraceful},
 		// Not ended.
 		{Cause: DescriptorHeld, Class: Open, open: true, match: descriptorHeld, sentence: tellDescriptorHeld},
-		{Cause: NeverAccepted, Class: Open, open: true, own: true, match: neverAccepted, sentence: tellNeverAccepted},
-		{Cause: CloseWaitLeak, Class: Open, open: true, own: true, match: closeWaitLeak, sentence: tellCloseWaitLeak},
-		{Cause: FinWait2Held, Class: Open, open: true, own: true, match: finWait2Held, sentence: tellFinWait2Held},
-		{Cause: FinStuck, Class: Open, open: true, own: true, match: finStuck, sentence: tellFinStuck},
+		{Cause: NeverAccepted, Class: Open, open: true, match: neverAccepted, sentence: tellNeverAccepted},
+		{Cause: FinStuck, Class: Open, open: true, match: finStuck, sentence: tellFinStuck},
+		{Cause: FinWait2Held, Class: Open, open: true, match: finWait2Held, sentence: tellFinWait2Held},
+		{Cause: CloseWaitLeak, Class: Open, open: true, match: closeWaitLeak, sentence: tellCloseWaitLeak},
 		{Cause: StillOpen, Class: Open, open: true, own: true, match: stillOpen, sentence: tellStillOpen},
 		{Cause: UnknownCause, Class: Unknown, own: true, match: unknown, sentence: tellUnknown},
 	}
@@ -170,7 +172,9 @@ func connectTimeout(a, b *facts, s Scope) *finding {
 		return nil
 	}
 	end := a.end()
-	if end.State == event.SynSent && end.Retransmits > 0 && end.Context != event.ContextProcess {
+	// What an ICMP error said on the way stands in the error (sk_err_soft).
+	told := end.Err != 0 && end.Err != event.Errno(unix.ETIMEDOUT) || end.ErrSoft != 0
+	if end.State == event.SynSent && end.Retransmits > 0 && end.Context != event.ContextProcess && !told {
 		return &finding{by: byKernel, a: []int{a.closed}}
 	}
 	return nil
@@ -580,7 +584,7 @@ func graceful(a, b *facts, want func(Act) bool) *finding {
 	if !bothSaid(a, b) {
 		return nil
 	}
-	x := &finding{a: []int{a.fin, a.closed}}
+	x := &finding{a: []int{a.fin, a.closed}, harmless: late(a, b)}
 	if b != nil {
 		x.b = []int{b.fin, b.closed}
 	}
@@ -596,6 +600,13 @@ func graceful(a, b *facts, want func(Act) bool) *finding {
 		return nil
 	}
 	return x
+}
+
+// late says whether a reset followed the complete exchange: an old segment met
+// no socket any more.
+func late(a, b *facts) bool {
+	reset := func(e *event.Event) bool { return e.Hook == event.HookSendReset }
+	return a.dead != none || a.elsewhere(reset) != none || b != nil && (b.dead != none || b.elsewhere(reset) != none)
 }
 
 func halfClose(a, b *facts, s Scope) *finding {
@@ -620,7 +631,7 @@ func (f *facts) accepted() bool {
 }
 
 func descriptorHeld(a, b *facts, s Scope) *finding {
-	if a.held == none || a.fin != none {
+	if a.held == none || a.fin != none || a.closed != none {
 		return nil
 	}
 	x := &finding{a: []int{a.held}, needs: []event.Hook{event.HookFileClose}}
@@ -630,7 +641,7 @@ func descriptorHeld(a, b *facts, s Scope) *finding {
 }
 
 func neverAccepted(a, b *facts, s Scope) *finding {
-	if a.c.Open != conn.OpenPassive || a.c.Established == 0 || a.accepted() || !s.has(event.HookAccept) {
+	if a.c.Open != conn.OpenPassive || a.c.Established == 0 || a.closed != none || a.accepted() || !s.has(event.HookAccept) {
 		return nil
 	}
 	return &finding{needs: []event.Hook{event.HookAccept}}
@@ -644,7 +655,7 @@ func closeWaitLeak(a, b *facts, s Scope) *finding {
 }
 
 func finWait2Held(a, b *facts, s Scope) *finding {
-	if a.c.State() != event.FinWait2 || a.release != none {
+	if a.c.State() != event.FinWait2 || a.release != none || b != nil && b.closed != none {
 		return nil
 	}
 	x := &finding{a: []int{a.fin}}
@@ -654,7 +665,7 @@ func finWait2Held(a, b *facts, s Scope) *finding {
 }
 
 func finStuck(a, b *facts, s Scope) *finding {
-	if a.fin == none || a.c.State() != event.FinWait1 {
+	if a.fin == none || a.c.State() != event.FinWait1 || b != nil && b.closed != none {
 		return nil
 	}
 	x := &finding{a: []int{a.fin}}

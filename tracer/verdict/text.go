@@ -41,7 +41,7 @@ func (r Rule) Explain() string {
 func wrap(text string, width int, indent string) string {
 	var b strings.Builder
 	column := 0
-	for _, word := range strings.Fields(text) {
+	for _, word := range pieces(text) {
 		n := utf8.RuneCountInString(word)
 		switch {
 		case column == 0:
@@ -58,4 +58,22 @@ func wrap(text string, width int, indent string) string {
 		column += n
 	}
 	return b.String()
+}
+
+// pieces splits at spaces, but keeps a command in backquotes together, so that
+// it can be copied.
+func pieces(text string) []string {
+	var out []string
+	open := false
+	for _, w := range strings.Fields(text) {
+		if open {
+			out[len(out)-1] += " " + w
+		} else {
+			out = append(out, w)
+		}
+		if strings.Count(w, "`")%2 == 1 {
+			open = !open
+		}
+	}
+	return out
 }
