@@ -92,7 +92,7 @@ func (o *Outcome) tell(e *End) {
 			continue
 		}
 		switch c.Op {
-		case opSend, opFill, opSendfile:
+		case opSend, opFill, opSendfile, opFastOpen:
 			e.Written += max(c.N, 0)
 			if c.Signal == unix.SIGPIPE {
 				saw("EPIPE")
@@ -159,7 +159,11 @@ func (o *Outcome) Flow(e *End) Flow {
 				}
 			}
 			if known && s.Len > 0 {
-				f.Sent = max(f.Sent, int64(int32(s.Seq+uint32(s.Len)-f.ISN-1)))
+				after := s.Seq + uint32(s.Len)
+				if s.Flags&event.SYN != 0 {
+					after++ // data with the SYN comes behind it
+				}
+				f.Sent = max(f.Sent, int64(int32(after-f.ISN-1)))
 			}
 		case s.Src == e.Remote && s.Dst == e.Local:
 			if known && s.Flags&event.ACK != 0 && s.Flags&event.RST == 0 {

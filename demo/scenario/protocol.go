@@ -49,6 +49,7 @@ const (
 	opBind        = "bind"
 	opListen      = "listen"
 	opConnect     = "connect"
+	opFastOpen    = "sendto(MSG_FASTOPEN)"
 	opAccept      = "accept"
 	opSend        = "send"
 	opFill        = "fill" // send until EAGAIN

@@ -136,6 +136,12 @@ func (p *puppet) call(req *request, r *reply) (err error) {
 		} else {
 			err = unix.Connect(req.FD, sockaddr(req.Level, ap))
 		}
+	case opFastOpen:
+		var ap netip.AddrPort
+		if ap, err = netip.ParseAddrPort(req.Remote); err != nil {
+			return err
+		}
+		n, err = unix.SendmsgN(req.FD, payload(req.N), nil, sockaddr(req.Level, ap), unix.MSG_FASTOPEN|unix.MSG_NOSIGNAL)
 	case opDisconnect:
 		err = disconnect(req.FD)
 	case opListen:

@@ -465,6 +465,17 @@ func (s *Sock) connectStart(name string, at netip.AddrPort) {
 	s.end.Local = s.local()
 }
 
+// fastOpen sends n bytes with the SYN, on a non-blocking socket.
+func (s *Sock) fastOpen(name string, at netip.AddrPort, n int) {
+	s.end = s.p.w.newEnd(name, s.p.ns, netip.AddrPort{}, at)
+	r := s.p.call(s.end, &request{Op: opFastOpen, FD: s.fd, Level: s.p.w.family.domain(), Remote: at.String(), N: n},
+		fmt.Sprintf("%v, %d bytes", at, n))
+	if s.p.w.err == nil && (r.Errno != 0 || r.N != int64(n)) {
+		s.p.w.fail("%s: connect with data: %d %s", s.p.role, r.N, unix.ErrnoName(r.Errno))
+	}
+	s.end.Local = s.local()
+}
+
 func (s *Sock) expect(r *reply, op string, errno unix.Errno) {
 	if s.p.w.err == nil && r.Errno != errno {
 		s.p.w.fail("%s: %s was to fail with %s, but: %d %s", s.p.role, op, unix.ErrnoName(errno), r.N, unix.ErrnoName(r.Errno))
