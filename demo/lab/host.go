@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 )
@@ -47,11 +48,12 @@ func findProgram(name string) (string, error) {
 }
 
 // EnsureHost makes sure that the host has QEMU and the few other programs that
-// the lab needs to run guests of an architecture (Go's name; empty: amd64). As
+// the lab needs to run guests of an architecture (Go's name; empty: the host's). As
 // root on a Debian system it installs what is missing, and says so on
 // progress; otherwise the error says which command to run.
 func EnsureHost(ctx context.Context, arch string, progress io.Writer) error {
 	progress = orDiscard(progress)
+	arch = orString(arch, runtime.GOARCH)
 	var missing, packages []string
 	for _, t := range tools(arch) {
 		if _, err := findProgram(t.program); err != nil {

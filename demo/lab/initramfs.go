@@ -11,6 +11,8 @@ import (
 	"strings"
 
 	"github.com/cavaliergopher/cpio"
+
+	"github.com/tcpbye/tcpbye/demo/lab/wire"
 )
 
 // archive writes an initramfs: a cpio archive in the newc format, in which
@@ -77,10 +79,10 @@ func readModule(ctx context.Context, file string) ([]byte, error) {
 	return out, nil
 }
 
-// addModules adds module files of a kernel and returns their guest paths, in
-// the same order.
-func (a *archive) addModules(ctx context.Context, k kernel, files []string) ([]string, error) {
-	var guest []string
+// addModules adds module files of a kernel and returns them as the guest has
+// them, in the same order.
+func (a *archive) addModules(ctx context.Context, k kernel, files []string) ([]wire.Module, error) {
+	var guest []wire.Module
 	for _, f := range files {
 		content, err := readModule(ctx, filepath.Join(k.modulesDir(), f))
 		if err != nil {
@@ -91,7 +93,7 @@ func (a *archive) addModules(ctx context.Context, k kernel, files []string) ([]s
 		if err := a.file(to, 0o644, content); err != nil {
 			return nil, err
 		}
-		guest = append(guest, to)
+		guest = append(guest, wire.Module{File: to, Params: moduleParams[moduleName(f)]})
 	}
 	return guest, nil
 }

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -183,10 +184,16 @@ func lock(ctx context.Context, file string, progress io.Writer) (unlock func(), 
 	return func() { f.Close() }, nil
 }
 
-// Fetch makes a kernel available in the cache. With update set it asks the
-// mirrors whether there is a newer one; without, the network is used only if
-// the kernel is not there. It returns the kernel's release.
-func Fetch(ctx context.Context, name, arch string, update bool, progress io.Writer) (release string, err error) {
+// Prepare makes sure that the host has what the lab needs (see EnsureHost) and
+// that a kernel is in the cache, for an architecture (Go's name; empty: the
+// host's). With update set it asks the mirrors whether there is a newer one;
+// without, the network is used only if the kernel is not there. It returns the
+// kernel's release.
+func Prepare(ctx context.Context, name, arch string, update bool, progress io.Writer) (release string, err error) {
+	arch = orString(arch, runtime.GOARCH)
+	if err := EnsureHost(ctx, arch, progress); err != nil {
+		return "", err
+	}
 	k, err := fetch(ctx, name, arch, update, orDiscard(progress))
 	return k.Release, err
 }
@@ -262,7 +269,11 @@ func fetchNewest(ctx context.Context, s series, arch, dir, aptDir string, progre
 		return kernel{}, err
 	}
 	fmt.Fprintf(progress, "reading the package lists of %s\n", strings.Join(s.suites, ", "))
+	stop := heartbeat(progress, func() string {
+		return "still reading, " + megabytes(filepath.Join(apt.dir, "state/lists"))
+	})
 	said, err := apt.update(ctx)
+	stop()
 	if err != nil {
 		return kernel{}, err
 	}
@@ -317,11 +328,14 @@ func writeCurrent(dir string, k kernel) error {
 func unpack(ctx context.Context, apt *privateApt, k kernel, packages []string, progress io.Writer) error {
 	start := time.Now()
 	fmt.Fprintf(progress, "fetching %s %s\n", strings.Join(packages, " "), k.Version)
+	stop := heartbeat(progress, func() string { return "still fetching " + megabytes(filepath.Join(apt.dir, "download")) })
 	debs, err := apt.download(ctx, packages...)
+	stop()
 	if err != nil {
 		return err
 	}
 	fmt.Fprintf(progress, "unpacking %s\n", k.Release)
+	defer heartbeat(progress, func() string { return "still unpacking" })()
 	tmp := k.dir + ".new"
 	if err := os.RemoveAll(tmp); err != nil {
 		return err

@@ -9,6 +9,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -19,19 +21,28 @@ import (
 // Config says what to run and on what.
 type Config struct {
 	Kernel string   // a name of Kernels, or a version within a series, such as 7.2
+	Arch   string   // amd64 or arm64; empty: the host's
 	Args   []string // the command and its arguments, passed as they are, with no shell between
 
-	// Dir is the command's working directory; empty: the current one.
+	// Dir is the command's working directory; empty: the current one, or / if
+	// the guest does not have the host's root.
 	Dir string
 	// Env is added to the command's environment, as NAME=VALUE. The command
-	// gets PATH, HOME, LANG and TZ of the host, TERM=dumb, USER=root, and
-	// LAB_OUT, LAB_KERNEL.
+	// has PATH, HOME, LANG and TZ of the host, USER=root, TERM=dumb, LAB_OUT,
+	// and LAB_KERNEL, the name of the kernel's series.
 	Env []string
 	// PathDirs are put before PATH in the guest.
 	PathDirs []string
+	// Files are added to the root of a guest of another architecture, which
+	// cannot have the host's.
+	Files []File
+	// Modules are loaded before the command starts, with what they need. In a
+	// guest with the host's root modprobe works, and the kernel loads what it
+	// needs itself.
+	Modules []string
 
 	Stdin          io.Reader // nil: the command reads /dev/null
-	Stdout, Stderr io.Writer // nil: dropped
+	Stdout, Stderr io.Writer // nil: dropped; written to by one goroutine
 
 	// Out is the host directory that the guest can write to. It has the same
 	// path in the guest, and LAB_OUT names it. Empty: a temporary directory,
@@ -47,6 +58,12 @@ type Config struct {
 	Timeout   time.Duration // from the start of QEMU to the end of the command; 0: 5 minutes
 
 	Progress io.Writer // sentences for a person on what is being done; nil: none
+}
+
+// File is a file of the host that is put into the guest.
+type File struct {
+	Host  string // path on the host
+	Guest string // absolute path in the guest; empty: /bin and the file's name
 }
 
 // Result is how the command ended.
@@ -79,28 +96,35 @@ func (e *StartError) Error() string { return e.Text }
 // Unwrap returns the system's error number.
 func (e *StartError) Unwrap() error { return e.Errno }
 
-// Modules that the guest loads before it looks for its root, and those that it
-// loads in any case, so that a command can count on them. All other modules are
-// loaded when the kernel asks for them.
+// Modules that the guest loads before it has its root, and those that it loads
+// in any case so that a command can count on them. All others are loaded when
+// the kernel or the command asks for them.
 var (
 	portModules  = []string{"virtio_pci", "virtio_console"}
-	rootModules  = []string{"9pnet_virtio", "9p", "overlay"}
+	shareModules = []string{"9pnet_virtio", "9p"}
+	rootModules  = []string{"overlay"}
 	eagerModules = []string{"tcp_diag", "inet_diag", "unix_diag", "veth", "sch_netem", "tun", "dummy"}
+
+	// dummy would make a device dummy0 on its own.
+	moduleParams = map[string]string{"dummy": "numdummies=0"}
 )
 
 // Run boots the kernel, runs the command in the guest, and returns when it has
 // ended. An error means that the lab failed: a command's own failure is a
 // Result. When ctx ends, QEMU is ended at once.
 func Run(ctx context.Context, cfg Config) (Result, error) {
-	const arch = "amd64"
 	progress := orDiscard(cfg.Progress)
+	cfg.Arch = orString(cfg.Arch, runtime.GOARCH)
 	if len(cfg.Args) == 0 {
 		return Result{}, errors.New("no command to run in the guest")
 	}
-	if err := EnsureHost(ctx, arch, progress); err != nil {
+	if len(cfg.Files) > 0 && cfg.Arch == runtime.GOARCH {
+		return Result{}, errors.New("files are added to guests of another architecture only; this one has all files of the host")
+	}
+	if err := EnsureHost(ctx, cfg.Arch, progress); err != nil {
 		return Result{}, err
 	}
-	k, err := fetch(ctx, cfg.Kernel, arch, false, progress)
+	k, err := fetch(ctx, cfg.Kernel, cfg.Arch, false, progress)
 	if err != nil {
 		return Result{}, err
 	}
@@ -124,21 +148,24 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 		return Result{}, err
 	}
 	m := machine{
-		arch:      arch,
+		arch:      cfg.Arch,
 		kernel:    k.image(),
 		initramfs: filepath.Join(work, "initramfs"),
 		append:    cfg.Append,
 		memoryMiB: orDefault(cfg.MemoryMiB, DefaultMemoryMiB),
 		smp:       orDefault(cfg.SMP, DefaultSMP),
 		icount:    cfg.ICount,
-		hostRoot:  "/",
 		out:       out,
 	}
-	spec, err := newSpec(cfg, k, out)
+	// Programs of the host run only on an emulated machine like the host.
+	if cfg.Arch == runtime.GOARCH {
+		m.hostRoot = "/"
+	}
+	spec, err := newSpec(cfg, k, m.hostRoot != "", out)
 	if err != nil {
 		return Result{}, err
 	}
-	if err := writeInitramfs(ctx, m.initramfs, k, spec); err != nil {
+	if err := writeInitramfs(ctx, work, m.initramfs, k, cfg, spec); err != nil {
 		return Result{}, err
 	}
 	timeout := orDefault(cfg.Timeout, DefaultTimeout)
@@ -156,29 +183,30 @@ func orDefault[T int | time.Duration](v, def T) T {
 }
 
 // newSpec says in the guest's terms what Config says in the host's.
-func newSpec(cfg Config, k kernel, out string) (wire.Spec, error) {
-	dir := cfg.Dir
-	if dir == "" {
-		dir = "."
+func newSpec(cfg Config, k kernel, hostRoot bool, out string) (wire.Spec, error) {
+	path, home, dir := os.Getenv("PATH"), orString(os.Getenv("HOME"), "/root"), orString(cfg.Dir, ".")
+	if !hostRoot {
+		path, home, dir = "", "/", orString(cfg.Dir, "/")
 	}
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return wire.Spec{}, err
 	}
-	var path []string
+	var dirs []string
 	for _, d := range cfg.PathDirs {
 		if d, err = filepath.Abs(d); err != nil {
 			return wire.Spec{}, err
 		}
-		path = append(path, d)
+		dirs = append(dirs, d)
 	}
-	path = append(path, filepath.SplitList(orString(os.Getenv("PATH"), "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"))...)
-	for _, d := range sbin {
-		path = appendNew(path, d)
+	dirs = append(dirs, filepath.SplitList(path)...)
+	// The guest's user is root, whatever the host's is.
+	for _, d := range append(sbin, "/usr/local/bin", "/usr/bin", "/bin") {
+		dirs = appendNew(dirs, d)
 	}
 	env := []string{
-		"PATH=" + strings.Join(path, ":"),
-		"HOME=" + orString(os.Getenv("HOME"), "/root"),
+		"PATH=" + strings.Join(dirs, ":"),
+		"HOME=" + home,
 		"USER=root",
 		"TERM=dumb",
 		"LAB_OUT=" + out,
@@ -189,17 +217,35 @@ func newSpec(cfg Config, k kernel, out string) (wire.Spec, error) {
 			env = append(env, name+"="+v)
 		}
 	}
-	return wire.Spec{
+	env = mergeEnv(env, cfg.Env)
+	if i := slices.IndexFunc(env, func(kv string) bool { return strings.HasPrefix(kv, "PATH=") }); i >= 0 {
+		dirs = filepath.SplitList(env[i][len("PATH="):])
+	}
+	spec := wire.Spec{
 		Args:     wire.Bytes(cfg.Args),
-		Env:      wire.Bytes(append(env, cfg.Env...)),
+		Env:      wire.Bytes(env),
 		Dir:      []byte(dir),
-		Path:     wire.Bytes(path),
-		HostRoot: true,
+		Path:     wire.Bytes(dirs),
+		HostRoot: hostRoot,
 		Out:      []byte(out),
-		Modules:  []byte(k.modulesDir()),
-		Config:   []byte(k.config()),
 		Stdin:    cfg.Stdin != nil,
-	}, nil
+	}
+	if hostRoot {
+		spec.ModuleTree, spec.KernelConfig = []byte(k.modulesDir()), []byte(k.config())
+	}
+	return spec, nil
+}
+
+// mergeEnv returns base with the variables of more, of which the last one of a
+// name counts: what a program makes of two is not defined.
+func mergeEnv(base, more []string) []string {
+	var out []string
+	for _, kv := range append(base[:len(base):len(base)], more...) {
+		name, _, _ := strings.Cut(kv, "=")
+		out = slices.DeleteFunc(out, func(old string) bool { return strings.HasPrefix(old, name+"=") })
+		out = append(out, kv)
+	}
+	return out
 }
 
 func orString(s, def string) string {
@@ -209,17 +255,17 @@ func orString(s, def string) string {
 	return s
 }
 
-// writeInitramfs makes the guest's initramfs: its init, the spec, and modules.
-func writeInitramfs(ctx context.Context, file string, k kernel, spec wire.Spec) error {
-	root, err := checkout(ctx, "")
+// writeInitramfs makes the guest's initramfs: its init, the spec, modules, and
+// added files.
+func writeInitramfs(ctx context.Context, work, file string, k kernel, cfg Config, spec wire.Spec) error {
+	root, err := checkout(ctx)
 	if err != nil {
 		return err
 	}
-	initFile := file + ".init"
-	if err := build(ctx, root, k.Arch, initPackage, initFile); err != nil {
+	if err := compile(ctx, root, k.Arch, work, initPackage); err != nil {
 		return err
 	}
-	initBinary, err := os.ReadFile(initFile)
+	initBinary, err := os.ReadFile(filepath.Join(work, "init"))
 	if err != nil {
 		return err
 	}
@@ -227,18 +273,24 @@ func writeInitramfs(ctx context.Context, file string, k kernel, spec wire.Spec) 
 	if err != nil {
 		return err
 	}
-	rootNames := portModules
+	first := slices.Concat(portModules, shareModules)
 	if spec.HostRoot {
-		rootNames = append(rootNames[:len(rootNames):len(rootNames)], rootModules...)
+		first = append(first, rootModules...)
 	}
-	rootFiles, missing, err := tree.order(rootNames)
+	must := slices.Concat(first, cfg.Modules)
+	rootFiles, missing, err := tree.order(first)
 	if err != nil {
 		return err
 	}
-	if len(missing) > 0 {
-		return fmt.Errorf("the kernel %s lacks the modules %s, without which the lab cannot work", k.Release, strings.Join(missing, ", "))
+	_, missingToo, err := tree.order(cfg.Modules)
+	if err != nil {
+		return err
 	}
-	allFiles, missing, err := tree.order(append(rootNames[:len(rootNames):len(rootNames)], eagerModules...))
+	if missing = append(missing, missingToo...); len(missing) > 0 {
+		return fmt.Errorf("the kernel %s has no module %s", k.Release, strings.Join(missing, ", "))
+	}
+	// The order of the whole begins with the order of its beginning.
+	files, missing, err := tree.order(append(must, eagerModules...))
 	if err != nil {
 		return err
 	}
@@ -246,12 +298,29 @@ func writeInitramfs(ctx context.Context, file string, k kernel, spec wire.Spec) 
 
 	var buf bytes.Buffer
 	a := newArchive(&buf)
-	guest, err := a.addModules(ctx, k, allFiles)
+	modules, err := a.addModules(ctx, k, files)
 	if err != nil {
 		return err
 	}
-	// The order of the whole begins with the order of its beginning.
-	spec.RootModules, spec.EagerModules = guest[:len(rootFiles)], guest[len(rootFiles):]
+	spec.RootModules, spec.MoreModules = modules[:len(rootFiles)], modules[len(rootFiles):]
+	if !spec.HostRoot {
+		if err := a.file("/etc/hosts", 0o644, []byte("127.0.0.1 localhost\n::1 localhost\n")); err != nil {
+			return err
+		}
+		for _, f := range cfg.Files {
+			content, err := os.ReadFile(f.Host)
+			if err != nil {
+				return fmt.Errorf("add a file to the guest: %w", err)
+			}
+			info, err := os.Stat(f.Host)
+			if err != nil {
+				return err
+			}
+			if err := a.file(orString(f.Guest, "/bin/"+filepath.Base(f.Host)), info.Mode(), content); err != nil {
+				return err
+			}
+		}
+	}
 	text, err := spec.Marshal()
 	if err != nil {
 		return err
@@ -307,6 +376,9 @@ func boot(ctx context.Context, m machine, cfg Config, progress io.Writer) (Resul
 		err = context.Cause(ctx)
 		e.stop() // closes the port, which ends the conversation
 		<-done
+		if res.Boot == 0 {
+			err = fmt.Errorf("%w; the command did not start yet", err)
+		}
 	}
 	var start *StartError
 	if err == nil || errors.As(err, &start) || errors.Is(err, errOutput) {
@@ -319,7 +391,7 @@ func boot(ctx context.Context, m machine, cfg Config, progress io.Writer) (Resul
 		// moment after the port's.
 		select {
 		case <-e.ended:
-			err = fmt.Errorf("the guest ended without an answer (QEMU: %v)", e.state())
+			err = fmt.Errorf("the guest ended before its command did: it panicked, or the command restarted it, or QEMU failed (%v)", e.state())
 		case <-ctx.Done():
 			err = context.Cause(ctx)
 		}

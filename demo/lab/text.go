@@ -2,8 +2,12 @@ package lab
 
 import (
 	"bytes"
+	"fmt"
 	"io"
+	"io/fs"
+	"path/filepath"
 	"sync"
+	"time"
 )
 
 func orDiscard(w io.Writer) io.Writer {
@@ -11,6 +15,39 @@ func orDiscard(w io.Writer) io.Writer {
 		return io.Discard
 	}
 	return w
+}
+
+// heartbeat writes a line every few seconds until stop is called.
+func heartbeat(progress io.Writer, line func() string) (stop func()) {
+	done, gone := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(gone)
+		tick := time.NewTicker(4 * time.Second)
+		defer tick.Stop()
+		for {
+			select {
+			case <-tick.C:
+				fmt.Fprintln(progress, line())
+			case <-done:
+				return
+			}
+		}
+	}()
+	return sync.OnceFunc(func() { close(done); <-gone })
+}
+
+// megabytes says how much is in the files below a directory.
+func megabytes(dir string) string {
+	var sum int64
+	filepath.WalkDir(dir, func(_ string, d fs.DirEntry, err error) error {
+		if err == nil && d.Type().IsRegular() {
+			if info, err := d.Info(); err == nil {
+				sum += info.Size()
+			}
+		}
+		return nil
+	})
+	return fmt.Sprintf("%.0f MB so far", float64(sum)/1e6)
 }
 
 // lineWriter passes whole lines on.

@@ -101,14 +101,14 @@ func findPort(name string) (string, error) {
 	return "", nil
 }
 
-func loadModule(file string) error {
-	f, err := os.Open(file)
+func loadModule(m wire.Module) error {
+	f, err := os.Open(m.File)
 	if err != nil {
 		return fmt.Errorf("load a module: %w", err)
 	}
 	defer f.Close()
-	if err := unix.FinitModule(int(f.Fd()), "", 0); err != nil && err != unix.EEXIST {
-		return fmt.Errorf("load the module %s: %w", filepath.Base(file), err)
+	if err := unix.FinitModule(int(f.Fd()), m.Params, 0); err != nil && err != unix.EEXIST {
+		return fmt.Errorf("load the module %s: %w", filepath.Base(m.File), err)
 	}
 	return nil
 }
@@ -233,7 +233,7 @@ func bindKernelFiles(spec wire.Spec) error {
 		return fmt.Errorf("uname: %w", err)
 	}
 	release := unix.ByteSliceToString(uts.Release[:])
-	if from := string(spec.Modules); from != "" {
+	if from := string(spec.ModuleTree); from != "" {
 		to := "/lib/modules/" + release
 		if err := os.MkdirAll(to, 0o755); err != nil {
 			return err
@@ -242,7 +242,7 @@ func bindKernelFiles(spec wire.Spec) error {
 			return fmt.Errorf("bind the modules of %s to %s: %w", from, to, err)
 		}
 	}
-	if from := string(spec.Config); from != "" {
+	if from := string(spec.KernelConfig); from != "" {
 		to := "/boot/config-" + release
 		if err := os.MkdirAll("/boot", 0o755); err != nil {
 			return err

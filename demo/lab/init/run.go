@@ -56,14 +56,13 @@ func run() error {
 // serve sets the guest up, runs the command and reports.
 func serve(spec wire.Spec, port *os.File, host *wire.Writer) error {
 	note := func(format string, args ...any) { host.Write(wire.Note, fmt.Appendf(nil, format, args...)) }
-	missing := spec.Missing
-	for _, m := range spec.EagerModules {
+	for _, m := range spec.MoreModules {
 		if err := loadModule(m); err != nil {
 			note("%v", err)
 		}
 	}
-	if len(missing) > 0 {
-		note("this kernel has no module %s", strings.Join(missing, ", "))
+	if len(spec.Missing) > 0 {
+		note("this kernel has no module %s", strings.Join(spec.Missing, ", "))
 	}
 	if spec.HostRoot {
 		if err := enterHostRoot(spec); err != nil {
@@ -151,8 +150,8 @@ func feedStdin(frames *wire.Reader, feed *os.File) {
 		if err != nil || kind == wire.Stdin && len(body) == 0 {
 			return
 		}
-		// A command that does not read its input must not stop the host's
-		// writes: the port is drained all the same.
+		// What a command does not want to read is dropped, as a shell's
+		// pipe does, so that the end of the port is still noticed.
 		if kind == wire.Stdin && !broken {
 			_, err := feed.Write(body)
 			broken = err != nil

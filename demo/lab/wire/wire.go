@@ -24,7 +24,6 @@ const (
 	SpecFile = "/lab/spec"  // where the initramfs holds the Spec
 	HostTag  = "host"       // the 9p mount tag of the host's root
 	OutTag   = "out"        // the 9p mount tag of the share for results
-	FileDir  = "/lab/files" // without a host root, under this directory lie the added files
 )
 
 // Spec tells the guest's init what to do.
@@ -40,17 +39,23 @@ type Spec struct {
 	HostRoot bool   // the root is the host's, over 9p under a tmpfs overlay; else the initramfs
 	Out      []byte // where the share for results is mounted; empty: there is none
 
-	RootModules  []string // module files in the initramfs, in load order, without which nothing works
-	EagerModules []string // module files in the initramfs, in load order, that a kernel may lack
-	Missing      []string // modules that were wanted but are not part of this kernel
+	RootModules []Module // loaded first; without them nothing works
+	MoreModules []Module // loaded later
+	Missing     []string // modules that were wanted but are not part of this kernel
 
-	// Modules is a host path: the kernel's module tree, bound to
-	// /lib/modules/RELEASE. Config likewise: the kernel's build
+	// ModuleTree is a host path: the kernel's modules, bound to
+	// /lib/modules/RELEASE. KernelConfig likewise: the kernel's build
 	// configuration, bound to /boot/config-RELEASE. Empty: none.
-	Modules []byte
-	Config  []byte
+	ModuleTree   []byte
+	KernelConfig []byte
 
 	Stdin bool // frames of kind Stdin follow; else the command reads /dev/null
+}
+
+// Module is a kernel module to load.
+type Module struct {
+	File   string // in the initramfs
+	Params string // as on modprobe's command line
 }
 
 // Marshal encodes the spec.
