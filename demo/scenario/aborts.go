@@ -205,6 +205,19 @@ var abort = []Scenario{
 		Counters: onClose,
 	},
 	{
+		Name:   "zerocopy-close-reset",
+		Title:  "everything was read, and still the close resets (kernel 5.10)",
+		Story:  "The server takes the client's page by TCP_ZEROCOPY_RECEIVE and closes. The page still hangs in the receive queue, and kernels before 6.1 do not look whether it was read: they reset. Nothing is lost.",
+		Groups: []string{"abort"},
+		Needs:  []Feature{HasBlindUnread},
+		Run: func(w *World) {
+			c, _ := zeroCopyThenClose(w)
+			wasReset(c)
+		},
+		Ends:     aborted(verdict.CloseUnread, "server", verdict.ActClose).pair("server", resets, "client", reset),
+		Counters: onClose,
+	},
+	{
 		Name:   "linger-zero-unread",
 		Title:  "SO_LINGER zero and unread data: the unread data decides",
 		Story:  "The server closes with SO_LINGER zero and a request unread. The kernel looks at the queue first, so this counts as a close with unread data.",

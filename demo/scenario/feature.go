@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"sync"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -51,7 +52,12 @@ type Missing struct {
 }
 
 func (m *Missing) Error() string {
-	return fmt.Sprintf("not on this kernel: no %s (Debian has it since %v): %v", m.Feature.Name, m.Feature.Since, m.Reason)
+	f := m.Feature
+	versions := "since " + f.Since.String()
+	if f.Until != (Kernel{}) {
+		versions = "before " + f.Until.String()
+	}
+	return fmt.Sprintf("not on this kernel: no %s (Debian has it %s): %v", f.Name, versions, m.Reason)
 }
 
 func (m *Missing) Unwrap() error { return m.Reason }
@@ -59,7 +65,7 @@ func (m *Missing) Unwrap() error { return m.Reason }
 // Expected says whether a kernel of this version was expected to lack the
 // feature; if not, a test that finds it missing has found a fault.
 func (m *Missing) Expected(k Kernel) bool {
-	return k.Before(m.Feature.Since) || m.Feature.Until != Kernel{} && !k.Before(m.Feature.Until)
+	return k.Before(m.Feature.Since) || m.Feature.Until != (Kernel{}) && !k.Before(m.Feature.Until)
 }
 
 func (f Feature) check() error {
@@ -89,22 +95,167 @@ var (
 		}
 		return nil
 	})}
-	HasDestroyTimeWait = Feature{Name: "SOCK_DESTROY of mini-sockets", Since: Kernel{6, 1}, probe: notBefore(Kernel{6, 1})}
-	HasDestroyOrphan   = Feature{Name: "SOCK_DESTROY of sockets that no process holds", Since: Kernel{6, 1}, probe: notBefore(Kernel{6, 1})}
-	HasVeth            = Feature{Name: "veth", Since: Kernel{5, 10}, probe: sync.OnceValue(probeVeth)}
-	HasNftReject       = Feature{Name: "nf_tables reject", Since: Kernel{5, 10}, probe: sync.OnceValue(probeReject)}
-	HasDiagDestroy     = Feature{Name: "SOCK_DESTROY", Since: Kernel{5, 10}, probe: sync.OnceValue(probeDestroy)}
+	HasDestroyTimeWait = Feature{Name: "SOCK_DESTROY of mini-sockets", Since: Kernel{6, 1}, probe: sync.OnceValue(probeDestroyTimeWait)}
+	HasDestroyOrphan   = Feature{Name: "SOCK_DESTROY of sockets that no process holds", Since: Kernel{6, 1}, probe: sync.OnceValue(probeDestroyOrphan)}
+	// __tcp_close asks what was read since 6.1 (stable); 5.10 counts what is queued.
+	HasExactUnread = Feature{Name: "close(2) that knows what was read", Since: Kernel{6, 1}, probe: func() error { return wantExactUnread(true) }}
+	HasBlindUnread = Feature{Name: "close(2) that counts what was read as unread", Since: Kernel{5, 10}, Until: Kernel{6, 1}, probe: func() error { return wantExactUnread(false) }}
+	HasVeth        = Feature{Name: "veth", Since: Kernel{5, 10}, probe: sync.OnceValue(probeVeth)}
+	HasNftReject   = Feature{Name: "nf_tables reject", Since: Kernel{5, 10}, probe: sync.OnceValue(probeReject)}
+	HasDiagDestroy = Feature{Name: "SOCK_DESTROY", Since: Kernel{5, 10}, probe: sync.OnceValue(probeDestroy)}
 )
 
-// notBefore stands for a probe where trying would be the scenario itself.
-func notBefore(first Kernel) func() error {
-	return func() error {
-		k, err := RunningKernel()
-		if err == nil && k.Before(first) {
-			err = fmt.Errorf("kernel %v", k)
-		}
+// withPair runs f over the two ends of a loopback connection in a namespace that
+// is gone afterwards. f owns the descriptors.
+func withPair(f func(client, server int) error) error {
+	ns, err := newNetns()
+	if err != nil {
 		return err
 	}
+	defer ns.close()
+	return ns.do(func() error {
+		l, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		defer unix.Close(l)
+		if err := unix.Bind(l, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
+			return err
+		}
+		if err := unix.Listen(l, 1); err != nil {
+			return err
+		}
+		at, err := unix.Getsockname(l)
+		if err != nil {
+			return err
+		}
+		client, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			return err
+		}
+		if err := unix.Connect(client, at); err != nil {
+			unix.Close(client)
+			return err
+		}
+		server, _, err := unix.Accept4(l, unix.SOCK_CLOEXEC)
+		if err != nil {
+			unix.Close(client)
+			return err
+		}
+		return f(client, server)
+	})
+}
+
+// nameOf is the SOCK_DESTROY request for a connected socket.
+func nameOf(fd int) (*request, error) {
+	local, err := unix.Getsockname(fd)
+	if err != nil {
+		return nil, err
+	}
+	remote, err := unix.Getpeername(fd)
+	if err != nil {
+		return nil, err
+	}
+	return &request{Level: unix.AF_INET, Local: addrPort(local).String(), Remote: addrPort(remote).String()}, nil
+}
+
+// probeDestroyTimeWait destroys a mini-socket, which waits for a goodbye that
+// does not come.
+func probeDestroyTimeWait() error {
+	return withPair(func(client, server int) error {
+		defer unix.Close(server)
+		req, err := nameOf(client)
+		if err != nil {
+			return err
+		}
+		if err := unix.Close(client); err != nil {
+			return err
+		}
+		for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
+			table, err := tcpTable()
+			if err != nil {
+				return err
+			}
+			for _, r := range table {
+				if r.local.String() == req.Local && r.remote.String() == req.Remote && r.timer == 3 {
+					return destroySocket(req)
+				}
+			}
+		}
+		return fmt.Errorf("a closed connection did not become a mini-socket")
+	})
+}
+
+// probeDestroyOrphan destroys a full socket that no process holds. tcp_abort of
+// 5.10 says that it did, and does nothing.
+func probeDestroyOrphan() error {
+	return withPair(func(client, server int) error {
+		defer unix.Close(server)
+		// Above 60 s the kernel keeps the full socket in FIN_WAIT2.
+		if err := unix.SetsockoptInt(client, unix.IPPROTO_TCP, unix.TCP_LINGER2, 120); err != nil {
+			return err
+		}
+		req, err := nameOf(client)
+		if err != nil {
+			return err
+		}
+		if err := unix.Close(client); err != nil {
+			return err
+		}
+		if err := destroySocket(req); err != nil {
+			return err
+		}
+		table, err := tcpTable()
+		if err != nil {
+			return err
+		}
+		for _, r := range table {
+			if r.local.String() == req.Local && r.remote.String() == req.Remote {
+				return fmt.Errorf("the kernel says that it destroyed it, and did not")
+			}
+		}
+		return nil
+	})
+}
+
+// exactUnread finds out whether close(2) knows that a page was read which still
+// hangs in the receive queue.
+var exactUnread = sync.OnceValues(func() (exact bool, err error) {
+	const page = 4096
+	err = withPair(func(client, server int) error {
+		defer unix.Close(client)
+		n, err := sendPages(client, page)
+		if err == nil {
+			_, err = unix.Poll([]unix.PollFd{{Fd: int32(server), Events: unix.POLLIN}}, 5000)
+		}
+		if err == nil {
+			n, err = zeroCopyReceive(server, page)
+		}
+		if cerr := unix.Close(server); err == nil {
+			err = cerr
+		}
+		if err != nil {
+			return err
+		}
+		if n != page {
+			return fmt.Errorf("only %d bytes could be received without a copy", n)
+		}
+		_, _, err = unix.Recvfrom(client, make([]byte, 1), 0)
+		exact = err == nil
+		if err == unix.ECONNRESET {
+			err = nil
+		}
+		return err
+	})
+	return exact, err
+})
+
+func wantExactUnread(want bool) error {
+	got, err := exactUnread()
+	if err == nil && got != want {
+		err = fmt.Errorf("it was tried: %v", map[bool]string{true: "a goodbye", false: "a reset"}[got])
+	}
+	return err
 }
 
 func trySocket(domain, kind, proto int) error {
@@ -115,30 +266,16 @@ func trySocket(domain, kind, proto int) error {
 	return unix.Close(fd)
 }
 
-// probeDestroy destroys a listening socket of its own.
+// probeDestroy destroys a connected socket.
 func probeDestroy() error {
-	ns, err := newNetns()
-	if err != nil {
-		return err
-	}
-	defer ns.close()
-	return ns.do(func() error {
-		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	return withPair(func(client, server int) error {
+		defer unix.Close(client)
+		defer unix.Close(server)
+		req, err := nameOf(client)
 		if err != nil {
 			return err
 		}
-		defer unix.Close(fd)
-		if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}); err != nil {
-			return err
-		}
-		if err := unix.Listen(fd, 1); err != nil {
-			return err
-		}
-		sa, err := unix.Getsockname(fd)
-		if err != nil {
-			return err
-		}
-		err = destroySocket(&request{Level: unix.AF_INET, Local: addrPort(sa).String(), Remote: "0.0.0.0:0"})
+		err = destroySocket(req)
 		if errors.Is(err, unix.ENOENT) {
 			return fmt.Errorf("%w (the modules inet_diag and tcp_diag may not be loaded)", err)
 		}

@@ -307,6 +307,29 @@ var polite = []Scenario{
 			"server", Expect{HalfClose: true, AppSaw: []string{"EOF"}, FIN: 1}),
 		Counters: map[string]int64{"TCPAbortOnData": 1},
 	},
+	{
+		Name:   "zerocopy-close",
+		Title:  "everything was read without a copy; the close is polite",
+		Story:  "The server takes the client's page by TCP_ZEROCOPY_RECEIVE and closes. The page still hangs in the receive queue, but it was read: a FIN.",
+		Groups: []string{"polite"},
+		Needs:  []Feature{HasExactUnread},
+		Run: func(w *World) {
+			c, s := zeroCopyThenClose(w)
+			followUp(s, c)
+		},
+		Ends: politely("server", verdict.ActClose).pair("server", first, "client", then),
+	},
+}
+
+// zeroCopyThenClose reads all that came, without a copy, and closes.
+func zeroCopyThenClose(w *World) (c, s *Sock) {
+	const page = 4096
+	c, s = w.Pair()
+	c.SendPages(page)
+	c.WaitAcked()
+	s.RecvPages(page)
+	s.Close()
+	return c, s
 }
 
 // crossFINs makes the FINs of two sockets cross.

@@ -587,6 +587,22 @@ func (s *Sock) Drain(errno unix.Errno) int64 {
 	return r.N
 }
 
+// SendPages sends n bytes, whole pages, in a form that the peer can map.
+func (s *Sock) SendPages(n int) {
+	r := s.p.call(s.end, &request{Op: opSendfile, FD: s.fd, N: n}, fmt.Sprintf("%d bytes", n))
+	if s.p.w.err == nil && (r.Errno != 0 || r.N != int64(n)) {
+		s.p.w.fail("%s: sendfile %d: %d %s", s.p.role, n, r.N, unix.ErrnoName(r.Errno))
+	}
+}
+
+// RecvPages reads n bytes by mapping them.
+func (s *Sock) RecvPages(n int) {
+	r := s.p.call(s.end, &request{Op: opZeroCopy, FD: s.fd, N: n}, fmt.Sprintf("%d bytes", n))
+	if s.p.w.err == nil && (r.Errno != 0 || r.N != int64(n)) {
+		s.p.w.fail("%s: zero-copy receive of %d: %d %s", s.p.role, n, r.N, unix.ErrnoName(r.Errno))
+	}
+}
+
 // RecvThread blocks another thread of the process in recv.
 func (s *Sock) RecvThread(n int) *pending {
 	pd := s.p.start(s.end, &request{Op: opRecv, Thread: true, FD: s.fd, N: n}, fmt.Sprintf("%d bytes, in a thread", n))
