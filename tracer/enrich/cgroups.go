@@ -29,6 +29,7 @@ type Cgroups struct {
 	mount string // of the cgroup2 hierarchy; "" there is none
 	max   int
 	now   func() time.Time
+	find  func(id uint64) (string, error) // byHandle
 
 	mu      sync.Mutex
 	paths   *lru[uint64, cgroup]
@@ -52,6 +53,7 @@ func NewCgroups(root string, max int) *Cgroups {
 		ids:     make(map[string]uint64),
 		missing: newLRU[uint64, time.Time](max, nil),
 	}
+	c.find = c.byHandle
 	c.paths = newLRU(max, func(_ uint64, g cgroup) { delete(c.ids, g.path) })
 	for _, dir := range []string{root, filepath.Join(root, "unified")} {
 		var st unix.Statfs_t
@@ -81,7 +83,7 @@ func (c *Cgroups) Path(id uint64) (string, bool) {
 	if asked, missing := c.missing.get(id); missing && now.Sub(asked) < cgroupRetry {
 		return "", false
 	}
-	if path, err := c.byHandle(id); err == nil {
+	if path, err := c.find(id); err == nil {
 		c.learn(id, path, now)
 		return path, true
 	} else if !errors.Is(err, unix.ESTALE) && now.Sub(c.walked) >= cgroupRetry {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -164,7 +165,7 @@ func (p *Processes) prune(known []*record) []*record {
 		}
 	}
 	if over := len(kept) - generations; over > 0 {
-		kept = kept[over:]
+		kept = slices.Delete(kept, 0, over)
 	}
 	clear(known[len(kept):])
 	return kept

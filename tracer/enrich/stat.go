@@ -32,14 +32,15 @@ func (s *stat) ended() bool { return s.state == 'Z' || s.state == 'X' || s.state
 var errStat = errors.New("not the shape of /proc/PID/stat")
 
 // parseStat reads a stat file. A comm may hold spaces, parentheses and line
-// ends, so its end is the last parenthesis of the file: what follows is numbers.
+// ends, which stat (unlike status) does not escape, so its end is the last
+// parenthesis of the file: what follows is numbers.
 func parseStat(b []byte) (stat, error) {
 	var s stat
 	open, shut := bytes.IndexByte(b, '('), bytes.LastIndexByte(b, ')')
 	if open < 0 || shut < open {
 		return s, errStat
 	}
-	s.comm = unescapeComm(b[open+1 : shut])
+	s.comm = string(b[open+1 : shut])
 	fields := bytes.Fields(b[shut+1:])
 	// fields[0] is field 3 of proc_pid_stat(5).
 	if len(fields) < 26 || len(fields[0]) != 1 {
@@ -57,31 +58,6 @@ func parseStat(b []byte) (stat, error) {
 		*f.to = v
 	}
 	return s, nil
-}
-
-// unescapeComm undoes proc_task_name (fs/proc/array.c), which writes a line end
-// as \n and a backslash as \\ in stat and status, though not in comm.
-func unescapeComm(b []byte) string {
-	if bytes.IndexByte(b, '\\') < 0 {
-		return string(b)
-	}
-	out := make([]byte, 0, len(b))
-	for i := 0; i < len(b); i++ {
-		if b[i] == '\\' && i+1 < len(b) {
-			switch b[i+1] {
-			case 'n':
-				out = append(out, '\n')
-				i++
-				continue
-			case '\\':
-				out = append(out, '\\')
-				i++
-				continue
-			}
-		}
-		out = append(out, b[i])
-	}
-	return string(out)
 }
 
 // parseStatus reads the effective user and the PID in the innermost namespace
