@@ -50,7 +50,7 @@ func (st *story) findings(p pen) *findings {
 	}
 	other := st.other(main)
 	if other != nil && other.Verdict.Cause != v.Cause {
-		f.sentences = append(f.sentences, "Seen from "+p.short(other.Conn)+": "+classText(other.Verdict.Class)+", "+
+		f.sentences = append(f.sentences, "Seen from "+p.short(other)+": "+classText(other.Verdict.Class)+", "+
 			p.text(string(other.Verdict.Cause))+". "+p.text(other.Verdict.Sentence))
 	}
 
@@ -214,7 +214,7 @@ func (st *story) lost(p pen) []string {
 func (st *story) saw(p pen) []string {
 	var parts []string
 	for s, j := range st.ends {
-		if j == nil || headOf(j.Conn) == nil && len(j.Verdict.AppSaw) == 0 {
+		if j == nil || headOf(j) == nil && len(j.Verdict.AppSaw) == 0 {
 			continue // nobody was there to see anything
 		}
 		text := "nothing"
@@ -255,14 +255,14 @@ func diedOfPipe(c *conn.Connection) bool {
 
 // label is a short name of an end that the other one does not have.
 func (st *story) label(p pen, j *Judged) string {
-	who := headOf(j.Conn)
+	who := headOf(j)
 	if who == nil || who.Comm == "" {
-		return p.short(j.Conn)
+		return p.short(j)
 	}
 	if other := st.other(j); other != nil {
-		if o := headOf(other.Conn); o != nil && o.Comm == who.Comm {
+		if o := headOf(other); o != nil && o.Comm == who.Comm {
 			if o.PID != who.PID {
-				return p.short(j.Conn)
+				return p.short(j)
 			}
 			return addr(j.Conn.Local)
 		}

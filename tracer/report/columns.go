@@ -160,7 +160,7 @@ func shortTime(e *entry, _ int) (string, ink) {
 }
 
 func shortProcess(e *entry, n int) (string, ink) {
-	who := headOf(e.Judged.Conn)
+	who := headOf(&e.Judged)
 	if who == nil {
 		return "-", dim
 	}

@@ -39,7 +39,7 @@ func (st *story) join(items []*item) {
 			if j != nil && !joined {
 				r.wire.phase = departed
 			}
-		case i.recv.kind != noSegment:
+		case i.recv.kind != noSegment && (j != nil || !i.perhaps):
 			r.wire = &wire{segment: i.recv, from: i.side.other()}
 			if j != nil && joined {
 				r.wire.segment = j.send

@@ -144,7 +144,7 @@ func (s *ResetsSink) ended(a, b *Judged) error {
 
 func kindOf(j *Judged) resetKind {
 	k := resetKind{cause: j.Verdict.Cause, remote: j.Conn.Remote}
-	if who := headOf(j.Conn); who != nil {
+	if who := headOf(j); who != nil {
 		k.comm = who.Comm
 	}
 	if j.Conn.Open != conn.OpenActive && k.remote.IsValid() {
@@ -156,7 +156,7 @@ func kindOf(j *Judged) resetKind {
 
 // between names the two ends.
 func (s *ResetsSink) between(j *Judged) string {
-	return s.pen.short(j.Conn) + s.pen.glyphs(" → ") + addr(j.Conn.Remote)
+	return s.pen.short(j) + s.pen.glyphs(" → ") + addr(j.Conn.Remote)
 }
 
 func (s *ResetsSink) clock(at time.Duration) string {

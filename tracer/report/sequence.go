@@ -186,12 +186,12 @@ func (p pen) rung(w *wire, n int) string {
 
 // heads are the names and addresses of the two ends.
 func (st *story) heads(p pen) (names, addrs [2]string) {
-	me := st.ends[left].Conn
-	names[left], addrs[left] = p.name(me), addr(me.Local)
+	me := st.ends[left]
+	names[left], addrs[left] = p.name(me), addr(me.Conn.Local)
 	if b := st.ends[right]; b != nil {
-		names[right], addrs[right] = p.name(b.Conn), addr(b.Conn.Local)
+		names[right], addrs[right] = p.name(b), addr(b.Conn.Local)
 	} else {
-		names[right], addrs[right] = "peer", addr(me.Remote)
+		names[right], addrs[right] = "peer", addr(me.Conn.Remote)
 	}
 	return names, addrs
 }

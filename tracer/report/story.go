@@ -153,6 +153,7 @@ type item struct {
 	tid        uint32
 	times      int // how often it came again
 	send, recv segment
+	perhaps    bool // recv was received only if the other end is seen to send it
 	rst        bool // kReset: a RST was seen to come
 	fatal      bool
 	events     []*event.Event
@@ -498,12 +499,14 @@ func (b *builder) closed(s side, j *Judged, cur *item, o observation) *item {
 		cur.fatal = true
 		return cur.take(o)
 
-	case o.State == event.LastAck && o.Err == 0 && !o.ByProcess():
+	case o.State == event.LastAck && o.Err == 0 && (o.Context != event.ContextProcess || !o.ByProcess()):
+		// Also where an exit is on the CPU: over loopback the last ACK comes
+		// while the FIN is being sent.
 		return b.add(s, o, item{kind: kClosed, cell: cell{states: change}, recv: segment{kind: segAck}})
 
 	case (o.State == event.FinWait2 || o.State == event.Closing) && o.Err == 0:
 		// Without the tcp_time_wait hook this is all there is to see of it.
-		return b.add(s, o, item{kind: kClosed, cell: cell{states: change}})
+		return b.add(s, o, item{kind: kClosed, cell: cell{states: change}, recv: segment{kind: segFin}, perhaps: true})
 	}
 	i := item{kind: kClosed, cell: cell{states: change}, fatal: true}
 	switch note := gaveUp(o.Event); {
@@ -637,7 +640,7 @@ func (b *builder) incomingAt(s side, o observation, seg segment, answer *item) {
 // by puts the actor's name before an act when it is not the process that the
 // column's head names.
 func (b *builder) by(j *Judged, o observation, act string) string {
-	head := headOf(j.Conn)
+	head := headOf(j)
 	if head != nil && head.PID == o.PID || !o.ByProcess() || o.PID == 0 {
 		return act
 	}
@@ -645,11 +648,16 @@ func (b *builder) by(j *Judged, o observation, act string) string {
 }
 
 // headOf is the process that stands for an end.
-func headOf(c *conn.Connection) *conn.Process {
-	if c.Owner != nil {
-		return c.Owner
+func headOf(j *Judged) *conn.Process {
+	switch {
+	case j.Conn.Owner != nil:
+		return j.Conn.Owner
+	case j.Conn.Opener != nil:
+		return j.Conn.Opener
+	case j.Verdict.LocalFin != nil:
+		return j.Verdict.LocalFin.Actor // it held the socket at least then
 	}
-	return c.Opener
+	return nil
 }
 
 // actName is what a process did at an event that ends its direction.

@@ -70,7 +70,7 @@ func (s *Summary) End(j Judged) error {
 	key := summaryKey{cause: j.Verdict.Cause, comm: "-"}
 	who := j.Verdict.Actor
 	if who == nil {
-		who = headOf(j.Conn)
+		who = headOf(&j)
 	}
 	if who != nil {
 		key.comm = who.Comm

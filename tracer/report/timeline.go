@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
@@ -411,11 +410,13 @@ func (g *grid) heads(doc *strings.Builder, o Options) {
 }
 
 // name is the process that stands for an end.
-func (p pen) name(c *conn.Connection) string {
-	who := headOf(c)
+func (p pen) name(j *Judged) string {
+	who := headOf(j)
 	if who == nil {
-		if c.Open == conn.OpenPassive && c.Opened != 0 {
-			return "never accepted"
+		for i := range j.Conn.Events {
+			if j.Conn.Events[i].Hook == event.HookChildForget {
+				return "never accepted"
+			}
 		}
 		return "process not seen"
 	}
@@ -426,11 +427,11 @@ func (p pen) name(c *conn.Connection) string {
 }
 
 // short is NAME/PID of an end, or its address.
-func (p pen) short(c *conn.Connection) string {
-	if who := headOf(c); who != nil {
+func (p pen) short(j *Judged) string {
+	if who := headOf(j); who != nil {
 		return p.process(who)
 	}
-	return addr(c.Local)
+	return addr(j.Conn.Local)
 }
 
 // heading is the title of a connection.
@@ -441,9 +442,9 @@ func heading(p pen, o Options, a, b *Judged) (title, aside string) {
 	}
 	to := addr(a.Conn.Remote)
 	if b != nil {
-		to = p.short(b.Conn)
+		to = p.short(b)
 	}
-	title = p.short(a.Conn) + p.glyphs(" → ") + to
+	title = p.short(a) + p.glyphs(" → ") + to
 	if a.Scenario != "" {
 		title = p.text(a.Scenario) + p.glyphs(" · ") + title
 	}
