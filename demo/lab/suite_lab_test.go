@@ -97,7 +97,7 @@ func TestSuite(t *testing.T) {
 		}
 		bins = append(bins, bin)
 	}
-	if err := lab.Build(t.Context(), root, "", os.Stderr); err != nil {
+	if _, err := lab.Build(t.Context(), dir, "", os.Stderr); err != nil {
 		t.Fatal(err)
 	}
 	kernels := strings.Split(*suiteKernels, ",")
@@ -124,7 +124,7 @@ func runGuest(t *testing.T, root, kernel, bin string) {
 	pkg := strings.TrimSuffix(filepath.Base(bin), ".test")
 	cfg := lab.Config{
 		Kernel: kernel, Args: args, Dir: filepath.Join(root, suite[slices.IndexFunc(suite, func(p string) bool { return filepath.Base(p) == pkg })]),
-		Timeout: 15 * time.Minute, Progress: os.Stderr,
+		PathDirs: []string{filepath.Dir(bin)}, Timeout: 15 * time.Minute, Progress: os.Stderr,
 	}
 	if *suiteOut != "" && pkg == "scenario" {
 		cfg.Out = filepath.Join(*suiteOut, kernel)

@@ -86,8 +86,8 @@ func hasPVH(image []byte) (bool, error) {
 		const physEntry = 18
 		for len(notes) >= 12 {
 			order := file.ByteOrder
-			name, desc, kind := order.Uint32(notes), order.Uint32(notes[4:]), order.Uint32(notes[8:])
-			size := 12 + uint64(name+3)&^3 + uint64(desc+3)&^3
+			name, desc, kind := uint64(order.Uint32(notes)), uint64(order.Uint32(notes[4:])), order.Uint32(notes[8:])
+			size := 12 + (name+3)&^3 + (desc+3)&^3
 			if size > uint64(len(notes)) {
 				break
 			}
