@@ -13,6 +13,7 @@ import (
 	"github.com/tcpbye/tcpbye/demo/echo"
 	"github.com/tcpbye/tcpbye/tracer"
 	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/record"
 	"github.com/tcpbye/tcpbye/tracer/report"
 	"github.com/tcpbye/tcpbye/tracer/session"
@@ -39,13 +40,20 @@ type demo struct {
 
 func newDemo(env environment) *cobra.Command {
 	d := &demo{output: output{env: env}}
+	var can bool
 	cmd := &cobra.Command{
 		Use:       "demo NAME…",
 		Short:     "run the bundled client and server through an ending, traced",
 		Long:      "Run the bundled client and server through an ending and trace both: what they said, the joined timeline, the verdict. Names: close, shutdown.",
 		ValidArgs: []string{"close", "shutdown"},
-		Args:      usageArgs(cobra.MatchAll(cobra.MinimumNArgs(1), cobra.OnlyValidArgs)),
+		Args:      usageArgs(cobra.OnlyValidArgs),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if can {
+				return d.canTrace()
+			}
+			if len(args) == 0 {
+				return usage(errors.New("which experiment: close, shutdown, or both?"))
+			}
 			for i, name := range args {
 				if i > 0 && d.people() {
 					fmt.Fprintln(env.stdout)
@@ -60,8 +68,24 @@ func newDemo(env environment) *cobra.Command {
 	d.flags(cmd, report.Timeline)
 	cmd.Flags().DurationVar(&d.delay, "delay", 300*time.Millisecond, "how long the server works on each answer (the original experiment: 5s)")
 	cmd.Flags().StringVar(&d.sigpipe, "sigpipe", "default", "what SIGPIPE does to the server: default, ignore or handler")
+	cmd.Flags().BoolVar(&can, "can-trace", false, "only say, by the exit status, whether everything can be attached here")
 	cmd.Flags().BoolVarP(&d.ipv6, "ipv6", "6", false, "over IPv6")
 	return cmd
+}
+
+// canTrace tries to attach everything.
+func (d *demo) canTrace() error {
+	t, err := tracer.Open(tracer.Options{Receive: true})
+	if err != nil {
+		return &statusError{exitCannot, err}
+	}
+	defer t.Close()
+	for _, a := range t.Attachments() {
+		if a.Rung == "" && a.Hook != event.HookErrorReport { // absent from 5.10
+			return &statusError{exitDegraded, fmt.Errorf("not everything can be attached here: %w", a.Err)}
+		}
+	}
+	return nil
 }
 
 // people says whether the output is for a person, and not for a program.

@@ -209,19 +209,6 @@ func (f *facts) end() *event.Event { return f.at(f.closed) }
 // came before nothing.
 func before(i, k int) bool { return i != none && (k == none || i < k) }
 
-func (f *facts) established() bool {
-	if f.c.Established != 0 {
-		return true
-	}
-	if f.c.Open != conn.OpenUnknown {
-		return false
-	}
-	return true // older than the trace
-}
-
-// exchanged says whether both FINs were seen.
-func (f *facts) exchanged() bool { return f.fin != none && f.peerFin != none }
-
 // lost counts, from the sequence numbers at the moments when they are valid.
 func (f *facts) lost() Lost {
 	var l Lost

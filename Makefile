@@ -1,0 +1,67 @@
+# tcpbye: two commands do everything, make demo and make test.
+# The rest is listed by make help.
+
+GO      ?= go
+KERNEL  ?= 6.1
+GOFLAGS ?=
+BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w'
+# staticcheck knows no language version newer than itself: pinned.
+STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+
+.PHONY: help demo test test-unit test-lab test-matrix lint check-objects generate record build clean
+
+help:
+	@echo 'make demo         both experiments, traced here or in the lab'
+	@echo 'make test         unit tests, and the lab tests on Linux $(KERNEL)'
+	@echo 'make test-matrix  the lab tests on Linux 5.10, 6.1, 6.12 and 7.x'
+	@echo 'make lint         gofmt, go vet, staticcheck'
+	@echo 'make generate     the BPF objects, again, from the C sources'
+	@echo 'make check-objects  are the committed BPF objects what the sources make?'
+	@echo 'make record       the recordings in testdata, again, from the lab'
+	@echo 'make build        bin/tcpbye, for this machine'
+
+build:
+	$(BUILD) -o bin/tcpbye ./cmd/tcpbye
+
+# Traces here where kprobes attach and the user may; else in the lab.
+demo: build
+	@if bin/tcpbye demo --can-trace; then \
+		echo 'tracing on this machine'; \
+		bin/tcpbye demo close shutdown; \
+	else \
+		echo 'the lab boots Linux $(KERNEL) instead'; \
+		$(GO) run ./cmd/lab -k $(KERNEL) -- tcpbye demo close shutdown; \
+	fi
+
+test: test-unit test-lab
+
+test-unit:
+	$(GO) test ./...
+
+test-lab:
+	$(GO) test -tags lab -count=1 -v -timeout 60m -run TestSuite ./demo/lab -suite.kernels=$(KERNEL)
+
+test-matrix:
+	$(MAKE) test-lab KERNEL=all
+
+lint:
+	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
+	$(GO) vet ./...
+	$(GO) vet -tags lab ./...
+	$(GO) run $(STATICCHECK) ./...
+	$(GO) run $(STATICCHECK) -tags lab ./...
+
+generate:
+	@bpf/need clang-14 llvm-14
+	$(GO) generate ./bpf
+
+# Builds them in another directory and compares byte by byte.
+check-objects:
+	@bpf/need clang-14 llvm-14
+	bpf/check
+
+record:
+	$(GO) test -tags lab -count=1 -v -timeout 90m -run TestSuite ./demo/lab -suite.kernels=all -suite.record=$(CURDIR)/tracer/verdict/testdata/recordings
+
+clean:
+	rm -rf bin dist
