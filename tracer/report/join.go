@@ -66,7 +66,7 @@ func match(items []*item) map[*item]*item {
 			if j.side == i.side || partner[j] != nil || j == i {
 				continue
 			}
-			shakes := i.opened() && j.opened() && near(i.last, j.at)
+			shakes := i.opened() && j.opened() && atOnce(i, j)
 			if shakes || i.send.kind != noSegment && i.send.kind == j.recv.kind && !i.opened() && !j.opened() {
 				partner[i], partner[j] = j, i
 				break
@@ -87,7 +87,7 @@ func first(items []*item, n int, at time.Duration) int {
 // oneRow says whether the n-th item and its partner, which comes later, are one
 // moment with nothing between them at the partner's end.
 func (st *story) oneRow(items []*item, n int, j *item) bool {
-	if j.at-items[n].last > together {
+	if !atOnce(items[n], j) {
 		return false
 	}
 	for _, k := range items[n+1:] {
@@ -99,6 +99,15 @@ func (st *story) oneRow(items []*item, n int, j *item) bool {
 		}
 	}
 	return false // it came earlier, and has its own row
+}
+
+// atOnce says whether j's first event follows from i's last one.
+func atOnce(i, j *item) bool {
+	if near(i.last, j.at) {
+		return true
+	}
+	gap := j.at - i.last
+	return gap > 0 && gap <= togetherTask && len(i.events) > 0 && len(j.events) > 0 && i.task != 0 && i.task == j.events[0].TID
 }
 
 // keep completes a row with what one end's events do not tell but the other's

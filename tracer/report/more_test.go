@@ -23,8 +23,8 @@ func ends(n string) (*end, *end) {
 	return c, s
 }
 
-// lingerZero: close(2) with SO_LINGER on and time 0.
-func lingerZero() (Judged, Judged) {
+// closeLingerZero: close(2) with SO_LINGER on and time 0.
+func closeLingerZero() (Judged, Judged) {
 	c, s := ends("l")
 	c.see(100.000, event.HookCloseEntry, process, client, in(event.Established)).
 		see(100.004, event.HookClose, process, client, in(event.Established)).
@@ -172,7 +172,7 @@ func noSocket() Judged {
 func TestGoldenTimelineMore(t *testing.T) {
 	pair := func(a, b Judged) []Judged { return []Judged{b, a} } // the second end first: it must not matter
 	var all []Judged
-	for _, js := range [][]Judged{pair(lingerZero()), pair(bothShut()), pair(farApart()), pair(crossing()), pair(destroyed()),
+	for _, js := range [][]Judged{pair(closeLingerZero()), pair(bothShut()), pair(farApart()), pair(crossing()), pair(destroyed()),
 		pair(killed()), {keepalive()}, {noSocket()}} {
 		all = append(all, js...)
 	}

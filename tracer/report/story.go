@@ -12,9 +12,13 @@ import (
 )
 
 // together is how near events must be to be told as one: a system call, the
-// state it changes and the segment it sends are microseconds apart on any
-// machine, and so are sender and receiver over loopback.
-const together = time.Millisecond
+// state it changes and the segment it sends are microseconds apart, and so are
+// sender and receiver over loopback. In one task one event follows from the
+// other even where the machine is emulated, or stops the task in between.
+const (
+	together     = time.Millisecond
+	togetherTask = 250 * time.Millisecond
+)
 
 // side is where an end stands: left is the active opener.
 type side int
@@ -150,7 +154,8 @@ type item struct {
 	kind       itemKind
 	side       side
 	at, last   time.Duration // CLOCK_MONOTONIC
-	tid        uint32
+	task       uint32        // on the CPU at the last event
+	cpu        uint32
 	times      int // how often it came again
 	send, recv segment
 	perhaps    bool // recv was received only if the other end is seen to send it
@@ -234,7 +239,7 @@ func cmpTime(a, b time.Duration) int {
 func (b *builder) add(s side, o observation, i item) *item {
 	i.side = s
 	i.at, i.last = o.Time, o.Time
-	i.tid = o.TID
+	i.task, i.cpu = o.TID, o.CPU
 	i.events = append(i.events, o.Event)
 	b.items = append(b.items, &i)
 	return &i
@@ -242,14 +247,20 @@ func (b *builder) add(s side, o observation, i item) *item {
 
 // take joins an event to an item.
 func (i *item) take(o observation) *item {
-	i.last = o.Time
+	i.last, i.task, i.cpu = o.Time, o.TID, o.CPU
 	i.events = append(i.events, o.Event)
 	return i
 }
 
 // near says whether the event comes right after the item.
 func (i *item) near(o observation) bool {
-	return i != nil && o.Time-i.last <= together
+	return i != nil && (o.Time-i.last <= together || o.Time-i.last <= togetherTask && sameTask(i.task, o.TID, i.cpu, o.CPU))
+}
+
+// sameTask says whether two events had the same task on the CPU. The idle
+// tasks, one a CPU, share the number 0.
+func sameTask(task, other, cpu, otherCPU uint32) bool {
+	return task == other && (task != 0 || cpu == otherCPU)
 }
 
 func (i *item) is(kinds ...itemKind) bool { return i != nil && slices.Contains(kinds, i.kind) }
@@ -281,6 +292,9 @@ func (b *builder) step(s side, j *Judged, cur *item, o observation) *item {
 
 	case event.HookFileClose:
 		if o.Has&event.HasRefs == 0 || o.Refs < 2 {
+			if cur.is(kHeld) {
+				cur.kind = kOther // this is another descriptor's close
+			}
 			return cur
 		}
 		left := "1 reference left"
@@ -499,9 +513,9 @@ func (b *builder) closed(s side, j *Judged, cur *item, o observation) *item {
 		cur.fatal = true
 		return cur.take(o)
 
-	case o.State == event.LastAck && o.Err == 0 && (o.Context != event.ContextProcess || !o.ByProcess()):
-		// Also where an exit is on the CPU: over loopback the last ACK comes
-		// while the FIN is being sent.
+	case o.State == event.LastAck && o.Err == 0 && !lingerZero(o.Event):
+		// Also where an exit or a close is on the CPU: over loopback the last
+		// ACK comes while the FIN is being sent.
 		return b.add(s, o, item{kind: kClosed, cell: cell{states: change}, recv: segment{kind: segAck}})
 
 	case (o.State == event.FinWait2 || o.State == event.Closing) && o.Err == 0:
@@ -521,6 +535,11 @@ func (b *builder) closed(s side, j *Judged, cur *item, o observation) *item {
 		}
 	}
 	return b.add(s, o, i)
+}
+
+// lingerZero says whether SO_LINGER is on with time 0.
+func lingerZero(e *event.Event) bool {
+	return e.Has&event.HasSocket != 0 && e.SkFlags&event.SockLinger != 0 && e.LingerTime == 0
 }
 
 // gaveUp says what a timer tried before it ended a connection; "" where no
@@ -548,7 +567,7 @@ func gaveUp(e *event.Event) string {
 func (b *builder) close(s side, j *Judged, cur *item, o observation) *item {
 	near := cur.near(o)
 	switch {
-	case near && cur.acting() && cur.is(kAct, kHeld) && cur.tid == o.TID && cur.act == b.actName(j, o):
+	case near && cur.acting() && cur.is(kAct, kHeld) && cur.task == o.TID && cur.act == b.actName(j, o):
 		// tcp_close, then __tcp_close; or the file's reference count was up
 		// for a moment only.
 		cur.kind, cur.note = kAct, ""
