@@ -56,4 +56,67 @@ var multipath = []Scenario{
 			"server", Expect{Lost: Lost{Unread: 60}, RST: 1}, "client", reset),
 		Counters: aborts,
 	},
+	{
+		Name:   "mptcp-join-refused",
+		Title:  "a further MPTCP subflow is reset; the connection goes on",
+		Story:  "The client's kernel opens a second subflow from another address of its machine. The server's allows none, and resets it. No process had a hand in this; the connection itself is used and closed as ever, over its first subflow.",
+		Groups: []string{"mptcp"},
+		Needs:  []Feature{HasVeth, HasMPTCP},
+		Run:    joinRefused,
+		Ends: func() map[string]Expect {
+			ends := politely("client", verdict.ActClose).pair("client", first, "server", then)
+			no := ending{class: verdict.Aborted, cause: verdict.MPTCPReset, kernel: true}
+			ends["joined"] = no.local(Expect{RST: 1})
+			ends["join"] = no.remote(resets) // MPTCP answers the reset with one of its own
+			return ends
+		}(),
+		Counters: map[string]int64{"OutRsts": 2, "EstabResets": 1, "AttemptFails": 1, "MPJoinSynRx": 1},
+	},
+}
+
+func joinRefused(w *World) {
+	far := w.far()
+	if w.err != nil {
+		return
+	}
+	err := w.home.do(func() error {
+		if err := address("near", secondAddr.AsSlice()); err != nil {
+			return err
+		}
+		if err := limitSubflows(1); err != nil {
+			return err
+		}
+		return joinFrom(secondAddr)
+	})
+	if err == nil {
+		err = far.do(func() error { return limitSubflows(0) })
+	}
+	if err != nil {
+		w.fail("%w", err)
+		return
+	}
+	l := w.FarPuppet("server").listen(farAddr, 0, 16, unix.IPPROTO_MPTCP)
+	c := w.Puppet("client").socket(unix.IPPROTO_MPTCP, 0)
+	c.connect("client", l)
+	s := l.Accept("server")
+	c.Exchange(s, 100, 200)
+	w.until("the reset of the second subflow", func() (bool, string) {
+		for _, seg := range w.segments() {
+			if seg.Dst.Addr() == secondAddr && seg.Flags&event.RST != 0 {
+				w.newEnd("join", w.home, seg.Dst, seg.Src)
+				w.newEnd("joined", far, seg.Src, seg.Dst)
+				return true, ""
+			}
+		}
+		return false, "none"
+	})
+	if w.err == nil {
+		w.WaitGone(w.ends["join"])
+		w.WaitGone(w.ends["joined"])
+	}
+	c.Close()
+	s.RecvEOF()
+	s.Close()
+	w.WaitMini(c.end, event.TimeWait)
+	w.WaitGone(s.end)
 }

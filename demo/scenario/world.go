@@ -831,6 +831,7 @@ func (w *World) SysctlMachine(name, value string) (restore func()) {
 // farAddr and nearAddr are the addresses of the second and of the home namespace
 // on the link between them.
 var (
-	nearAddr = netip.MustParseAddr("10.77.0.1")
-	farAddr  = netip.MustParseAddr("10.77.0.2")
+	nearAddr   = netip.MustParseAddr("10.77.0.1")
+	secondAddr = netip.MustParseAddr("10.77.0.3") // another one of the home namespace
+	farAddr    = netip.MustParseAddr("10.77.0.2")
 )

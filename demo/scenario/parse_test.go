@@ -1,0 +1,187 @@
+package scenario
+
+import (
+	"encoding/binary"
+	"maps"
+	"net/netip"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tcpbye/tcpbye/tracer/event"
+)
+
+var (
+	v4a = netip.MustParseAddrPort("127.0.0.1:5000")
+	v4b = netip.MustParseAddrPort("127.0.0.2:80")
+	v6a = netip.MustParseAddrPort("[::1]:5000")
+	v6b = netip.MustParseAddrPort("[2001:db8::7]:80")
+)
+
+// ip4 and ip6 put a header before a TCP segment.
+func ip4(src, dst netip.AddrPort, ttl byte, tcp []byte) []byte {
+	b := make([]byte, 20, 20+len(tcp))
+	b[0] = 0x45
+	binary.BigEndian.PutUint16(b[2:], uint16(20+len(tcp)))
+	b[6] = 0x40 // don't fragment
+	b[8], b[9] = ttl, unix.IPPROTO_TCP
+	copy(b[12:], src.Addr().AsSlice())
+	copy(b[16:], dst.Addr().AsSlice())
+	return append(b, tcp...)
+}
+
+func ip6(src, dst netip.AddrPort, hops byte, tcp []byte) []byte {
+	b := make([]byte, 40, 40+len(tcp))
+	b[0] = 0x60
+	binary.BigEndian.PutUint16(b[4:], uint16(len(tcp)))
+	b[6], b[7] = unix.IPPROTO_TCP, hops
+	copy(b[8:], src.Addr().AsSlice())
+	copy(b[24:], dst.Addr().AsSlice())
+	return append(b, tcp...)
+}
+
+func TestParsePacket(t *testing.T) {
+	want := func(src, dst netip.AddrPort) Segment {
+		return Segment{Src: src, Dst: dst, Seq: 0xfffffff0, Ack: 77, Flags: event.ACK | event.FIN, Len: 300, TTL: 63, Window: 512}
+	}
+	tcp := func(src, dst netip.AddrPort) []byte {
+		return tcpSegment(src, dst, 0xfffffff0, 77, event.ACK|event.FIN, payload(300))
+	}
+	four, six := ip4(v4a, v4b, 63, tcp(v4a, v4b)), ip6(v6a, v6b, 63, tcp(v6a, v6b))
+	fragment := append([]byte(nil), four...)
+	fragment[7] = 3
+	udp := append([]byte(nil), four...)
+	udp[9] = unix.IPPROTO_UDP
+	nested := append([]byte(nil), four...)
+	nested[20+12] = 0xf0 // a TCP header of 60 bytes
+	short := ip4(v4a, v4b, 63, tcp(v4a, v4b)[:20])
+	short[20+12] = 0xf0
+	for _, c := range []struct {
+		name string
+		in   []byte
+		want Segment
+		ok   bool
+	}{
+		{"IPv4", four, want(v4a, v4b), true},
+		{"IPv6", six, want(v6a, v6b), true},
+		{"cut behind the header", four[:40], want(v4a, v4b), true},
+		{"IPv6 cut behind the header", six[:60], want(v6a, v6b), true},
+		{"cut within the header", four[:39], Segment{}, false},
+		{"IPv6 cut within the header", six[:59], Segment{}, false},
+		{"a later fragment", fragment, Segment{}, false},
+		{"UDP", udp, Segment{}, false},
+		{"options longer than the packet", short, Segment{}, false},
+		{"nothing", nil, Segment{}, false},
+		{"no IP", make([]byte, 60), Segment{}, false},
+	} {
+		got, ok := parsePacket(c.in)
+		if ok != c.ok || ok && got != c.want {
+			t.Errorf("%s: %+v, %v; want %+v, %v", c.name, got, ok, c.want, c.ok)
+		}
+	}
+	if got, ok := parsePacket(nested); !ok || got.Len != 300-40 {
+		t.Errorf("40 bytes of options count as payload: %+v, %v", got, ok)
+	}
+}
+
+func TestTCPSegmentChecksum(t *testing.T) {
+	for _, n := range []int{0, 1, 2, 301} {
+		for _, ends := range [][2]netip.AddrPort{{v4a, v4b}, {v6a, v6b}} {
+			b := tcpSegment(ends[0], ends[1], 1, 2, event.RST|event.ACK, payload(n))
+			pseudo := append(ends[0].Addr().AsSlice(), ends[1].Addr().AsSlice()...)
+			pseudo = append(pseudo, 0, unix.IPPROTO_TCP, byte(len(b)>>8), byte(len(b)))
+			// Summed with its own checksum, a segment gives all ones.
+			if sum := onesSum(onesSum(0, pseudo), b); sum != 0xffff {
+				t.Errorf("%v, %d bytes: the sum is %#x", ends, n, sum)
+			}
+		}
+	}
+}
+
+func TestParseTCPTable(t *testing.T) {
+	const table = `  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:1F90 00000000:0000 0A 00000000:00000002 00:00000000 00000000     0        0 4711 1 0000000000000000 100 0 0 10 0
+   1: 0100007F:C350 0100007F:1F90 06 00000000:00000000 03:0000176F 00000000     0        0 0 3 0000000000000000
+   2: 0000000000000000FFFF00000100007F:0050 B80D0120000000000000000007000000:C351 08 00000010:0000001F 04:0000176F 00000000     0        0 12 3 0000000000000000 20 4 30 10 -1
+`
+	got, err := parseTCPTable(table)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []tableRow{
+		{netip.MustParseAddrPort("127.0.0.1:8080"), netip.MustParseAddrPort("0.0.0.0:0"), event.Listen, 0, 2, 0, 4711},
+		{netip.MustParseAddrPort("127.0.0.1:50000"), netip.MustParseAddrPort("127.0.0.1:8080"), event.TimeWait, 0, 0, 3, 0},
+		{netip.MustParseAddrPort("127.0.0.1:80"), netip.MustParseAddrPort("[2001:db8::7]:50001"), event.CloseWait, 16, 31, 4, 12},
+	}
+	if len(got) != len(want) {
+		t.Fatalf("%d rows: %+v", len(got), got)
+	}
+	for i := range want {
+		if got[i] != want[i] {
+			t.Errorf("row %d is %+v, not %+v", i, got[i], want[i])
+		}
+	}
+	for _, bad := range []string{"h\n0: 0100007F:1F90", "h\n0: 01007F:1F90 0:0 0A 0:0 0:0 0 0 0 1", "h\n0: 0100007F:1F90 00000000:0000 XX 0:0 0:0 0 0 0 1"} {
+		if _, err := parseTCPTable(bad); err == nil {
+			t.Errorf("%q was accepted", bad)
+		}
+	}
+}
+
+func TestParseCounters(t *testing.T) {
+	const text = `Ip: Forwarding InReceives
+Ip: 1 100
+Tcp: MaxConn EstabResets OutRsts
+Tcp: -1 2 3
+TcpExt: TCPAbortOnClose
+TcpExt: 4
+`
+	got := make(map[string]int64)
+	if err := parseCounters(text, got); err != nil {
+		t.Fatal(err)
+	}
+	if want := map[string]int64{"MaxConn": -1, "EstabResets": 2, "OutRsts": 3, "TCPAbortOnClose": 4}; !maps.Equal(got, want) {
+		t.Errorf("%v, not %v", got, want)
+	}
+	for _, bad := range []string{"Tcp: A B\nTcp: 1", "Tcp: A\nUdp: 1", "Tcp: A\nTcp: x"} {
+		if parseCounters(bad, map[string]int64{}) == nil {
+			t.Errorf("%q was accepted", bad)
+		}
+	}
+}
+
+func TestParseKernel(t *testing.T) {
+	for in, want := range map[string]Kernel{"6.1.0-41-amd64": {6, 1}, "5.10.0-36-cloud-amd64": {5, 10}, "7.2-amd64": {7, 2}} {
+		if got, err := parseKernel(in); err != nil || got != want {
+			t.Errorf("%s: %v, %v", in, got, err)
+		}
+	}
+	if _, err := parseKernel("generic"); err == nil {
+		t.Error("a version without numbers was accepted")
+	}
+	if !(Kernel{5, 10}).Before(Kernel{6, 1}) || (Kernel{6, 12}).Before(Kernel{6, 1}) || (Kernel{6, 1}).Before(Kernel{6, 1}) {
+		t.Error("versions are out of order")
+	}
+	gone := Missing{Feature: Feature{Since: Kernel{5, 10}, Until: Kernel{6, 1}}}
+	if gone.Expected(Kernel{5, 10}) || !gone.Expected(Kernel{6, 1}) || !gone.Expected(Kernel{5, 4}) {
+		t.Error("a feature that was taken away is expected on the wrong kernels")
+	}
+}
+
+func TestDestroyRequest(t *testing.T) {
+	b := destroyRequest(unix.AF_INET, v4a, v4b)
+	if len(b) != 72 || binary.NativeEndian.Uint32(b) != 72 || binary.NativeEndian.Uint16(b[4:]) != 21 {
+		t.Fatalf("the netlink header is wrong: % x", b[:16])
+	}
+	id := b[16+8:]
+	if b[16] != unix.AF_INET || b[17] != unix.IPPROTO_TCP ||
+		binary.BigEndian.Uint16(id) != 5000 || binary.BigEndian.Uint16(id[2:]) != 80 ||
+		string(id[4:8]) != "\x7f\x00\x00\x01" || string(id[20:24]) != "\x7f\x00\x00\x02" || id[40] != 0xff || id[47] != 0xff {
+		t.Errorf("the request is wrong: % x", b[16:])
+	}
+	// A mapped address goes into an AF_INET6 request as such.
+	id = destroyRequest(unix.AF_INET6, v4a, v4b)[16+8:]
+	if string(id[4+10:4+16]) != "\xff\xff\x7f\x00\x00\x01" {
+		t.Errorf("the mapped address is wrong: % x", id[4:20])
+	}
+}
