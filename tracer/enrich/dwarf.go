@@ -8,7 +8,6 @@ import (
 	"errors"
 	"io"
 	"slices"
-	"strings"
 )
 
 // dwarfTable answers from DWARF, versions 2 to 5.
@@ -36,47 +35,48 @@ const (
 	maxUnits   = 64      // units whose functions are remembered
 )
 
-// newDwarfTable is nil where there is no DWARF, or too much of it.
+// dwarfSections are those that functions, lines and inlining are told by. The
+// rest, places of variables above all, is as large again.
+var dwarfSections = []string{".debug_info", ".debug_abbrev", ".debug_line", ".debug_ranges", ".debug_str",
+	".debug_addr", ".debug_line_str", ".debug_str_offsets", ".debug_rnglists"}
+
+// newDwarfTable is nil where there is no DWARF, or too much of it. Compressed
+// sections are read (SHF_COMPRESSED), the .zdebug ones of before 2016 are not.
 func newDwarfTable(f *elf.File) *dwarfTable {
 	var total uint64
-	var info *elf.Section
+	sections := make(map[string]*elf.Section)
 	for _, s := range f.Sections {
-		name, old := strings.CutPrefix(s.Name, ".z")
-		name = strings.TrimPrefix(name, ".")
-		if !strings.HasPrefix(name, "debug_") || s.Type == elf.SHT_NOBITS {
+		if s.Type == elf.SHT_NOBITS || !slices.Contains(dwarfSections, s.Name) || sections[s.Name] != nil {
 			continue
 		}
-		size := s.Size // of the contents, for SHF_COMPRESSED
-		if old {
-			// The older compression: "ZLIB", then the size, big-endian.
-			var h [12]byte
-			if _, err := s.ReadAt(h[:], 0); err != nil || string(h[:4]) != "ZLIB" {
-				return nil
-			}
-			size = binary.BigEndian.Uint64(h[4:])
-		}
-		if name == "debug_info" {
-			if info = s; size > maxDebugInfo {
-				return nil
-			}
-		}
-		if total += size; size > maxDebugAll || total > maxDebugAll {
+		// Size is that of the contents, compressed or not.
+		if s.Name == ".debug_info" && s.Size > maxDebugInfo || s.Size > maxDebugAll-total {
 			return nil
 		}
+		sections[s.Name] = s
+		total += s.Size
 	}
-	if info == nil {
+	if sections[".debug_info"] == nil || sections[".debug_abbrev"] == nil {
 		return nil
 	}
-	data, err := f.DWARF()
+	contents := make(map[string][]byte)
+	for name, s := range sections {
+		b, err := s.Data()
+		if err != nil {
+			return nil
+		}
+		contents[name] = b
+	}
+	raw := contents[".debug_info"]
+	data, err := dwarf.New(contents[".debug_abbrev"], nil, nil, raw, contents[".debug_line"], nil,
+		contents[".debug_ranges"], contents[".debug_str"])
 	if err != nil {
 		return nil
 	}
-	raw, err := info.Data()
-	if err != nil {
-		return nil
-	}
-	if strings.HasPrefix(info.Name, ".z") {
-		return nil // see unitOffsets; written by no tool since 2016
+	for _, name := range dwarfSections[5:] {
+		if err := data.AddSection(name, contents[name]); err != nil {
+			return nil
+		}
 	}
 	t := &dwarfTable{data: data, funcs: make(map[dwarf.Offset][]funcRange), cost: int64(total)}
 	reader := data.Reader()

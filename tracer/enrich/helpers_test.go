@@ -43,7 +43,7 @@ func build(t testing.TB, name string, compiler string, args ...string) string {
 		cmd := exec.Command(compiler, append(args, "-o", out)...)
 		if compiler == "go" {
 			// The files come after -o.
-			cmd = exec.Command(compiler, append(append([]string{"build", "-o", out}, args...), ".")...)
+			cmd = exec.Command(compiler, append(append([]string{"build", "-buildvcs=false", "-o", out}, args...), ".")...)
 			cmd.Dir = "testdata/gohelper"
 			cmd.Env = append(os.Environ(), "GOFLAGS=", "GOWORK=off")
 			if !strings.Contains(strings.Join(args, " "), "withcgo") {

@@ -41,23 +41,38 @@ func parseStat(b []byte) (stat, error) {
 		return s, errStat
 	}
 	s.comm = string(b[open+1 : shut])
-	fields := bytes.Fields(b[shut+1:])
-	// fields[0] is field 3 of proc_pid_stat(5).
-	if len(fields) < 26 || len(fields[0]) != 1 {
-		return s, errStat
-	}
-	s.state = fields[0][0]
-	for _, f := range []struct {
-		number int
-		to     *uint64
-	}{{9, &s.flags}, {22, &s.start}, {23, &s.vsize}, {26, &s.startCode}, {28, &s.startStack}} {
-		v, err := strconv.ParseUint(string(fields[f.number-3]), 10, 64)
+	number := 2 // as proc_pid_stat(5) numbers the fields
+	for field := range bytes.FieldsSeq(b[shut+1:]) {
+		var to *uint64
+		switch number++; number {
+		case 3:
+			if len(field) != 1 {
+				return s, errStat
+			}
+			s.state = field[0]
+			continue
+		case 9:
+			to = &s.flags
+		case 22:
+			to = &s.start
+		case 23:
+			to = &s.vsize
+		case 26:
+			to = &s.startCode
+		case 28:
+			to = &s.startStack
+		default:
+			continue
+		}
+		v, err := strconv.ParseUint(string(field), 10, 64)
 		if err != nil {
 			return s, errStat
 		}
-		*f.to = v
+		if *to = v; number == 28 {
+			return s, nil
+		}
 	}
-	return s, nil
+	return s, errStat
 }
 
 // parseStatus reads the effective user and the PID in the innermost namespace

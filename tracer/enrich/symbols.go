@@ -42,6 +42,10 @@ type Symbols struct {
 	now    func() time.Time
 	debug  []string // directories with separate debug files, by build id
 
+	// resolving is held while tables are read and asked, which may take long;
+	// what it guards is in the modules. It comes before mu.
+	resolving sync.Mutex
+
 	mu        sync.Mutex
 	processes *lru[uint32, *space]
 	modules   *lru[fileKey, *module]
@@ -54,7 +58,7 @@ type Symbols struct {
 type space struct {
 	image    image
 	vsize    uint64
-	mappings []mapping
+	mappings []mapping // not changed any more
 	read     time.Time
 	died     time.Time // zero: lives
 }
@@ -64,10 +68,12 @@ type module struct {
 	file *os.File // open until the tables are read
 	vdso []byte   // instead of a file
 
-	read   bool
+	read bool // the tables are, or are being
+	cost int64
+
+	// By Symbols.resolving; the others by Symbols.mu.
 	tables *tables // nil: not an ELF file
 	frames map[uint64][]Frame
-	cost   int64
 }
 
 func (m *module) close() {
@@ -91,6 +97,8 @@ func NewSymbols(procfs string, max int) *Symbols {
 
 // Close gives back the open files. Symbols is not to be used afterwards.
 func (s *Symbols) Close() error {
+	s.resolving.Lock()
+	defer s.resolving.Unlock()
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.modules.each(func(k fileKey, _ *module) { s.modules.remove(k) })
@@ -119,11 +127,17 @@ func (s *Symbols) Forget(pid uint32) {
 // address is where the task stands, the others are return addresses, which lie
 // behind the call that is meant. Zero addresses make no frame; all others make
 // at least one.
+//
+// The first address in a module has its tables read, which takes from a
+// millisecond to a second. The reader of a ring buffer should call Prepare, which
+// does not wait for that, and leave this to another goroutine.
 func (s *Symbols) Resolve(pid uint32, addresses []uint64) []Frame {
+	s.resolving.Lock()
+	defer s.resolving.Unlock()
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.sweep()
 	p := s.space(pid, addresses)
+	s.mu.Unlock()
 	out := make([]Frame, 0, len(addresses))
 	for i, address := range addresses {
 		if address == 0 {
@@ -310,6 +324,8 @@ func (s *Symbols) load(pid uint32, m *mapping) *module {
 	if m.key == (fileKey{}) {
 		return nil
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	mod, ok := s.modules.get(m.key)
 	if !ok || !mod.read && mod.file == nil && mod.vdso == nil {
 		// Evicted or let go: once more, if the same file can still be had.
@@ -329,16 +345,22 @@ func (s *Symbols) load(pid uint32, m *mapping) *module {
 	if mod.read {
 		return mod
 	}
-	mod.read, mod.frames = true, make(map[uint64][]Frame)
-	if mod.file != nil {
-		mod.tables = readTables(mod.file, m.key.size, s.openDebug)
-		mod.close()
+	mod.read = true
+	file := mod.file
+	mod.file = nil
+	s.mu.Unlock()
+	mod.frames = make(map[uint64][]Frame)
+	if file != nil {
+		mod.tables = readTables(file, m.key.size, s.openDebug)
+		file.Close()
 	} else {
 		mod.tables = readTables(bytes.NewReader(mod.vdso), m.key.size, s.openDebug)
 	}
-	if mod.tables != nil {
-		mod.cost = mod.tables.cost
+	s.mu.Lock()
+	if kept, ok := s.modules.get(m.key); !ok || kept != mod || mod.tables == nil {
+		return mod // evicted in the meantime: good for this once
 	}
+	mod.cost = mod.tables.cost
 	s.memory += mod.cost
 	for s.memory > maxModuleMemory && s.modules.len() > 1 {
 		s.modules.evictOldest() // never this one: it was used last

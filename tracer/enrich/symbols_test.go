@@ -11,6 +11,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 )
@@ -36,10 +37,8 @@ var goBuilds = []struct {
 }{
 	{"exe", nil},
 	{"exe-stripped", []string{"-ldflags=-s -w"}},
-	{"pie", []string{"-buildmode=pie"}},
 	{"pie-stripped", []string{"-buildmode=pie", "-ldflags=-s -w"}},
 	{"cgo-stripped", []string{"-tags=withcgo", "-ldflags=-s -w -linkmode=external"}},
-	{"cgo-pie", []string{"-tags=withcgo", "-buildmode=pie", "-ldflags=-linkmode=external"}},
 	{"cgo-pie-stripped", []string{"-tags=withcgo", "-buildmode=pie", "-ldflags=-s -w -linkmode=external"}},
 }
 
@@ -175,6 +174,7 @@ func one(s *Symbols, pid uint32, address uint64) []Frame {
 
 func TestCStack(t *testing.T) {
 	const source = "testdata/chelper/helper.c"
+	s := newSymbols(t)
 	for _, b := range []struct {
 		name     string
 		args     []string
@@ -192,7 +192,6 @@ func TestCStack(t *testing.T) {
 		t.Run(b.name, func(t *testing.T) {
 			program := build(t, "c-"+b.name, "gcc", append(b.args, source, "-ldl")...)
 			h := start(t, program)
-			s := newSymbols(t)
 			for _, p := range places(t, h) {
 				got := one(s, h.pid, p.address)
 				if len(got) == 0 {
@@ -406,6 +405,32 @@ func TestModulesAreBounded(t *testing.T) {
 	if after := openFiles(t); after > before {
 		t.Errorf("%d files open, %d before", after, before)
 	}
+}
+
+func TestConcurrentUse(t *testing.T) {
+	program := build(t, "c-debug", "gcc", "-O0", "-g", "-fno-omit-frame-pointer", "testdata/chelper/helper.c", "-ldl")
+	s := NewSymbols("/proc", 2)
+	defer s.Close()
+	var group sync.WaitGroup
+	for range 3 {
+		h := start(t, program)
+		p := places(t, h)[0]
+		group.Go(func() {
+			for range 20 {
+				if got := one(s, h.pid, p.address); len(got) != 1 || got[0].Function != p.function {
+					t.Errorf("%+v: %+v", p, got)
+				}
+				s.Forget(h.pid)
+			}
+		})
+		group.Go(func() {
+			for range 20 {
+				s.Prepare(h.pid)
+				s.Prepare(uint32(os.Getpid()))
+			}
+		})
+	}
+	group.Wait()
 }
 
 // A stripped program's debug file is found by its build id.
