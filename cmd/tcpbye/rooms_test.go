@@ -1,4 +1,4 @@
-package tracer_test
+package main
 
 import (
 	"encoding/json"
