@@ -75,7 +75,7 @@ func EnsureHost(ctx context.Context, arch string, progress io.Writer) error {
 	}
 	fmt.Fprintf(progress, "installing %s: apt-get %s\n", strings.Join(packages, ", "), strings.Join(install, " "))
 	run := func(args ...string) (string, error) {
-		cmd := exec.CommandContext(ctx, apt, args...)
+		cmd := exec.CommandContext(ctx, apt, append([]string{"-q", "-o", "Dpkg::Use-Pty=0"}, args...)...)
 		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C")
 		var said strings.Builder
 		cmd.Stdout, cmd.Stderr = progressLines(progress), &said
