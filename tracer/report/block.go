@@ -59,7 +59,9 @@ func (st *story) findings(p pen) *findings {
 			f.fields = append(f.fields, field{label, lines})
 		}
 	}
-	add("Lost", st.lost(p)...)
+	if v.Class != verdict.Open || st.lostKnown() {
+		add("Lost", st.lost(p)...)
+	}
 	add("Saw", st.saw(p)...)
 	advice, label := v.Advice, "Do"
 	if advice == "" && other != nil {
@@ -175,6 +177,15 @@ func (st *story) proofsOf(which func(proof) bool) []int {
 		}
 	}
 	return ns
+}
+
+func (st *story) lostKnown() bool {
+	for _, j := range st.ends {
+		if j != nil && (j.Verdict.Lost.Unread != nil || j.Verdict.Lost.Unsent != nil || j.Verdict.Lost.Unacked != nil) {
+			return true
+		}
+	}
+	return false
 }
 
 // lost is a line for each kind of loss at each end.

@@ -14,7 +14,7 @@
 //   - What a process owns (its name, its executable, its container) never
 //     reaches a terminal raw: see [Quote].
 //   - A value that is not known is shown as unknown: null in JSON, an empty
-//     field in CSV, "-" in a table; never 0 instead.
+//     field in CSV, "-" or, among counts, "?" in a table; never 0 instead.
 //   - The first error of the writer is kept and comes back from End and Close.
 //   - Only table.go imports tablewriter.
 //

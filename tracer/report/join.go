@@ -36,7 +36,7 @@ func (st *story) join(items []*item) {
 		case i.opened():
 		case i.send.kind != noSegment:
 			r.wire = &wire{segment: i.send, from: i.side}
-			if j != nil && !joined {
+			if j != nil && !joined || j == nil && st.unseen(i) {
 				r.wire.phase = departed
 			}
 		case i.recv.kind != noSegment && (j != nil || !i.perhaps):
@@ -52,24 +52,42 @@ func (st *story) join(items []*item) {
 	}
 }
 
+// unseen says whether a segment that the other end was not seen to receive may
+// be on its way for ever.
+func (st *story) unseen(i *item) bool {
+	switch i.send.kind {
+	case segFin:
+		fin := st.ends[i.side]
+		return fin != nil && fin.Verdict.LocalFin != nil && !fin.Verdict.LocalFin.Acked
+	case segRst:
+		return st.ends[right] != nil && !i.inferred
+	}
+	return false
+}
+
 // match finds, for each sent segment, the item in which the other end received
-// it, and the other way round.
+// it, and the other way round: first what happened at once, then what took its
+// time on the way.
 func match(items []*item) map[*item]*item {
 	partner := map[*item]*item{}
-	for n, i := range items {
-		if partner[i] != nil {
-			continue
-		}
-		// A tracepoint may tell of the sending after the other end received:
-		// tcp:tcp_send_reset comes when the segment has gone.
-		for _, j := range items[first(items, n, i.at-together):] {
-			if j.side == i.side || partner[j] != nil || j == i {
+	for _, once := range []bool{true, false} {
+		for n, i := range items {
+			if partner[i] != nil || i.send.kind == noSegment {
 				continue
 			}
-			shakes := i.opened() && j.opened() && atOnce(i, j)
-			if shakes || i.send.kind != noSegment && i.send.kind == j.recv.kind && !i.opened() && !j.opened() {
-				partner[i], partner[j] = j, i
-				break
+			// A tracepoint may tell of the sending after the other end received:
+			// tcp:tcp_send_reset comes when the segment has gone.
+			for _, j := range items[first(items, n, i.at-togetherTask):] {
+				if j.side == i.side || partner[j] != nil {
+					continue
+				}
+				if once && !atOnce(i, j) && (j.at >= i.at || !atOnce(j, i)) || !once && j.at < i.at {
+					continue
+				}
+				if once && i.opened() && j.opened() || i.send.kind == j.recv.kind && !i.opened() && !j.opened() {
+					partner[i], partner[j] = j, i
+					break
+				}
 			}
 		}
 	}
@@ -106,8 +124,8 @@ func atOnce(i, j *item) bool {
 	if near(i.last, j.at) {
 		return true
 	}
-	gap := j.at - i.last
-	return gap > 0 && gap <= togetherTask && len(i.events) > 0 && len(j.events) > 0 && i.task != 0 && i.task == j.events[0].TID
+	return j.at >= i.at && j.at-i.last <= togetherTask && i.task != 0 && len(i.events) > 0 && len(j.events) > 0 &&
+		i.task == j.events[0].TID
 }
 
 // keep completes a row with what one end's events do not tell but the other's
@@ -136,14 +154,57 @@ func (st *story) keep(r *row, i *item) {
 
 // markFatal leaves the sign on the one row that ended the connection.
 func (st *story) markFatal() {
-	ill := false
+	ill, at := false, -1
 	for _, j := range st.ends {
 		ill = ill || j != nil && !j.Verdict.Harmless && j.Verdict.Class != verdict.Graceful && j.Verdict.Class != verdict.Open
 	}
 	for n := range st.rows {
-		st.rows[n].fatal = st.rows[n].fatal && ill
-		ill = ill && !st.rows[n].fatal
+		r := &st.rows[n]
+		if !ill || !r.fatal {
+			continue
+		}
+		if at < 0 {
+			at = n
+		}
+		if r.proves() { // the verdict knows best
+			at = n
+			break
+		}
 	}
+	for n := range st.rows {
+		st.rows[n].fatal = n == at
+	}
+}
+
+func (r *row) proves() bool {
+	return slices.ContainsFunc(r.items[:], func(i *item) bool { return i != nil && i.marks != nil })
+}
+
+// combine makes one item of two where one segment was both: a FIN that
+// acknowledges the other end's FIN takes it from FIN_WAIT1 to FIN_WAIT2 and on
+// to TIME_WAIT.
+func combine(items []*item) []*item {
+	for n, i := range items {
+		if i == nil || i.recv.kind != segAck || len(i.states) != 2 || i.states[1] != event.FinWait2 {
+			continue
+		}
+		sent := false // the FIN was, before this
+		for _, k := range items[:n] {
+			sent = sent || k != nil && k.side != i.side && k.send.kind == segFin
+		}
+		for m, k := range items[n+1:] {
+			if k == nil || k.side != i.side {
+				continue
+			}
+			if sent && k.is(kTimeWait) && k.states != nil && atOnce(i, k) {
+				k.at, k.states = i.at, append(slices.Clone(i.states), k.states[1:]...)
+				k.events = append(slices.Clone(i.events), k.events...)
+				items[n], items[n+1+m] = k, nil
+			}
+			break
+		}
+	}
+	return slices.DeleteFunc(items, func(i *item) bool { return i == nil })
 }
 
 // wanted are the events that are evidence.

@@ -169,11 +169,44 @@ func noSocket() Judged {
 		Confidence: verdict.Certain, Sentence: "See the rows."}}
 }
 
+// slowDegraded: an emulated machine that takes its time within a task, and a
+// kernel where only tracepoints tell: the RST comes after the peer had it.
+func slowDegraded() (Judged, Judged) {
+	c := newEnd("zc", client, "127.0.0.1:42100", "127.0.0.1:43211", conn.OpenActive)
+	s := newEnd("zs", server, "127.0.0.1:43211", "127.0.0.1:42100", conn.OpenPassive)
+	unknown := event.ContextUnknown
+	plain := func(e *event.Event) { e.Has &^= event.HasPreempt; e.Call = event.CallClose }
+	c.see(0, event.HookSetState, unknown, client, to(event.Close, event.SynSent)).
+		see(12, event.HookConnect, unknown, client, in(event.SynSent)).
+		see(29, event.HookSetState, unknown, client, to(event.SynSent, event.Established))
+	s.see(31, event.HookSetState, unknown, client, to(event.Listen, event.SynRecv)).
+		see(34, event.HookSetState, unknown, client, to(event.SynRecv, event.Established)).
+		see(200, event.HookSetState, unknown, server, to(event.Established, event.Close), plain)
+	c.see(204, event.HookReset, unknown, server, in(event.Established)).
+		see(207, event.HookSetState, unknown, server, to(event.Established, event.Close), failed(104))
+	s.see(209, event.HookSendReset, unknown, server, in(event.Close), arg(14))
+	c.c.Opener, c.c.Owner, s.c.Owner = c.process(), c.process(), s.process()
+	return couple("slow-degraded", c, s, verdict.Aborted, verdict.LingerZero)
+}
+
+// unreachable: ICMP ends a connect(2) that a timer had repeated.
+func unreachable() Judged {
+	n := newEnd("un", client, "10.77.0.1:46926", "10.77.9.9:80", conn.OpenActive)
+	n.see(0, event.HookSetState, process, client, to(event.Close, event.SynSent)).
+		see(0.020, event.HookConnect, process, client, in(event.SynSent)).
+		see(1017, event.HookSetState, softirq, task{}, to(event.SynSent, event.Close), failed(113), tries(1), func(e *event.Event) { e.ErrSoft = 113 }).
+		see(1017.200, event.HookDisconnect, process, client, in(event.Close)).
+		see(1024, event.HookClose, process, client, in(event.Close))
+	n.c.Opener, n.c.Owner = n.process(), n.process()
+	return Judged{Conn: n.done(), Verdict: verdict.Verdict{Class: verdict.Refused, Cause: verdict.Unreachable,
+		Confidence: verdict.Certain, Sentence: "See the rows."}}
+}
+
 func TestGoldenTimelineMore(t *testing.T) {
 	pair := func(a, b Judged) []Judged { return []Judged{b, a} } // the second end first: it must not matter
 	var all []Judged
 	for _, js := range [][]Judged{pair(closeLingerZero()), pair(bothShut()), pair(farApart()), pair(crossing()), pair(destroyed()),
-		pair(killed()), {keepalive()}, {noSocket()}} {
+		pair(killed()), {keepalive()}, {noSocket()}, pair(slowDegraded()), {unreachable()}} {
 		all = append(all, js...)
 	}
 	golden(t, "timeline-more.txt", shown(t, Timeline, testOptions(), all...))

@@ -99,10 +99,27 @@ func padLeft(s string, n int) string {
 	return s
 }
 
+// isMark says whether a word is a number of evidence, see pen.mark.
+func isMark(w string) bool {
+	w = strings.TrimSuffix(w, ".")
+	if r, n := utf8.DecodeRuneInString(w); r >= '①' && r <= '⑳' && n == len(w) {
+		return true
+	}
+	digits := strings.TrimSuffix(strings.TrimPrefix(w, "("), ")")
+	return len(digits) == len(w)-2 && digits != "" && strings.Trim(digits, "0123456789") == ""
+}
+
 // wrap breaks text at spaces into lines of at most n columns. A word that is
 // wider keeps a line of its own. n <= 0: no limit.
 func wrap(text string, n int) []string {
-	words := strings.Fields(text)
+	var words []string
+	for _, w := range strings.Fields(text) {
+		if n := len(words) - 1; n >= 0 && isMark(w) { // stays with what it proves
+			words[n] += " " + w
+			continue
+		}
+		words = append(words, w)
+	}
 	if len(words) == 0 {
 		return nil
 	}

@@ -85,6 +85,7 @@ func (r *EventRecord) detail() string {
 			add(key, fmt.Sprint(*n))
 		}
 	}
+	add("call", r.Call)
 	add("how", r.How)
 	number("reason", r.Reason)
 	add("substate", r.Substate)

@@ -113,10 +113,11 @@ type EventRecord struct {
 	ToState *string `json:"to_state"`
 
 	Elsewhere bool           `json:"elsewhere,omitempty"` // belongs to no socket of this connection
+	Call      string         `json:"call,omitempty"`      // system call that the task was in
 	How       string         `json:"how,omitempty"`       // shutdown: rd, wr, rdwr
 	Reason    *int32         `json:"reason,omitempty"`    // enum sk_rst_reason of that kernel
 	Substate  string         `json:"substate,omitempty"`  // of the mini-socket
-	Errno     string         `json:"errno,omitempty"`     // that send(2) returned, or tcp_abort set
+	Errno     string         `json:"errno,omitempty"`     // that send(2) or recv(2) returned, or tcp_abort set; EOF: recv(2) returned 0
 	SkErr     string         `json:"sk_err,omitempty"`
 	Signal    string         `json:"signal,omitempty"`
 	TargetPID *int32         `json:"target_pid,omitempty"`
@@ -247,6 +248,11 @@ func (r *EventRecord) fill(o observation, first time.Duration) {
 	if e.Hook == event.HookSetState {
 		r.ToState = stateRecord(e.ToState)
 	}
+	switch e.Call {
+	case event.CallUnknown, event.CallNone, event.CallOther:
+	default:
+		r.Call = e.Call.String()
+	}
 	if e.Has&event.HasSocket != 0 && e.Err != 0 {
 		r.SkErr = e.Err.String()
 	}
@@ -275,12 +281,16 @@ func (r *EventRecord) fill(o observation, first time.Duration) {
 		if e.Arg != 0 {
 			r.Errno = event.Errno(e.Arg).String()
 		}
-	case event.HookTimeWait, event.HookTwskKill:
+	case event.HookTimeWait, event.HookTwskKill, event.HookTwskSchedule:
 		r.Substate = event.State(e.Arg).String()
 	case event.HookStreamError:
 		r.Errno = event.Errno(-e.Arg).String()
 		if e.Arg2 == 1 {
 			r.Signal = "SIGPIPE"
+		}
+	case event.HookReceive:
+		if r.Errno = "EOF"; e.Arg != 0 {
+			r.Errno = event.Errno(-e.Arg).String()
 		}
 	case event.HookSignal:
 		r.Signal = signalName(int(e.Arg))

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
@@ -158,6 +160,7 @@ type item struct {
 	cpu        uint32
 	times      int // how often it came again
 	send, recv segment
+	inferred   bool // from the other end's answer
 	perhaps    bool // recv was received only if the other end is seen to send it
 	rst        bool // kReset: a RST was seen to come
 	fatal      bool
@@ -186,14 +189,15 @@ func newStory(a, b *Judged, p pen) *story {
 	st := &story{ends: t.ends}
 	wanted := st.wanted()
 	t.show(wanted)
+	t.prune()
 	st.zero = a.Conn.First
 	if b != nil {
 		st.zero = min(st.zero, b.Conn.First)
 	}
 	slices.SortStableFunc(t.items, func(x, y *item) int { return cmpTime(x.at, y.at) })
-	st.join(t.items)
-	st.markFatal()
+	st.join(combine(t.items))
 	st.prove(wanted)
+	st.markFatal()
 	return st
 }
 
@@ -221,7 +225,7 @@ func (b *builder) show(wanted map[*event.Event]side) {
 				b.items[n].events = append(b.items[n].events, o.Event)
 				continue
 			}
-			b.add(side(s), o, item{cell: cell{text: o.Hook.String()}})
+			b.add(side(s), o, item{cell: cell{text: proofText(o.Event)}, fatal: j.Verdict.Cause == verdict.FinWait2Timeout})
 		}
 	}
 }
@@ -274,6 +278,11 @@ func (i *item) acting() bool {
 // new one.
 func (b *builder) step(s side, j *Judged, cur *item, o observation) *item {
 	near := cur.near(o)
+	if o.Has&event.HasTuple != 0 && o.State == event.Listen && o.Hook != event.HookSetState {
+		if i, ok := b.listener(s, j, cur, o); ok {
+			return i
+		}
+	}
 	switch o.Hook {
 	case event.HookSetState:
 		return b.setState(s, j, cur, o)
@@ -301,7 +310,13 @@ func (b *builder) step(s side, j *Judged, cur *item, o observation) *item {
 		if o.Refs > 2 {
 			left = fmt.Sprintf("%d references left", o.Refs-1)
 		}
-		return b.add(s, o, item{kind: kHeld, cell: cell{act: b.by(j, o, "close()"), note: left + ", nothing sent"}})
+		act, note := b.by(j, o, "close()"), left+", nothing sent"
+		if cur.is(kHeld) && cur.act == act {
+			cur.times++
+			cur.note = fmt.Sprintf("%s  ×%d", note, cur.times+1)
+			return cur.take(o)
+		}
+		return b.add(s, o, item{kind: kHeld, cell: cell{act: act, note: note}})
 
 	case event.HookCloseEntry, event.HookClose:
 		return b.close(s, j, cur, o)
@@ -321,18 +336,7 @@ func (b *builder) step(s side, j *Judged, cur *item, o observation) *item {
 		return b.add(s, o, item{cell: cell{text: "FIN"}, send: segment{kind: segFin}})
 
 	case event.HookSendActiveReset:
-		rst := segment{kind: segRst}
-		if near && (cur.is(kAct, kExit, kHeld) || cur.is(kTimeWait, kClosed) && cur.fatal) && cur.send.kind == noSegment {
-			cur.send, cur.fatal, cur.note = rst, true, ""
-			return cur.take(o)
-		}
-		act := "kernel"
-		if o.ByProcess() {
-			act = b.actName(j, o)
-		} else if o.Context == event.ContextSoftirq {
-			act = "timer"
-		}
-		return b.add(s, o, item{kind: kActiveRst, cell: cell{act: act}, send: rst, fatal: true})
+		return b.sendActiveReset(s, j, cur, o)
 
 	case event.HookSendReset:
 		return b.sendReset(s, j, cur, o)
@@ -345,7 +349,11 @@ func (b *builder) step(s side, j *Judged, cur *item, o observation) *item {
 		if seg.kind == segRst {
 			// Without the segment (5.10: tcp_reset has one argument) it may still
 			// turn out that none came.
-			return b.add(s, o, item{kind: kReset, recv: seg, rst: seen, fatal: true})
+			i := item{kind: kReset, recv: seg, rst: seen, fatal: true}
+			if j.Verdict.Ender == verdict.Path {
+				i.note = "not sent by the peer"
+			}
+			return b.add(s, o, i)
 		}
 		// tcp_reset() without a RST: data came for a socket that nobody reads,
 		// and this end is about to answer with one.
@@ -355,6 +363,9 @@ func (b *builder) step(s side, j *Judged, cur *item, o observation) *item {
 	case event.HookDisconnect:
 		if near && cur.acting() {
 			return cur.take(o)
+		}
+		if o.Has&event.HasTuple != 0 && o.State == event.Close {
+			return cur // connect(2) failed and tidies up
 		}
 		act := "disconnect"
 		switch o.Call {
@@ -369,6 +380,10 @@ func (b *builder) step(s side, j *Judged, cur *item, o observation) *item {
 		return b.add(s, o, item{kind: kAct, cell: cell{act: b.by(j, o, "SOCK_DESTROY")}, fatal: true})
 
 	case event.HookChildForget:
+		if near && cur.acting() {
+			cur.fatal = true
+			return cur.take(o)
+		}
 		return b.add(s, o, item{kind: kAct, cell: cell{act: b.by(j, o, "listener closed")}, fatal: true})
 
 	case event.HookTimeWait:
@@ -412,8 +427,7 @@ func (b *builder) step(s side, j *Judged, cur *item, o observation) *item {
 		if o.Has&event.HasSocket != 0 {
 			text += fmt.Sprintf(" (%d of %d)", o.AckBacklog, o.MaxAckBacklog)
 		}
-		i := item{cell: cell{text: text}, recv: segment{kind: segSyn},
-			fatal: j.Verdict.Cause == verdict.AcceptOverflow}
+		i := item{cell: cell{text: text}, recv: segment{kind: segSyn}}
 		if o.elsewhere { // the listener stands where this end's peer would be
 			b.add(s.other(), o, i)
 			return cur
@@ -506,7 +520,10 @@ func (b *builder) closed(s side, j *Judged, cur *item, o observation) *item {
 		return cur.take(o)
 
 	case near && (cur.acting() || cur.is(kReset) && cur.states == nil):
-		cur.states, cur.note = change, ""
+		cur.states = change
+		if !cur.is(kReset) {
+			cur.note = ""
+		}
 		if cur.is(kActiveRst) && cur.act == "timer" {
 			cur.note = gaveUp(o.Event)
 		}
@@ -523,7 +540,15 @@ func (b *builder) closed(s side, j *Judged, cur *item, o observation) *item {
 		return b.add(s, o, item{kind: kClosed, cell: cell{states: change}, recv: segment{kind: segFin}, perhaps: true})
 	}
 	i := item{kind: kClosed, cell: cell{states: change}, fatal: true}
-	switch note := gaveUp(o.Event); {
+	note := gaveUp(o.Event)
+	if j.Verdict.Cause == verdict.Unreachable {
+		note = "" // an ICMP message ended it, whatever the timers had tried
+	}
+	if o.Err == econnreset || o.Err == epipe || o.Err == econnrefused {
+		// Without the tcp_reset hook the errno tells that a RST may have come.
+		i.recv, i.perhaps = segment{kind: segRst}, true
+	}
+	switch {
 	case o.ByProcess():
 		i.act = b.actName(j, o)
 	case note != "":
@@ -532,6 +557,9 @@ func (b *builder) closed(s side, j *Judged, cur *item, o observation) *item {
 		i.act = "kernel"
 		if o.Has&event.HasSocket != 0 && o.Err != 0 {
 			i.note = o.Err.String()
+			if j.Verdict.Cause == verdict.Unreachable {
+				i.note += " (ICMP)"
+			}
 		}
 	}
 	return b.add(s, o, i)
@@ -546,6 +574,11 @@ func lingerZero(e *event.Event) bool {
 // timer did.
 func gaveUp(e *event.Event) string {
 	if e.Has&event.HasTCP == 0 || e.Context == event.ContextProcess {
+		return ""
+	}
+	// A timer reports ETIMEDOUT, or the ICMP error that came before; an ICMP
+	// error that ends the connection itself is no timer's.
+	if e.Has&event.HasSocket != 0 && e.Err != 0 && e.Err != etimedout && e.Err != e.ErrSoft {
 		return ""
 	}
 	count := func(n uint8, one, many string) string {
@@ -603,6 +636,22 @@ func (b *builder) timeWait(s side, cur *item, o observation) *item {
 	return b.add(s, o, i)
 }
 
+// sendActiveReset is a RST that answers nothing.
+func (b *builder) sendActiveReset(s side, j *Judged, cur *item, o observation) *item {
+	rst := segment{kind: segRst}
+	if cur.near(o) && (cur.is(kAct, kExit, kHeld) || cur.is(kTimeWait, kClosed) && cur.fatal) && cur.send.kind == noSegment {
+		cur.send, cur.fatal, cur.note = rst, true, ""
+		return cur.take(o)
+	}
+	act := "kernel"
+	if o.ByProcess() {
+		act = b.actName(j, o)
+	} else if o.Context == event.ContextSoftirq {
+		act = "timer"
+	}
+	return b.add(s, o, item{kind: kActiveRst, cell: cell{act: act}, send: rst, fatal: true})
+}
+
 // sendReset is a RST in answer to a segment.
 func (b *builder) sendReset(s side, j *Judged, cur *item, o observation) *item {
 	seen := o.Has&event.HasSegment != 0
@@ -613,7 +662,8 @@ func (b *builder) sendReset(s side, j *Judged, cur *item, o observation) *item {
 	if o.elsewhere {
 		// This machine's kernel answered this end: it stands for the other one.
 		if seen {
-			b.items = append(b.items, &item{side: s, at: o.Time, last: o.Time, send: segmentOf(o.Segment)})
+			i := b.sender(s, o, segmentOf(o.Segment))
+			b.items = append(b.items, &i)
 		}
 		text := "no socket: RST"
 		if o.Sock != 0 && o.Has&event.HasTuple != 0 && o.State != 0 {
@@ -622,6 +672,9 @@ func (b *builder) sendReset(s side, j *Judged, cur *item, o observation) *item {
 		b.add(s.other(), o, item{cell: cell{act: "kernel", text: text}, send: rst, fatal: true})
 		return cur
 	}
+	if !seen && cur.near(o) && cur.send == rst {
+		return cur.take(o) // tcp_send_active_reset told it
+	}
 	if cur.near(o) && cur.send.kind == noSegment && (cur.is(kReset) && !cur.rst || cur.is(kClosed) && cur.states[0] == event.FinWait2) {
 		if seen && (cur.is(kClosed) || cur.recv.kind != noSegment) {
 			b.incomingAt(s, o, segmentOf(o.Segment), cur)
@@ -629,6 +682,10 @@ func (b *builder) sendReset(s side, j *Judged, cur *item, o observation) *item {
 		cur.recv = segment{}
 		cur.send, cur.fatal, cur.act, cur.note = rst, true, "kernel", ""
 		return cur.take(o)
+	}
+	if !seen && o.Has&event.HasTuple != 0 && o.State != event.TimeWait && o.State != event.NewSynRecv && o.State != event.SynSent {
+		// tcp:tcp_send_reset tells of resets that answer nothing, too.
+		return b.sendActiveReset(s, j, cur, o)
 	}
 	if seen {
 		b.incoming(s, o, segmentOf(o.Segment))
@@ -643,11 +700,7 @@ func (b *builder) incoming(s side, o observation, seg segment) { b.incomingAt(s,
 
 // incomingAt is incoming for an answer that is told already.
 func (b *builder) incomingAt(s side, o observation, seg segment, answer *item) {
-	i := item{side: s.other(), at: o.Time, last: o.Time, send: seg}
-	if to := b.ends[s.other()]; to != nil && seg.kind == segData && o.Context == event.ContextSoftirq &&
-		to.Conn.Owner != nil && to.Conn.Owner.PID == o.PID && !o.KernelThread() {
-		i.act = "send()"
-	}
+	i := b.sender(s.other(), o, seg)
 	if n := slices.Index(b.items, answer); answer != nil && n >= 0 {
 		i.at, i.last = answer.at, answer.at
 		b.items = slices.Insert(b.items, n, &i)
@@ -769,4 +822,68 @@ func actOf(i *item) string {
 		return strings.Replace(i.act, "killed by", "exit, killed by", 1)
 	}
 	return i.act
+}
+
+const (
+	etimedout    = event.Errno(unix.ETIMEDOUT)
+	econnreset   = event.Errno(unix.ECONNRESET)
+	epipe        = event.Errno(unix.EPIPE)
+	econnrefused = event.Errno(unix.ECONNREFUSED)
+)
+
+// listener is what is done to the listener that a connection still waits at.
+func (b *builder) listener(s side, j *Judged, cur *item, o observation) (*item, bool) {
+	act := "listener closed"
+	switch o.Hook {
+	case event.HookCloseEntry, event.HookClose:
+		if o.Exiting() {
+			act = exitName(o.Event)
+		}
+	case event.HookShutdown, event.HookDisconnect:
+		act = "listener shut down"
+	case event.HookAbort:
+		act = "SOCK_DESTROY of the listener"
+	default:
+		return nil, false
+	}
+	if cur.near(o) && cur.acting() {
+		return cur.take(o), true
+	}
+	return b.add(s, o, item{kind: kAct, cell: cell{act: b.by(j, o, act)}}), true
+}
+
+// sender is the item of an end whose segment made the other one answer: over
+// loopback it is still on the CPU.
+func (b *builder) sender(s side, o observation, seg segment) item {
+	i := item{side: s, at: o.Time, last: o.Time, send: seg, inferred: true}
+	if to := b.ends[s]; to != nil && seg.kind == segData && o.Context == event.ContextSoftirq && !o.KernelThread() {
+		if head := headOf(to); head != nil && head.PID == o.PID {
+			i.act = "send()"
+		}
+	}
+	return i
+}
+
+// prune drops what was inferred from an answer and is told by the sender, too.
+func (b *builder) prune() {
+	b.items = slices.DeleteFunc(b.items, func(i *item) bool {
+		return i.inferred && i.send.kind != segData && slices.ContainsFunc(b.items, func(k *item) bool {
+			return !k.inferred && k.side == i.side && k.send.kind == i.send.kind && near(k.last, i.at)
+		})
+	})
+}
+
+// proofText tells an event that is told only where it proves something.
+func proofText(e *event.Event) string {
+	switch e.Hook {
+	case event.HookTwskKill:
+		return event.State(e.Arg).String() + " ends: the kernel forgets the connection"
+	case event.HookErrorReport:
+		return "the process can learn of " + e.Err.String()
+	case event.HookDestroy:
+		return "the socket is freed"
+	case event.HookExec:
+		return "exec"
+	}
+	return e.Hook.String()
 }
