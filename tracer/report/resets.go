@@ -279,6 +279,11 @@ func (s *ResetsSink) who(j *Judged, at time.Duration) string {
 		if g.fin == nil || g.fin.At == 0 || g.fin.At > at {
 			continue
 		}
+		if a := g.fin.Actor; a != nil && v.Actor != nil && a.PID == v.Actor.PID && g.fin.Act == v.Act {
+			// The act that ended it was the FIN, and the reset only followed.
+			text = p.process(a) + " closed first (FIN by " + goodbyeText(g.fin) + "), " + before(at-g.fin.At)
+			continue
+		}
 		name := p.process(g.fin.Actor)
 		switch {
 		case name == "" && g.mine:
