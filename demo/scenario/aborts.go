@@ -205,19 +205,6 @@ var abort = []Scenario{
 		Counters: onClose,
 	},
 	{
-		Name:   "zerocopy-close-reset",
-		Title:  "everything was read, and still the close resets (kernel 5.10)",
-		Story:  "The server takes the client's page by TCP_ZEROCOPY_RECEIVE and closes. The page still hangs in the receive queue, and kernels before 6.1 do not look whether it was read: they reset. Nothing is lost.",
-		Groups: []string{"abort"},
-		Needs:  []Feature{HasBlindUnread},
-		Run: func(w *World) {
-			c, _ := zeroCopyThenClose(w)
-			wasReset(c)
-		},
-		Ends:     aborted(verdict.CloseUnread, "server", verdict.ActClose).pair("server", resets, "client", reset),
-		Counters: onClose,
-	},
-	{
 		Name:   "linger-zero-unread",
 		Title:  "SO_LINGER zero and unread data: the unread data decides",
 		Story:  "The server closes with SO_LINGER zero and a request unread. The kernel looks at the queue first, so this counts as a close with unread data.",
@@ -402,6 +389,7 @@ var abort = []Scenario{
 			c.Exchange(s, 100, 200)
 			c.Shutdown(unix.SHUT_WR)
 			s.RecvEOF()
+			w.waitFINAcked(c.end)
 			w.Puppet("admin").Destroy(s.end)
 			s.SendFails(50, unix.ECONNABORTED)
 			wasReset(c)

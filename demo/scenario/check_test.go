@@ -122,6 +122,9 @@ func judgedWire() (Scenario, Outcome, []JudgedEnd) {
 		e.NetNS, e.Family = 7, event.IPv4
 	}
 	o.NetNS, o.Watched = []uint32{7}, []uint32{7}
+	for i := range o.Segments {
+		o.Segments[i].NetNS = 7
+	}
 	o.Processes = map[string]Process{"server": {Role: "server", PID: 42, Comm: "server"}}
 	o.Counters = map[string]int64{"OutRsts": 1}
 	s := Scenario{
@@ -143,7 +146,13 @@ func judgedWire() (Scenario, Outcome, []JudgedEnd) {
 	end := func(e *End) *conn.Connection {
 		return &conn.Connection{NetNS: 7, Family: event.IPv4, Local: e.Local, Remote: e.Remote}
 	}
-	return s, o, []JudgedEnd{{end(o.Ends["client"]), client}, {end(o.Ends["server"]), server}}
+	reset := end(o.Ends["server"])
+	reset.Events = []event.Event{
+		{Time: 5, Hook: event.HookSendActiveReset, Local: v4b, Remote: v4a},
+		// What the hook sees when a RST comes in: nothing is sent.
+		{Time: 6, Hook: event.HookSendReset, Has: event.HasSegment, Segment: event.Segment{Flags: event.RST}},
+	}
+	return s, o, []JudgedEnd{{end(o.Ends["client"]), client}, {reset, server}}
 }
 
 func TestCheckVerdicts(t *testing.T) {
@@ -183,10 +192,11 @@ func TestCheckVerdicts(t *testing.T) {
 		{"family", func(j []JudgedEnd) []JudgedEnd { j[0].Family = event.IPv6; return j }, "family"},
 		{"an end is missing", func(j []JudgedEnd) []JudgedEnd { return j[:1] }, "server: no verdict"},
 		{"an end too many", func(j []JudgedEnd) []JudgedEnd { return append(j, j[0]) }, "does not know"},
-		{"a reset that nobody saw leave", func(j []JudgedEnd) []JudgedEnd {
-			j[0].Events = append(j[0].Events, event.Event{Hook: event.HookSendActiveReset, Local: v4a, Remote: v4b})
+		{"a reset that never left", func(j []JudgedEnd) []JudgedEnd {
+			j[0].Elsewhere = append(j[0].Elsewhere, event.Event{Time: 7, Hook: event.HookSendReset})
 			return j
-		}, "RSTs left"},
+		}, "tell of 2 resets"},
+		{"a reset that no event tells of", func(j []JudgedEnd) []JudgedEnd { j[1].Events = nil; return j }, "tell of 0 resets"},
 	} {
 		s, o, judged := judgedWire()
 		err := errors.Join(s.CheckVerdicts(o, c.change(judged))...)

@@ -97,12 +97,9 @@ var (
 	})}
 	HasDestroyTimeWait = Feature{Name: "SOCK_DESTROY of mini-sockets", Since: Kernel{6, 1}, probe: sync.OnceValue(probeDestroyTimeWait)}
 	HasDestroyOrphan   = Feature{Name: "SOCK_DESTROY of sockets that no process holds", Since: Kernel{6, 1}, probe: sync.OnceValue(probeDestroyOrphan)}
-	// __tcp_close asks what was read since 6.1 (stable); 5.10 counts what is queued.
-	HasExactUnread = Feature{Name: "close(2) that knows what was read", Since: Kernel{6, 1}, probe: func() error { return wantExactUnread(true) }}
-	HasBlindUnread = Feature{Name: "close(2) that counts what was read as unread", Since: Kernel{5, 10}, Until: Kernel{6, 1}, probe: func() error { return wantExactUnread(false) }}
-	HasVeth        = Feature{Name: "veth", Since: Kernel{5, 10}, probe: sync.OnceValue(probeVeth)}
-	HasNftReject   = Feature{Name: "nf_tables reject", Since: Kernel{5, 10}, probe: sync.OnceValue(probeReject)}
-	HasDiagDestroy = Feature{Name: "SOCK_DESTROY", Since: Kernel{5, 10}, probe: sync.OnceValue(probeDestroy)}
+	HasVeth            = Feature{Name: "veth", Since: Kernel{5, 10}, probe: sync.OnceValue(probeVeth)}
+	HasNftReject       = Feature{Name: "nf_tables reject", Since: Kernel{5, 10}, probe: sync.OnceValue(probeReject)}
+	HasDiagDestroy     = Feature{Name: "SOCK_DESTROY", Since: Kernel{5, 10}, probe: sync.OnceValue(probeDestroy)}
 )
 
 // withPair runs f over the two ends of a loopback connection in a namespace that
@@ -216,46 +213,6 @@ func probeDestroyOrphan() error {
 		}
 		return nil
 	})
-}
-
-// exactUnread finds out whether close(2) knows that a page was read which still
-// hangs in the receive queue.
-var exactUnread = sync.OnceValues(func() (exact bool, err error) {
-	const page = 4096
-	err = withPair(func(client, server int) error {
-		defer unix.Close(client)
-		n, err := sendPages(client, page)
-		if err == nil {
-			_, err = unix.Poll([]unix.PollFd{{Fd: int32(server), Events: unix.POLLIN}}, 5000)
-		}
-		if err == nil {
-			n, err = zeroCopyReceive(server, page)
-		}
-		if cerr := unix.Close(server); err == nil {
-			err = cerr
-		}
-		if err != nil {
-			return err
-		}
-		if n != page {
-			return fmt.Errorf("only %d bytes could be received without a copy", n)
-		}
-		_, _, err = unix.Recvfrom(client, make([]byte, 1), 0)
-		exact = err == nil
-		if err == unix.ECONNRESET {
-			err = nil
-		}
-		return err
-	})
-	return exact, err
-})
-
-func wantExactUnread(want bool) error {
-	got, err := exactUnread()
-	if err == nil && got != want {
-		err = fmt.Errorf("it was tried: %v", map[bool]string{true: "a goodbye", false: "a reset"}[got])
-	}
-	return err
 }
 
 func trySocket(domain, kind, proto int) error {

@@ -194,6 +194,7 @@ var refused = []Scenario{
 		Groups:   []string{"refused", "path"},
 		Families: bothIP,
 		Needs:    []Feature{HasNftReject},
+		Forged:   1,
 		Run: func(w *World) {
 			l := w.Puppet("server").Listen(16)
 			w.Reject(l.at.Port(), rejectTCPReset)

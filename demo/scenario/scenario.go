@@ -23,8 +23,9 @@ type Scenario struct {
 	Needs    []Feature
 	// Remote: the story has a second namespace that is another machine to the judge.
 	Remote bool
-	// Strays: the capture has RSTs that ended nothing.
-	Strays bool
+	// Forged counts the RSTs in the capture that no TCP stack sent: a packet
+	// filter's, a raw socket's.
+	Forged int
 	// MachineWide says what setting of the whole machine is changed for a moment;
 	// "" none. Such a scenario runs alone, and only when it is allowed to.
 	MachineWide string

@@ -180,6 +180,7 @@ var strays = []Scenario{
 		Groups:   []string{"path"},
 		Families: bothIP,
 		Needs:    []Feature{HasNftReject},
+		Forged:   1,
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -203,6 +204,7 @@ var strays = []Scenario{
 		Story:    "A process with a raw socket knows the sequence numbers, and resets both ends, each in the other's name. Neither stack sent anything.",
 		Groups:   []string{"path"},
 		Families: bothIP,
+		Forged:   2,
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -221,7 +223,7 @@ var strays = []Scenario{
 		Title:  "a forged reset that only nearly fits is not believed",
 		Story:  "A forged reset has a sequence number inside the server's window, but not the next one. The kernel answers with a challenge acknowledgement (RFC 5961) and goes on: the connection ends as its owners want.",
 		Groups: []string{"path", "polite"},
-		Strays: true,
+		Forged: 1,
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)

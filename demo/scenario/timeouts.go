@@ -158,6 +158,7 @@ var timeouts = []Scenario{
 			if got := s.Drain(0); w.err == nil && got != n {
 				w.fail("the server read %d of %d bytes", got, n)
 			}
+			w.waitFINAcked(c.end)
 			s.Close()
 			w.WaitMini(c.end, event.TimeWait)
 			w.WaitGone(s.end)
