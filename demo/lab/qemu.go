@@ -229,6 +229,10 @@ func (e *emulator) state() string {
 	return "exit status 0"
 }
 
+// maxLastLines is enough for an oops and the panic that follows it, each with
+// its stack.
+const maxLastLines = 160
+
 // lastWords returns the end of the console and of QEMU's own messages, for an
 // error's text.
 func (e *emulator) lastWords() string {
@@ -239,7 +243,7 @@ func (e *emulator) lastWords() string {
 	} {
 		if part.text != "" {
 			lines := strings.Split(part.text, "\n")
-			lines = lines[max(0, len(lines)-40):]
+			lines = lines[max(0, len(lines)-maxLastLines):]
 			fmt.Fprintf(&b, "\n--- %s:\n%s", part.title, strings.Join(lines, "\n"))
 		}
 	}
