@@ -29,9 +29,12 @@ enum preempt_source {
 	PREEMPT_VARIABLE = 1, /* x86: per-CPU __preempt_count */
 	PREEMPT_HOT = 2,      /* x86, 6.2 to 6.14: per-CPU struct pcpu_hot */
 	PREEMPT_THREAD = 3,   /* arm64: thread_info of the current task */
+	PREEMPT_ADDRESS = 4,  /* x86 whose BTF has no per-CPU variables (Debian's 5.10): by address */
 };
 
 const volatile enum preempt_source cfg_preempt_source = PREEMPT_UNKNOWN;
+const volatile __u64 cfg_percpu_offsets = 0; /* PREEMPT_ADDRESS: address of __per_cpu_offset[] */
+const volatile __u64 cfg_preempt_offset = 0; /* PREEMPT_ADDRESS: __preempt_count in a CPU's area */
 const volatile bool cfg_task_btf = false;  /* bpf_get_current_task_btf: 5.11 and later */
 const volatile bool cfg_task_regs = false; /* bpf_task_pt_regs: 5.15 and later */
 const volatile bool cfg_probe_read = false; /* bpf_probe_read_kernel is allowed here */
@@ -39,6 +42,7 @@ const volatile __u32 cfg_reason_arg = 0;   /* tcp_send_active_reset: position of
 const volatile __u32 cfg_passive_reason_arg = 0; /* tcp_v4_send_reset, tcp_v6_send_reset: likewise */
 const volatile __u32 cfg_accept_args = 0;  /* inet_csk_accept: number of arguments */
 const volatile bool cfg_reset_skb = false; /* tcp_reset has the segment as second argument */
+const volatile bool cfg_incoming = false;  /* tcp_validate_incoming is attached */
 const volatile __u32 cfg_send_reset_args = 0; /* tp tcp_send_reset: number of arguments */
 const volatile __u32 cfg_wake_bytes = 1 << 18; /* wake the reader when this much is waiting */
 
@@ -135,6 +139,16 @@ static __always_inline bool preempt_count(struct event *e)
 		struct task_struct *task = bpf_get_current_task_btf();
 
 		e->preempt = task->thread_info.preempt.count;
+		return true;
+	}
+	if (cfg_preempt_source == PREEMPT_ADDRESS && cfg_probe_read) {
+		__u64 area = cfg_percpu_offsets + 8 * (__u64)e->cpu;
+
+		if (bpf_probe_read_kernel(&area, sizeof(area), (void *)area) ||
+		    bpf_probe_read_kernel(&e->preempt, sizeof(e->preempt), (void *)(area + cfg_preempt_offset))) {
+			count_lost(LOST_READ);
+			return false;
+		}
 		return true;
 	}
 	return false;
@@ -547,18 +561,63 @@ static __always_inline int on_send_reset(struct sock *sk, struct sk_buff *skb, i
 	return end(e);
 }
 
+/*
+ * Before 6.1 tcp_reset is not given the segment. What tcp_validate_incoming was
+ * given last on this CPU stands here for it: a RST reaches tcp_reset only
+ * through there (SYN_SENT apart), and data for a socket that takes none after
+ * having passed it.
+ */
+struct incoming {
+	__u64 sock;
+	__u64 rst; /* address of the segment; 0: not a RST */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct incoming);
+} incoming SEC(".maps");
+
+static __always_inline int note_incoming(struct sock *sk, struct sk_buff *skb, struct tcp_header *th)
+{
+	__u32 zero = 0;
+	struct incoming *in = bpf_map_lookup_elem(&incoming, &zero);
+	__u8 flags = 0;
+
+	if (!in)
+		return 0;
+	in->sock = (__u64)sk;
+	bpf_probe_read_kernel(&flags, sizeof(flags), &th->flags);
+	in->rst = flags & 4 ? (__u64)skb : 0;
+	return 0;
+}
+
 static __always_inline int on_reset(struct sock *sk, struct sk_buff *skb)
 {
+	bool known = false;
+
 	struct event *e;
 
 	if (!is_tcp(sk))
 		return 0;
+	if (cfg_incoming) {
+		__u32 zero = 0;
+		struct incoming *in = bpf_map_lookup_elem(&incoming, &zero);
+
+		if (in && in->sock == (__u64)sk) {
+			skb = (struct sk_buff *)in->rst;
+			known = true;
+		}
+	}
 	e = begin(HOOK_RESET, sk);
 	if (!e)
 		return 0;
 	fill_full(e, sk);
 	e->conn = conn_id(e->sock, e->time, false);
 	fill_segment(e, skb, false);
+	if (known)
+		e->has |= HAS_SEGMENT; /* flags stay 0: no RST came */
 	return end(e);
 }
 

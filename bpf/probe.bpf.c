@@ -78,6 +78,12 @@ int BPF_KPROBE(probe_tcp_reset, struct sock *sk, struct sk_buff *skb)
 	return on_reset(sk, cfg_reset_skb ? skb : NULL);
 }
 
+SEC("kprobe/tcp_validate_incoming")
+int BPF_KPROBE(probe_tcp_validate_incoming, struct sock *sk, struct sk_buff *skb, struct tcp_header *th)
+{
+	return note_incoming(sk, skb, th);
+}
+
 SEC("kprobe/tcp_disconnect")
 int BPF_KPROBE(probe_tcp_disconnect, struct sock *sk)
 {

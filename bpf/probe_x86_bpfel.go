@@ -124,6 +124,12 @@ const (
 	ProbeHookHOOK_LAST              ProbeHook = 26
 )
 
+type ProbeIncoming struct {
+	_    structs.HostLayout
+	Sock uint64
+	Rst  uint64
+}
+
 type ProbeLoss uint32
 
 const (
@@ -140,52 +146,58 @@ const (
 	ProbePreemptSourcePREEMPT_VARIABLE ProbePreemptSource = 1
 	ProbePreemptSourcePREEMPT_HOT      ProbePreemptSource = 2
 	ProbePreemptSourcePREEMPT_THREAD   ProbePreemptSource = 3
+	ProbePreemptSourcePREEMPT_ADDRESS  ProbePreemptSource = 4
 )
 
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	ProbeMapConns                    = "conns"
-	ProbeMapEvents                   = "events"
-	ProbeMapLost                     = "lost"
-	ProbeMapProcs                    = "procs"
-	ProbeMapReceiving                = "receiving"
-	ProbeProgProbeFilpClose          = "probe_filp_close"
-	ProbeProgProbeFilpFlush          = "probe_filp_flush"
-	ProbeProgProbeInetChildForget    = "probe_inet_child_forget"
-	ProbeProgProbeInetCskAccept      = "probe_inet_csk_accept"
-	ProbeProgProbeInetTwskKill       = "probe_inet_twsk_kill"
-	ProbeProgProbeInetTwskSchedule   = "probe_inet_twsk_schedule"
-	ProbeProgProbeSkStreamError      = "probe_sk_stream_error"
-	ProbeProgProbeTcpAbort           = "probe_tcp_abort"
-	ProbeProgProbeTcpClose           = "probe_tcp_close"
-	ProbeProgProbeTcpCloseLocked     = "probe_tcp_close_locked"
-	ProbeProgProbeTcpConnRequest     = "probe_tcp_conn_request"
-	ProbeProgProbeTcpConnect         = "probe_tcp_connect"
-	ProbeProgProbeTcpDisconnect      = "probe_tcp_disconnect"
-	ProbeProgProbeTcpRecvmsg         = "probe_tcp_recvmsg"
-	ProbeProgProbeTcpRecvmsgReturn   = "probe_tcp_recvmsg_return"
-	ProbeProgProbeTcpReset           = "probe_tcp_reset"
-	ProbeProgProbeTcpSendActiveReset = "probe_tcp_send_active_reset"
-	ProbeProgProbeTcpSendFin         = "probe_tcp_send_fin"
-	ProbeProgProbeTcpShutdown        = "probe_tcp_shutdown"
-	ProbeProgProbeTcpTimeWait        = "probe_tcp_time_wait"
-	ProbeProgProbeTcpV4SendReset     = "probe_tcp_v4_send_reset"
-	ProbeProgProbeTcpV6SendReset     = "probe_tcp_v6_send_reset"
-	ProbeVarCfgAcceptArgs            = "cfg_accept_args"
-	ProbeVarCfgPassiveReasonArg      = "cfg_passive_reason_arg"
-	ProbeVarCfgPreemptSource         = "cfg_preempt_source"
-	ProbeVarCfgProbeRead             = "cfg_probe_read"
-	ProbeVarCfgReasonArg             = "cfg_reason_arg"
-	ProbeVarCfgResetSkb              = "cfg_reset_skb"
-	ProbeVarCfgSendResetArgs         = "cfg_send_reset_args"
-	ProbeVarCfgTaskBtf               = "cfg_task_btf"
-	ProbeVarCfgTaskRegs              = "cfg_task_regs"
-	ProbeVarCfgWakeBytes             = "cfg_wake_bytes"
-	ProbeVarContractHas              = "contract_has"
-	ProbeVarContractHook             = "contract_hook"
-	ProbeVarContractLost             = "contract_lost"
+	ProbeMapConns                     = "conns"
+	ProbeMapEvents                    = "events"
+	ProbeMapIncoming                  = "incoming"
+	ProbeMapLost                      = "lost"
+	ProbeMapProcs                     = "procs"
+	ProbeMapReceiving                 = "receiving"
+	ProbeProgProbeFilpClose           = "probe_filp_close"
+	ProbeProgProbeFilpFlush           = "probe_filp_flush"
+	ProbeProgProbeInetChildForget     = "probe_inet_child_forget"
+	ProbeProgProbeInetCskAccept       = "probe_inet_csk_accept"
+	ProbeProgProbeInetTwskKill        = "probe_inet_twsk_kill"
+	ProbeProgProbeInetTwskSchedule    = "probe_inet_twsk_schedule"
+	ProbeProgProbeSkStreamError       = "probe_sk_stream_error"
+	ProbeProgProbeTcpAbort            = "probe_tcp_abort"
+	ProbeProgProbeTcpClose            = "probe_tcp_close"
+	ProbeProgProbeTcpCloseLocked      = "probe_tcp_close_locked"
+	ProbeProgProbeTcpConnRequest      = "probe_tcp_conn_request"
+	ProbeProgProbeTcpConnect          = "probe_tcp_connect"
+	ProbeProgProbeTcpDisconnect       = "probe_tcp_disconnect"
+	ProbeProgProbeTcpRecvmsg          = "probe_tcp_recvmsg"
+	ProbeProgProbeTcpRecvmsgReturn    = "probe_tcp_recvmsg_return"
+	ProbeProgProbeTcpReset            = "probe_tcp_reset"
+	ProbeProgProbeTcpSendActiveReset  = "probe_tcp_send_active_reset"
+	ProbeProgProbeTcpSendFin          = "probe_tcp_send_fin"
+	ProbeProgProbeTcpShutdown         = "probe_tcp_shutdown"
+	ProbeProgProbeTcpTimeWait         = "probe_tcp_time_wait"
+	ProbeProgProbeTcpV4SendReset      = "probe_tcp_v4_send_reset"
+	ProbeProgProbeTcpV6SendReset      = "probe_tcp_v6_send_reset"
+	ProbeProgProbeTcpValidateIncoming = "probe_tcp_validate_incoming"
+	ProbeVarCfgAcceptArgs             = "cfg_accept_args"
+	ProbeVarCfgIncoming               = "cfg_incoming"
+	ProbeVarCfgPassiveReasonArg       = "cfg_passive_reason_arg"
+	ProbeVarCfgPercpuOffsets          = "cfg_percpu_offsets"
+	ProbeVarCfgPreemptOffset          = "cfg_preempt_offset"
+	ProbeVarCfgPreemptSource          = "cfg_preempt_source"
+	ProbeVarCfgProbeRead              = "cfg_probe_read"
+	ProbeVarCfgReasonArg              = "cfg_reason_arg"
+	ProbeVarCfgResetSkb               = "cfg_reset_skb"
+	ProbeVarCfgSendResetArgs          = "cfg_send_reset_args"
+	ProbeVarCfgTaskBtf                = "cfg_task_btf"
+	ProbeVarCfgTaskRegs               = "cfg_task_regs"
+	ProbeVarCfgWakeBytes              = "cfg_wake_bytes"
+	ProbeVarContractHas               = "contract_has"
+	ProbeVarContractHook              = "contract_hook"
+	ProbeVarContractLost              = "contract_lost"
 )
 
 // LoadProbe returns the embedded CollectionSpec for Probe.
@@ -230,28 +242,29 @@ type ProbeSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ProbeProgramSpecs struct {
-	ProbeFilpClose          *ebpf.ProgramSpec `ebpf:"probe_filp_close"`
-	ProbeFilpFlush          *ebpf.ProgramSpec `ebpf:"probe_filp_flush"`
-	ProbeInetChildForget    *ebpf.ProgramSpec `ebpf:"probe_inet_child_forget"`
-	ProbeInetCskAccept      *ebpf.ProgramSpec `ebpf:"probe_inet_csk_accept"`
-	ProbeInetTwskKill       *ebpf.ProgramSpec `ebpf:"probe_inet_twsk_kill"`
-	ProbeInetTwskSchedule   *ebpf.ProgramSpec `ebpf:"probe_inet_twsk_schedule"`
-	ProbeSkStreamError      *ebpf.ProgramSpec `ebpf:"probe_sk_stream_error"`
-	ProbeTcpAbort           *ebpf.ProgramSpec `ebpf:"probe_tcp_abort"`
-	ProbeTcpClose           *ebpf.ProgramSpec `ebpf:"probe_tcp_close"`
-	ProbeTcpCloseLocked     *ebpf.ProgramSpec `ebpf:"probe_tcp_close_locked"`
-	ProbeTcpConnRequest     *ebpf.ProgramSpec `ebpf:"probe_tcp_conn_request"`
-	ProbeTcpConnect         *ebpf.ProgramSpec `ebpf:"probe_tcp_connect"`
-	ProbeTcpDisconnect      *ebpf.ProgramSpec `ebpf:"probe_tcp_disconnect"`
-	ProbeTcpRecvmsg         *ebpf.ProgramSpec `ebpf:"probe_tcp_recvmsg"`
-	ProbeTcpRecvmsgReturn   *ebpf.ProgramSpec `ebpf:"probe_tcp_recvmsg_return"`
-	ProbeTcpReset           *ebpf.ProgramSpec `ebpf:"probe_tcp_reset"`
-	ProbeTcpSendActiveReset *ebpf.ProgramSpec `ebpf:"probe_tcp_send_active_reset"`
-	ProbeTcpSendFin         *ebpf.ProgramSpec `ebpf:"probe_tcp_send_fin"`
-	ProbeTcpShutdown        *ebpf.ProgramSpec `ebpf:"probe_tcp_shutdown"`
-	ProbeTcpTimeWait        *ebpf.ProgramSpec `ebpf:"probe_tcp_time_wait"`
-	ProbeTcpV4SendReset     *ebpf.ProgramSpec `ebpf:"probe_tcp_v4_send_reset"`
-	ProbeTcpV6SendReset     *ebpf.ProgramSpec `ebpf:"probe_tcp_v6_send_reset"`
+	ProbeFilpClose           *ebpf.ProgramSpec `ebpf:"probe_filp_close"`
+	ProbeFilpFlush           *ebpf.ProgramSpec `ebpf:"probe_filp_flush"`
+	ProbeInetChildForget     *ebpf.ProgramSpec `ebpf:"probe_inet_child_forget"`
+	ProbeInetCskAccept       *ebpf.ProgramSpec `ebpf:"probe_inet_csk_accept"`
+	ProbeInetTwskKill        *ebpf.ProgramSpec `ebpf:"probe_inet_twsk_kill"`
+	ProbeInetTwskSchedule    *ebpf.ProgramSpec `ebpf:"probe_inet_twsk_schedule"`
+	ProbeSkStreamError       *ebpf.ProgramSpec `ebpf:"probe_sk_stream_error"`
+	ProbeTcpAbort            *ebpf.ProgramSpec `ebpf:"probe_tcp_abort"`
+	ProbeTcpClose            *ebpf.ProgramSpec `ebpf:"probe_tcp_close"`
+	ProbeTcpCloseLocked      *ebpf.ProgramSpec `ebpf:"probe_tcp_close_locked"`
+	ProbeTcpConnRequest      *ebpf.ProgramSpec `ebpf:"probe_tcp_conn_request"`
+	ProbeTcpConnect          *ebpf.ProgramSpec `ebpf:"probe_tcp_connect"`
+	ProbeTcpDisconnect       *ebpf.ProgramSpec `ebpf:"probe_tcp_disconnect"`
+	ProbeTcpRecvmsg          *ebpf.ProgramSpec `ebpf:"probe_tcp_recvmsg"`
+	ProbeTcpRecvmsgReturn    *ebpf.ProgramSpec `ebpf:"probe_tcp_recvmsg_return"`
+	ProbeTcpReset            *ebpf.ProgramSpec `ebpf:"probe_tcp_reset"`
+	ProbeTcpSendActiveReset  *ebpf.ProgramSpec `ebpf:"probe_tcp_send_active_reset"`
+	ProbeTcpSendFin          *ebpf.ProgramSpec `ebpf:"probe_tcp_send_fin"`
+	ProbeTcpShutdown         *ebpf.ProgramSpec `ebpf:"probe_tcp_shutdown"`
+	ProbeTcpTimeWait         *ebpf.ProgramSpec `ebpf:"probe_tcp_time_wait"`
+	ProbeTcpV4SendReset      *ebpf.ProgramSpec `ebpf:"probe_tcp_v4_send_reset"`
+	ProbeTcpV6SendReset      *ebpf.ProgramSpec `ebpf:"probe_tcp_v6_send_reset"`
+	ProbeTcpValidateIncoming *ebpf.ProgramSpec `ebpf:"probe_tcp_validate_incoming"`
 }
 
 // ProbeMapSpecs contains maps before they are loaded into the kernel.
@@ -260,6 +273,7 @@ type ProbeProgramSpecs struct {
 type ProbeMapSpecs struct {
 	Conns     *ebpf.MapSpec `ebpf:"conns"`
 	Events    *ebpf.MapSpec `ebpf:"events"`
+	Incoming  *ebpf.MapSpec `ebpf:"incoming"`
 	Lost      *ebpf.MapSpec `ebpf:"lost"`
 	Procs     *ebpf.MapSpec `ebpf:"procs"`
 	Receiving *ebpf.MapSpec `ebpf:"receiving"`
@@ -270,7 +284,10 @@ type ProbeMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type ProbeVariableSpecs struct {
 	CfgAcceptArgs       *ebpf.VariableSpec `ebpf:"cfg_accept_args"`
+	CfgIncoming         *ebpf.VariableSpec `ebpf:"cfg_incoming"`
 	CfgPassiveReasonArg *ebpf.VariableSpec `ebpf:"cfg_passive_reason_arg"`
+	CfgPercpuOffsets    *ebpf.VariableSpec `ebpf:"cfg_percpu_offsets"`
+	CfgPreemptOffset    *ebpf.VariableSpec `ebpf:"cfg_preempt_offset"`
 	CfgPreemptSource    *ebpf.VariableSpec `ebpf:"cfg_preempt_source"`
 	CfgProbeRead        *ebpf.VariableSpec `ebpf:"cfg_probe_read"`
 	CfgReasonArg        *ebpf.VariableSpec `ebpf:"cfg_reason_arg"`
@@ -306,6 +323,7 @@ func (o *ProbeObjects) Close() error {
 type ProbeMaps struct {
 	Conns     *ebpf.Map `ebpf:"conns"`
 	Events    *ebpf.Map `ebpf:"events"`
+	Incoming  *ebpf.Map `ebpf:"incoming"`
 	Lost      *ebpf.Map `ebpf:"lost"`
 	Procs     *ebpf.Map `ebpf:"procs"`
 	Receiving *ebpf.Map `ebpf:"receiving"`
@@ -315,6 +333,7 @@ func (m *ProbeMaps) Close() error {
 	return _ProbeClose(
 		m.Conns,
 		m.Events,
+		m.Incoming,
 		m.Lost,
 		m.Procs,
 		m.Receiving,
@@ -326,7 +345,10 @@ func (m *ProbeMaps) Close() error {
 // It can be passed to LoadProbeObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ProbeVariables struct {
 	CfgAcceptArgs       *ebpf.Variable `ebpf:"cfg_accept_args"`
+	CfgIncoming         *ebpf.Variable `ebpf:"cfg_incoming"`
 	CfgPassiveReasonArg *ebpf.Variable `ebpf:"cfg_passive_reason_arg"`
+	CfgPercpuOffsets    *ebpf.Variable `ebpf:"cfg_percpu_offsets"`
+	CfgPreemptOffset    *ebpf.Variable `ebpf:"cfg_preempt_offset"`
 	CfgPreemptSource    *ebpf.Variable `ebpf:"cfg_preempt_source"`
 	CfgProbeRead        *ebpf.Variable `ebpf:"cfg_probe_read"`
 	CfgReasonArg        *ebpf.Variable `ebpf:"cfg_reason_arg"`
@@ -344,28 +366,29 @@ type ProbeVariables struct {
 //
 // It can be passed to LoadProbeObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ProbePrograms struct {
-	ProbeFilpClose          *ebpf.Program `ebpf:"probe_filp_close"`
-	ProbeFilpFlush          *ebpf.Program `ebpf:"probe_filp_flush"`
-	ProbeInetChildForget    *ebpf.Program `ebpf:"probe_inet_child_forget"`
-	ProbeInetCskAccept      *ebpf.Program `ebpf:"probe_inet_csk_accept"`
-	ProbeInetTwskKill       *ebpf.Program `ebpf:"probe_inet_twsk_kill"`
-	ProbeInetTwskSchedule   *ebpf.Program `ebpf:"probe_inet_twsk_schedule"`
-	ProbeSkStreamError      *ebpf.Program `ebpf:"probe_sk_stream_error"`
-	ProbeTcpAbort           *ebpf.Program `ebpf:"probe_tcp_abort"`
-	ProbeTcpClose           *ebpf.Program `ebpf:"probe_tcp_close"`
-	ProbeTcpCloseLocked     *ebpf.Program `ebpf:"probe_tcp_close_locked"`
-	ProbeTcpConnRequest     *ebpf.Program `ebpf:"probe_tcp_conn_request"`
-	ProbeTcpConnect         *ebpf.Program `ebpf:"probe_tcp_connect"`
-	ProbeTcpDisconnect      *ebpf.Program `ebpf:"probe_tcp_disconnect"`
-	ProbeTcpRecvmsg         *ebpf.Program `ebpf:"probe_tcp_recvmsg"`
-	ProbeTcpRecvmsgReturn   *ebpf.Program `ebpf:"probe_tcp_recvmsg_return"`
-	ProbeTcpReset           *ebpf.Program `ebpf:"probe_tcp_reset"`
-	ProbeTcpSendActiveReset *ebpf.Program `ebpf:"probe_tcp_send_active_reset"`
-	ProbeTcpSendFin         *ebpf.Program `ebpf:"probe_tcp_send_fin"`
-	ProbeTcpShutdown        *ebpf.Program `ebpf:"probe_tcp_shutdown"`
-	ProbeTcpTimeWait        *ebpf.Program `ebpf:"probe_tcp_time_wait"`
-	ProbeTcpV4SendReset     *ebpf.Program `ebpf:"probe_tcp_v4_send_reset"`
-	ProbeTcpV6SendReset     *ebpf.Program `ebpf:"probe_tcp_v6_send_reset"`
+	ProbeFilpClose           *ebpf.Program `ebpf:"probe_filp_close"`
+	ProbeFilpFlush           *ebpf.Program `ebpf:"probe_filp_flush"`
+	ProbeInetChildForget     *ebpf.Program `ebpf:"probe_inet_child_forget"`
+	ProbeInetCskAccept       *ebpf.Program `ebpf:"probe_inet_csk_accept"`
+	ProbeInetTwskKill        *ebpf.Program `ebpf:"probe_inet_twsk_kill"`
+	ProbeInetTwskSchedule    *ebpf.Program `ebpf:"probe_inet_twsk_schedule"`
+	ProbeSkStreamError       *ebpf.Program `ebpf:"probe_sk_stream_error"`
+	ProbeTcpAbort            *ebpf.Program `ebpf:"probe_tcp_abort"`
+	ProbeTcpClose            *ebpf.Program `ebpf:"probe_tcp_close"`
+	ProbeTcpCloseLocked      *ebpf.Program `ebpf:"probe_tcp_close_locked"`
+	ProbeTcpConnRequest      *ebpf.Program `ebpf:"probe_tcp_conn_request"`
+	ProbeTcpConnect          *ebpf.Program `ebpf:"probe_tcp_connect"`
+	ProbeTcpDisconnect       *ebpf.Program `ebpf:"probe_tcp_disconnect"`
+	ProbeTcpRecvmsg          *ebpf.Program `ebpf:"probe_tcp_recvmsg"`
+	ProbeTcpRecvmsgReturn    *ebpf.Program `ebpf:"probe_tcp_recvmsg_return"`
+	ProbeTcpReset            *ebpf.Program `ebpf:"probe_tcp_reset"`
+	ProbeTcpSendActiveReset  *ebpf.Program `ebpf:"probe_tcp_send_active_reset"`
+	ProbeTcpSendFin          *ebpf.Program `ebpf:"probe_tcp_send_fin"`
+	ProbeTcpShutdown         *ebpf.Program `ebpf:"probe_tcp_shutdown"`
+	ProbeTcpTimeWait         *ebpf.Program `ebpf:"probe_tcp_time_wait"`
+	ProbeTcpV4SendReset      *ebpf.Program `ebpf:"probe_tcp_v4_send_reset"`
+	ProbeTcpV6SendReset      *ebpf.Program `ebpf:"probe_tcp_v6_send_reset"`
+	ProbeTcpValidateIncoming *ebpf.Program `ebpf:"probe_tcp_validate_incoming"`
 }
 
 func (p *ProbePrograms) Close() error {
@@ -392,6 +415,7 @@ func (p *ProbePrograms) Close() error {
 		p.ProbeTcpTimeWait,
 		p.ProbeTcpV4SendReset,
 		p.ProbeTcpV6SendReset,
+		p.ProbeTcpValidateIncoming,
 	)
 }
 

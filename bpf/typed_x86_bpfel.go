@@ -124,6 +124,12 @@ const (
 	TypedHookHOOK_LAST              TypedHook = 26
 )
 
+type TypedIncoming struct {
+	_    structs.HostLayout
+	Sock uint64
+	Rst  uint64
+}
+
 type TypedLoss uint32
 
 const (
@@ -140,6 +146,7 @@ const (
 	TypedPreemptSourcePREEMPT_VARIABLE TypedPreemptSource = 1
 	TypedPreemptSourcePREEMPT_HOT      TypedPreemptSource = 2
 	TypedPreemptSourcePREEMPT_THREAD   TypedPreemptSource = 3
+	TypedPreemptSourcePREEMPT_ADDRESS  TypedPreemptSource = 4
 )
 
 // Names of all BPF objects in the ELF.
@@ -148,6 +155,7 @@ const (
 const (
 	TypedMapConns                   = "conns"
 	TypedMapEvents                  = "events"
+	TypedMapIncoming                = "incoming"
 	TypedMapLost                    = "lost"
 	TypedMapProcs                   = "procs"
 	TypedMapReceiving               = "receiving"
@@ -160,7 +168,10 @@ const (
 	TypedProgTypedTcpReceiveReset   = "typed_tcp_receive_reset"
 	TypedProgTypedTcpSendReset      = "typed_tcp_send_reset"
 	TypedVarCfgAcceptArgs           = "cfg_accept_args"
+	TypedVarCfgIncoming             = "cfg_incoming"
 	TypedVarCfgPassiveReasonArg     = "cfg_passive_reason_arg"
+	TypedVarCfgPercpuOffsets        = "cfg_percpu_offsets"
+	TypedVarCfgPreemptOffset        = "cfg_preempt_offset"
 	TypedVarCfgPreemptSource        = "cfg_preempt_source"
 	TypedVarCfgProbeRead            = "cfg_probe_read"
 	TypedVarCfgReasonArg            = "cfg_reason_arg"
@@ -232,6 +243,7 @@ type TypedProgramSpecs struct {
 type TypedMapSpecs struct {
 	Conns     *ebpf.MapSpec `ebpf:"conns"`
 	Events    *ebpf.MapSpec `ebpf:"events"`
+	Incoming  *ebpf.MapSpec `ebpf:"incoming"`
 	Lost      *ebpf.MapSpec `ebpf:"lost"`
 	Procs     *ebpf.MapSpec `ebpf:"procs"`
 	Receiving *ebpf.MapSpec `ebpf:"receiving"`
@@ -242,7 +254,10 @@ type TypedMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type TypedVariableSpecs struct {
 	CfgAcceptArgs       *ebpf.VariableSpec `ebpf:"cfg_accept_args"`
+	CfgIncoming         *ebpf.VariableSpec `ebpf:"cfg_incoming"`
 	CfgPassiveReasonArg *ebpf.VariableSpec `ebpf:"cfg_passive_reason_arg"`
+	CfgPercpuOffsets    *ebpf.VariableSpec `ebpf:"cfg_percpu_offsets"`
+	CfgPreemptOffset    *ebpf.VariableSpec `ebpf:"cfg_preempt_offset"`
 	CfgPreemptSource    *ebpf.VariableSpec `ebpf:"cfg_preempt_source"`
 	CfgProbeRead        *ebpf.VariableSpec `ebpf:"cfg_probe_read"`
 	CfgReasonArg        *ebpf.VariableSpec `ebpf:"cfg_reason_arg"`
@@ -278,6 +293,7 @@ func (o *TypedObjects) Close() error {
 type TypedMaps struct {
 	Conns     *ebpf.Map `ebpf:"conns"`
 	Events    *ebpf.Map `ebpf:"events"`
+	Incoming  *ebpf.Map `ebpf:"incoming"`
 	Lost      *ebpf.Map `ebpf:"lost"`
 	Procs     *ebpf.Map `ebpf:"procs"`
 	Receiving *ebpf.Map `ebpf:"receiving"`
@@ -287,6 +303,7 @@ func (m *TypedMaps) Close() error {
 	return _TypedClose(
 		m.Conns,
 		m.Events,
+		m.Incoming,
 		m.Lost,
 		m.Procs,
 		m.Receiving,
@@ -298,7 +315,10 @@ func (m *TypedMaps) Close() error {
 // It can be passed to LoadTypedObjects or ebpf.CollectionSpec.LoadAndAssign.
 type TypedVariables struct {
 	CfgAcceptArgs       *ebpf.Variable `ebpf:"cfg_accept_args"`
+	CfgIncoming         *ebpf.Variable `ebpf:"cfg_incoming"`
 	CfgPassiveReasonArg *ebpf.Variable `ebpf:"cfg_passive_reason_arg"`
+	CfgPercpuOffsets    *ebpf.Variable `ebpf:"cfg_percpu_offsets"`
+	CfgPreemptOffset    *ebpf.Variable `ebpf:"cfg_preempt_offset"`
 	CfgPreemptSource    *ebpf.Variable `ebpf:"cfg_preempt_source"`
 	CfgProbeRead        *ebpf.Variable `ebpf:"cfg_probe_read"`
 	CfgReasonArg        *ebpf.Variable `ebpf:"cfg_reason_arg"`

@@ -45,7 +45,12 @@ func typed(symbol, program string) point {
 	return point{rung: RungTyped, symbol: symbol, program: program}
 }
 
-func hooks() []hook {
+func hooks(k *kernel) []hook {
+	reset := []point{kprobe("tcp_reset", bpf.ProbeProgProbeTcpReset)}
+	if !k.resetHasSegment {
+		// Before 6.1 the segment is only known one function earlier.
+		reset = append(reset, kprobe("tcp_validate_incoming", bpf.ProbeProgProbeTcpValidateIncoming))
+	}
 	return []hook{
 		{hook: event.HookSetState, ways: [][]point{{typed("inet_sock_set_state", bpf.TypedProgTypedInetSockSetState)}},
 			lost: "nothing can be told: it is the spine of every timeline"},
@@ -70,7 +75,7 @@ func hooks() []hook {
 			{typed("tcp_send_reset", bpf.TypedProgTypedTcpSendReset)}},
 			lost: "a reset that this kernel sent in answer to a segment"},
 		{hook: event.HookReset, ways: [][]point{
-			{kprobe("tcp_reset", bpf.ProbeProgProbeTcpReset)},
+			reset,
 			{typed("tcp_receive_reset", bpf.TypedProgTypedTcpReceiveReset)}},
 			lost: "a reset that came in"},
 		{hook: event.HookDisconnect, ways: [][]point{{kprobe("tcp_disconnect", bpf.ProbeProgProbeTcpDisconnect)}},
@@ -170,7 +175,7 @@ func newPrograms(ringBytes uint32) (*programs, error) {
 		}
 		p.specs[rung] = spec
 	}
-	for _, name := range []string{bpf.TypedMapEvents, bpf.TypedMapConns, bpf.TypedMapProcs, bpf.TypedMapLost, bpf.TypedMapReceiving} {
+	for _, name := range []string{bpf.TypedMapEvents, bpf.TypedMapConns, bpf.TypedMapProcs, bpf.TypedMapLost, bpf.TypedMapReceiving, bpf.TypedMapIncoming} {
 		spec := p.specs[RungTyped].Maps[name].Copy()
 		if name == bpf.TypedMapEvents && ringBytes != 0 {
 			spec.MaxEntries = ringBytes

@@ -1,8 +1,14 @@
 package tracer
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -27,6 +33,8 @@ type kernel struct {
 
 	preemptSource bpf.ProbePreemptSource
 	preemptVar    btf.TypeID
+	perCPUOffsets uint64 // address of __per_cpu_offset
+	preemptOffset uint64 // of __preempt_count in a CPU's area
 
 	taskBTF   bool
 	taskRegs  bool
@@ -52,7 +60,9 @@ func readKernel() (*kernel, error) {
 			}
 		}
 	}
-	k.findPreemptCount()
+	if err := k.findPreemptCount(); err != nil {
+		return nil, err
+	}
 	k.taskBTF = helper(asm.FnGetCurrentTaskBtf)
 	k.taskRegs = helper(asm.FnTaskPtRegs)
 	k.probeRead = helper(asm.FnProbeReadKernel)
@@ -92,7 +102,7 @@ func (k *kernel) position(function, typeName string) uint32 {
 	return 0
 }
 
-func (k *kernel) findPreemptCount() {
+func (k *kernel) findPreemptCount() error {
 	var v *btf.Var
 	for _, c := range []struct {
 		name   string
@@ -106,23 +116,63 @@ func (k *kernel) findPreemptCount() {
 		}
 		if id, err := k.btf.TypeID(v); err == nil && addressable(id) {
 			k.preemptSource, k.preemptVar = c.source, id
-			return
+			return nil
 		}
 	}
-	var task *btf.Struct
-	if err := k.btf.TypeByName("thread_info", &task); err == nil {
-		for _, m := range task.Members {
+	var info *btf.Struct
+	if err := k.btf.TypeByName("thread_info", &info); err == nil {
+		for _, m := range info.Members {
 			// arm64 (arch/arm64/include/asm/thread_info.h): a union of
 			// preempt_count and {count, need_resched}, without a name.
 			if u, ok := m.Type.(*btf.Union); ok && m.Name == "" {
 				for _, um := range u.Members {
 					if um.Name == "preempt" {
 						k.preemptSource = bpf.ProbePreemptSourcePREEMPT_THREAD
+						return nil
 					}
 				}
 			}
 		}
 	}
+	at, err := symbols("__per_cpu_offset", "__preempt_count")
+	if err != nil {
+		return err
+	}
+	if at["__per_cpu_offset"] != 0 && at["__preempt_count"] != 0 {
+		k.preemptSource = bpf.ProbePreemptSourcePREEMPT_ADDRESS
+		k.perCPUOffsets, k.preemptOffset = at["__per_cpu_offset"], at["__preempt_count"]
+	}
+	return nil
+}
+
+// symbols reads addresses from /proc/kallsyms: 0 for what is not there, or not
+// shown to this user.
+func symbols(names ...string) (map[string]uint64, error) {
+	f, err := os.Open("/proc/kallsyms")
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("look up kernel symbols: %w", err)
+	}
+	defer f.Close()
+	found := map[string]uint64{}
+	s := bufio.NewScanner(f)
+	for s.Scan() {
+		// ADDRESS TYPE NAME [MODULE]
+		_, rest, _ := strings.Cut(s.Text(), " ")
+		_, name, _ := strings.Cut(rest, " ")
+		if slices.Contains(names, name) {
+			address, _, _ := strings.Cut(s.Text(), " ")
+			if found[name], err = strconv.ParseUint(address, 16, 64); err != nil {
+				return nil, fmt.Errorf("look up the kernel symbol %s: %w", name, err)
+			}
+		}
+	}
+	if err := s.Err(); err != nil {
+		return nil, fmt.Errorf("look up kernel symbols: %w", err)
+	}
+	return found, nil
 }
 
 // addressable tries whether a program can name that kernel variable: a kernel
@@ -155,6 +205,9 @@ func (k *kernel) configure(spec *ebpf.CollectionSpec) error {
 		errs = append(errs, v.Set(value))
 	}
 	set(bpf.ProbeVarCfgPreemptSource, k.preemptSource)
+	set(bpf.ProbeVarCfgPercpuOffsets, k.perCPUOffsets)
+	set(bpf.ProbeVarCfgPreemptOffset, k.preemptOffset)
+	set(bpf.ProbeVarCfgIncoming, !k.resetHasSegment)
 	set(bpf.ProbeVarCfgTaskBtf, k.taskBTF)
 	set(bpf.ProbeVarCfgTaskRegs, k.taskRegs)
 	set(bpf.ProbeVarCfgProbeRead, k.probeRead)

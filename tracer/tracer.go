@@ -66,7 +66,7 @@ func Open(opts Options) (*Tracer, error) {
 	if t.reader, err = ringbuf.NewReader(p.maps[bpf.TypedMapEvents]); err != nil {
 		return nil, errors.Join(fmt.Errorf("open the ring buffer: %w", err), p.close())
 	}
-	for _, h := range hooks() {
+	for _, h := range hooks(p.kernel) {
 		if h.data && !opts.Receive {
 			t.attachments = append(t.attachments, Attachment{Hook: h.hook, Lost: h.lost, Err: ErrNotAsked})
 			continue

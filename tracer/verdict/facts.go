@@ -2,7 +2,6 @@ package verdict
 
 import (
 	"slices"
-	"time"
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/event"
@@ -173,8 +172,8 @@ func (f *facts) state(i, act int) {
 
 // resets tells a RST that came in from tcp_reset called for data that a
 // socket no longer takes (tcp_rcv_state_process). With the segment at hand the
-// flag says it; without (5.10, or the tracepoint alone) the socket's own reset
-// follows at once in the second case, and never in the first.
+// flag says it; without (the tracepoint alone) the socket's own reset follows on
+// the same CPU in the second case, and never in the first.
 func (f *facts) resets() {
 	if f.reset == none {
 		return
@@ -187,7 +186,7 @@ func (f *facts) resets() {
 	}
 	if e.State != event.SynSent && f.answer != none {
 		a := &f.c.Events[f.answer]
-		if a.Time >= e.Time && a.Time-e.Time < time.Millisecond && a.CPU == e.CPU {
+		if a.Time >= e.Time && a.CPU == e.CPU {
 			f.abandoned = true
 			return
 		}
