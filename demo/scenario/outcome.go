@@ -92,7 +92,7 @@ func (o *Outcome) tell(e *End) {
 			continue
 		}
 		switch c.Op {
-		case opSend, opFill, opSendfile, opFastOpen:
+		case opSend, opFill, opSendPages, opFastOpen:
 			e.Written += max(c.N, 0)
 			if c.Signal == unix.SIGPIPE {
 				saw("EPIPE")

@@ -55,7 +55,7 @@ const (
 	opFill        = "fill" // send until EAGAIN
 	opRecv        = "recv"
 	opDrain       = "drain" // recv until EOF or an error
-	opSendfile    = "sendfile"
+	opSendPages   = "send(MSG_ZEROCOPY)"
 	opZeroCopy    = "zerocopy-receive"
 	opClose       = "close"
 	opCloseRange  = "close_range"

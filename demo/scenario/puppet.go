@@ -169,7 +169,7 @@ func (p *puppet) call(req *request, r *reply) (err error) {
 	case opDrain:
 		r.N, err = drain(req.FD)
 		return err
-	case opSendfile:
+	case opSendPages:
 		n, err = sendPages(req.FD, req.N)
 	case opZeroCopy:
 		n, err = zeroCopyReceive(req.FD, req.N)

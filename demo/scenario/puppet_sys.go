@@ -154,19 +154,20 @@ func uringClose(target int) error {
 	return nil
 }
 
-// sendPages sends n bytes, whole pages, by sendfile from a memory file, so that
-// the receiver's pages are the file's: what TCP_ZEROCOPY_RECEIVE needs.
+// sendPages sends n bytes, whole pages, without a copy (MSG_ZEROCOPY). Loopback
+// then copies them into fresh kernel pages (skb_copy_ubufs), which are what
+// TCP_ZEROCOPY_RECEIVE can map: since 6.8 it refuses a process's or a file's.
 func sendPages(fd, n int) (int, error) {
-	file, err := unix.MemfdCreate("tcpbye", unix.MFD_CLOEXEC)
+	pages, err := unix.Mmap(-1, 0, n, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
 	if err != nil {
-		return 0, fmt.Errorf("memfd_create: %v", err)
+		return 0, fmt.Errorf("mapping pages: %v", err)
 	}
-	defer unix.Close(file)
-	if _, err := unix.Write(file, payload(n)); err != nil {
-		return 0, fmt.Errorf("writing the memory file: %v", err)
+	defer unix.Munmap(pages)
+	copy(pages, payload(n))
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ZEROCOPY, 1); err != nil {
+		return 0, fmt.Errorf("SO_ZEROCOPY: %v", err)
 	}
-	var off int64
-	return unix.Sendfile(fd, file, &off, n)
+	return unix.SendmsgN(fd, pages, nil, nil, unix.MSG_ZEROCOPY|unix.MSG_NOSIGNAL)
 }
 
 // zeroCopyReceive reads up to n bytes by mapping them (TCP_ZEROCOPY_RECEIVE) and

@@ -589,9 +589,9 @@ func (s *Sock) Drain(errno unix.Errno) int64 {
 
 // SendPages sends n bytes, whole pages, in a form that the peer can map.
 func (s *Sock) SendPages(n int) {
-	r := s.p.call(s.end, &request{Op: opSendfile, FD: s.fd, N: n}, fmt.Sprintf("%d bytes", n))
+	r := s.p.call(s.end, &request{Op: opSendPages, FD: s.fd, N: n}, fmt.Sprintf("%d bytes", n))
 	if s.p.w.err == nil && (r.Errno != 0 || r.N != int64(n)) {
-		s.p.w.fail("%s: sendfile %d: %d %s", s.p.role, n, r.N, unix.ErrnoName(r.Errno))
+		s.p.w.fail("%s: zero-copy send %d: %d %s", s.p.role, n, r.N, unix.ErrnoName(r.Errno))
 	}
 }
 
