@@ -129,6 +129,9 @@ type programs struct {
 	maps   map[string]*ebpf.Map
 	links  []link.Link
 	loaded []*ebpf.Program
+
+	wanted   map[Rung][]string                 // programs of the hooks that are asked for
+	together map[Rung]map[string]*ebpf.Program // nil: not to be loaded at once
 }
 
 func (p *programs) close() error {
@@ -159,7 +162,10 @@ func newPrograms(ringBytes uint32) (*programs, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &programs{kernel: k, specs: map[Rung]*ebpf.CollectionSpec{}, maps: map[string]*ebpf.Map{}}
+	p := &programs{
+		kernel: k, specs: map[Rung]*ebpf.CollectionSpec{}, maps: map[string]*ebpf.Map{},
+		wanted: map[Rung][]string{}, together: map[Rung]map[string]*ebpf.Program{},
+	}
 	for rung, load := range map[Rung]func() (*ebpf.CollectionSpec, error){
 		RungKprobe: bpf.LoadProbe, RungTyped: bpf.LoadTyped,
 	} {
@@ -189,33 +195,69 @@ func newPrograms(ringBytes uint32) (*programs, error) {
 	return p, nil
 }
 
-// load loads one program alone, so that one that this kernel refuses takes
-// nothing else down.
+// want puts a hook's programs among those that are loaded together, as far as
+// this kernel has what they attach to.
+func (p *programs) want(h hook) {
+	for _, way := range h.ways {
+		for _, pt := range way {
+			if pt.rung == RungTyped && !p.kernel.has("btf_trace_"+pt.symbol) {
+				continue
+			}
+			p.wanted[pt.rung] = append(p.wanted[pt.rung], pt.program)
+		}
+	}
+}
+
+// load returns a loaded program. All of a rung are loaded at once, which is
+// much faster; where this kernel refuses one of them, each is loaded alone, so
+// that one takes nothing else down.
 func (p *programs) load(rung Rung, name string) (*ebpf.Program, error) {
+	if _, tried := p.together[rung]; !tried {
+		p.together[rung], _ = p.loadSet(rung, p.wanted[rung])
+	}
+	set := p.together[rung]
+	if set[name] == nil {
+		var err error
+		if set, err = p.loadSet(rung, []string{name}); err != nil {
+			return nil, err
+		}
+	}
+	return set[name], nil
+}
+
+// loadSet loads programs with the shared maps.
+func (p *programs) loadSet(rung Rung, names []string) (map[string]*ebpf.Program, error) {
 	spec := p.specs[rung]
-	one := &ebpf.CollectionSpec{
+	set := &ebpf.CollectionSpec{
 		Maps:      map[string]*ebpf.MapSpec{},
-		Programs:  map[string]*ebpf.ProgramSpec{name: spec.Programs[name]},
+		Programs:  map[string]*ebpf.ProgramSpec{},
 		Variables: spec.Variables,
 		Types:     spec.Types,
 		ByteOrder: spec.ByteOrder,
 	}
+	for _, name := range names {
+		// Loading writes to the instructions: a second try needs its own.
+		set.Programs[name] = spec.Programs[name].Copy()
+	}
 	replace := map[string]*ebpf.Map{}
 	for n, m := range spec.Maps {
-		one.Maps[n] = m.Copy()
+		set.Maps[n] = m.Copy()
 		if shared, ok := p.maps[n]; ok {
-			one.Maps[n].MaxEntries = shared.MaxEntries()
+			set.Maps[n].MaxEntries = shared.MaxEntries()
 			replace[n] = shared
 		}
 	}
-	coll, err := ebpf.NewCollectionWithOptions(one, ebpf.CollectionOptions{MapReplacements: replace})
+	coll, err := ebpf.NewCollectionWithOptions(set, ebpf.CollectionOptions{MapReplacements: replace})
 	if err != nil {
 		return nil, err
 	}
 	defer coll.Close()
-	prog := coll.DetachProgram(name)
-	p.loaded = append(p.loaded, prog)
-	return prog, nil
+	loaded := map[string]*ebpf.Program{}
+	for _, name := range names {
+		loaded[name] = coll.DetachProgram(name)
+		p.loaded = append(p.loaded, loaded[name])
+	}
+	return loaded, nil
 }
 
 func (p *programs) attachPoint(pt point) (link.Link, error) {

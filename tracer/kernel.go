@@ -87,6 +87,12 @@ func (k *kernel) params(function string) []btf.FuncParam {
 	return proto.Params
 }
 
+// has says whether the kernel's BTF has a type of that name.
+func (k *kernel) has(name string) bool {
+	_, err := k.btf.AnyTypeByName(name)
+	return err == nil
+}
+
 // position is the place, from 1, of the function's argument of that type (or
 // of a pointer to it); 0 when there is none.
 func (k *kernel) position(function, typeName string) uint32 {

@@ -67,6 +67,11 @@ func Open(opts Options) (*Tracer, error) {
 		return nil, errors.Join(fmt.Errorf("open the ring buffer: %w", err), p.close())
 	}
 	for _, h := range hooks(p.kernel) {
+		if !h.data || opts.Receive {
+			p.want(h)
+		}
+	}
+	for _, h := range hooks(p.kernel) {
 		if h.data && !opts.Receive {
 			t.attachments = append(t.attachments, Attachment{Hook: h.hook, Lost: h.lost, Err: ErrNotAsked})
 			continue
