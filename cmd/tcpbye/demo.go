@@ -4,13 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/tcpbye/tcpbye/demo/echo"
+	"github.com/tcpbye/tcpbye/demo/scenario"
 	"github.com/tcpbye/tcpbye/tracer"
 	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/event"
@@ -22,13 +26,14 @@ import (
 
 // experiment is one of the two that the bundled pair runs.
 type experiment struct {
+	name    string
 	goodbye echo.Goodbye
 	title   string
 }
 
-var experiments = map[string]experiment{
-	"close":    {echo.Close, "the client closes while the server still has an answer to send"},
-	"shutdown": {echo.Shutdown, "the client finishes sending, and reads the answers to the end"},
+var experiments = []experiment{
+	{"close", echo.Close, "the client closes while the server still has an answer to send"},
+	{"shutdown", echo.Shutdown, "the client finishes sending, and reads the answers to the end"},
 }
 
 type demo struct {
@@ -40,37 +45,144 @@ type demo struct {
 
 func newDemo(env environment) *cobra.Command {
 	d := &demo{output: output{env: env}}
-	var can bool
+	var list, all, can bool
 	cmd := &cobra.Command{
-		Use:       "demo NAME…",
-		Short:     "run the bundled client and server through an ending, traced",
-		Long:      "Run the bundled client and server through an ending and trace both: what they said, the joined timeline, the verdict. Names: close, shutdown.",
-		ValidArgs: []string{"close", "shutdown"},
-		Args:      usageArgs(cobra.OnlyValidArgs),
+		Use:   "demo NAME…",
+		Short: "run programs through an ending, traced",
+		Long: `Run the bundled client and server through an ending and trace both: what they
+said, the joined timeline, the segments that closed the connection, the verdict.
+The experiments close and shutdown run the echo pair; every other name is an
+ending of the catalogue, which plays in a network namespace of its own (root).`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if can {
+			switch {
+			case can:
 				return d.canTrace()
+			case list:
+				return d.list()
+			case all && len(args) > 0:
+				return usage(errors.New("--all takes no names"))
+			case all:
+				return d.all(cmd.Context())
+			case len(args) == 0:
+				return usage(errors.New("which ending? tcpbye demo --list lists them"))
 			}
-			if len(args) == 0 {
-				return usage(errors.New("which experiment: close, shutdown, or both?"))
-			}
-			for i, name := range args {
-				if i > 0 && d.people() {
-					fmt.Fprintln(env.stdout)
-				}
-				if err := d.run(cmd.Context(), name); err != nil {
-					return err
-				}
-			}
-			return nil
+			return d.each(cmd.Context(), args)
+		},
+		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+			return names(), cobra.ShellCompDirectiveNoFileComp
 		},
 	}
 	d.flags(cmd, report.Timeline)
-	cmd.Flags().DurationVar(&d.delay, "delay", 300*time.Millisecond, "how long the server works on each answer (the original experiment: 5s)")
-	cmd.Flags().StringVar(&d.sigpipe, "sigpipe", "default", "what SIGPIPE does to the server: default, ignore or handler")
-	cmd.Flags().BoolVar(&can, "can-trace", false, "only say, by the exit status, whether everything can be attached here")
+	cmd.Flags().DurationVar(&d.delay, "delay", 300*time.Millisecond, "close, shutdown: how long the server works on each answer (originally 5s)")
+	cmd.Flags().StringVar(&d.sigpipe, "sigpipe", "default", "close, shutdown: what SIGPIPE does to the server: default, ignore or handler")
 	cmd.Flags().BoolVarP(&d.ipv6, "ipv6", "6", false, "over IPv6")
+	cmd.Flags().BoolVar(&list, "list", false, "list the endings")
+	cmd.Flags().BoolVar(&all, "all", false, "run the whole catalogue and hold each verdict against what is due")
+	cmd.Flags().BoolVar(&can, "can-trace", false, "only say, by the exit status, whether everything can be attached here")
 	return cmd
+}
+
+// names are what demo runs; an experiment's name goes before the catalogue's.
+func names() []string {
+	var all []string
+	for _, x := range experiments {
+		all = append(all, x.name)
+	}
+	for _, s := range scenario.All() {
+		if !slices.Contains(all, s.Name) {
+			all = append(all, s.Name)
+		}
+	}
+	return all
+}
+
+func (d *demo) list() error {
+	line := func(name, class, cause, title string) error {
+		_, err := fmt.Fprintf(d.env.stdout, "%-26s %-9s %-20s %s\n", name, class, cause, title)
+		return err
+	}
+	err := errors.Join(
+		line("close", string(verdict.Aborted), string(verdict.DataAfterClose), "echo pair: "+experiments[0].title),
+		line("shutdown", string(verdict.Graceful), string(verdict.HalfClose), "echo pair: "+experiments[1].title))
+	for _, s := range scenario.All() {
+		if err != nil {
+			return err
+		}
+		if s.Name == "close" {
+			continue
+		}
+		var class, cause string
+		for _, x := range s.Ends {
+			if cause == "" || string(x.Cause) < cause {
+				class, cause = string(x.Class), string(x.Cause)
+			}
+		}
+		err = line(s.Name, class, cause, s.Title)
+	}
+	return err
+}
+
+func (d *demo) each(ctx context.Context, args []string) error {
+	for _, name := range args {
+		if !slices.Contains(names(), name) {
+			return usage(fmt.Errorf("no ending %q; tcpbye demo --list lists them", name))
+		}
+	}
+	for i, name := range args {
+		if i > 0 && d.people() {
+			fmt.Fprintln(d.env.stdout)
+		}
+		if err := d.one(ctx, name); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *demo) one(ctx context.Context, name string) error {
+	for _, x := range experiments {
+		if x.name == name {
+			return d.experiment(ctx, x)
+		}
+	}
+	s, _ := scenario.Find(name)
+	wrong, err := d.scenario(ctx, s)
+	if err == nil && wrong != nil {
+		err = fmt.Errorf("%s: a verdict is not what is due: %w", name, wrong)
+	}
+	return err
+}
+
+// all runs the catalogue; what is not on this kernel is counted, not failed.
+func (d *demo) all(ctx context.Context) error {
+	var right, absent int
+	var wrong []string
+	for _, s := range scenario.All() {
+		if s.MachineWide != "" {
+			absent++
+			continue
+		}
+		bad, err := d.scenario(ctx, s)
+		var missing *scenario.Missing
+		switch {
+		case errors.As(err, &missing):
+			absent++
+		case err != nil:
+			return err
+		case bad != nil:
+			wrong = append(wrong, fmt.Sprintf("%s: %v", s.Name, bad))
+		default:
+			right++
+		}
+		if d.people() {
+			fmt.Fprintln(d.env.stdout)
+		}
+	}
+	fmt.Fprintf(d.env.stderr, "%d endings judged as is due, %d not, %d not on this kernel or not without changing the whole machine\n", right, len(wrong), absent)
+	if len(wrong) > 0 {
+		return errors.New(strings.Join(wrong, "\n"))
+	}
+	return nil
 }
 
 // canTrace tries to attach everything.
@@ -93,8 +205,70 @@ func (d *demo) people() bool {
 	return report.Format(d.format) == report.Timeline && d.write != "-"
 }
 
-func (d *demo) run(ctx context.Context, name string) (err error) {
-	x := experiments[name]
+// open is the output of one ending: for a person, the timeline and then the
+// sequence of segments.
+func (d *demo) show(m record.Meta, attached []tracer.Attachment, title string) (*shower, error) {
+	var sinks func(io.Writer, report.Options) []report.Sink
+	if d.people() {
+		sinks = func(w io.Writer, o report.Options) []report.Sink {
+			plain := o
+			plain.Heading = func(_, _ *report.Judged) (string, string) { return "the segments that closed it", "" }
+			return []report.Sink{report.NewTimeline(w, o), report.NewSequence(w, plain)}
+		}
+	}
+	return d.output.open(m, func(_, _ *report.Judged) (string, string) { return title, aside(m, attached) }, sinks)
+}
+
+// play runs something that ends connections while tracing, and shows those
+// that keep picks. start gets a function that stops the trace and returns when
+// the last event has been taken.
+func (d *demo) play(ctx context.Context, name, title string, start func(ctx context.Context, stop func()) error,
+	keep func(*conn.Connection) bool, judged func(*conn.Connection, verdict.Verdict)) (counts session.Counts, err error) {
+	tracing, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stopped := make(chan struct{})
+	finished := make(chan error, 1)
+	started := false
+	var s *shower
+	counts, err = session.Live(tracing, tracer.Options{Receive: true}, func(m record.Meta, attached []tracer.Attachment) (session.Config, error) {
+		degraded(d.env.stderr, attached)
+		m.Scenario = name
+		var err error
+		if s, err = d.show(m, attached, title); err != nil {
+			return session.Config{}, err
+		}
+		started = true
+		go func() {
+			err := start(ctx, func() { cancel(); <-stopped })
+			cancel()
+			finished <- err
+		}()
+		show := s.show(name)
+		return session.Config{
+			Join:    conn.Options{Hold: true},
+			Record:  s.record,
+			Drained: func() { close(stopped) },
+			Keep:    func(c *conn.Connection, _ verdict.Verdict) bool { return keep(c) },
+			Show: func(c *conn.Connection, v verdict.Verdict) error {
+				if judged != nil {
+					judged(c, v)
+				}
+				return show(c, v)
+			},
+		}, nil
+	})
+	if started {
+		select {
+		case <-stopped:
+		default:
+			close(stopped) // the trace failed: nobody may wait for it
+		}
+		err = errors.Join(err, <-finished)
+	}
+	return counts, errors.Join(err, s.close())
+}
+
+func (d *demo) experiment(ctx context.Context, x experiment) (err error) {
 	pair := echo.Pair{Host: "127.0.0.1", Goodbye: x.goodbye, Delay: d.delay}
 	if d.ipv6 {
 		pair.Host = "::1"
@@ -114,67 +288,58 @@ func (d *demo) run(ctx context.Context, name string) (err error) {
 		return err
 	}
 	if d.people() {
-		fmt.Fprintf(d.env.stdout, "%s experiment: data1, data2, %s; the server works %v on each answer\n\n", name, name, d.delay)
+		fmt.Fprintf(d.env.stdout, "%s experiment: data1, data2, %s; the server works %v on each answer\n\n", x.name, x.name, d.delay)
 		pair.Said = func(who, line string) { fmt.Fprintf(d.env.stdout, "  %-6s │ %s\n", who, line) }
 	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	type outcome struct {
-		result echo.PairResult
-		err    error
-	}
-	done := make(chan outcome, 1)
-	var s *shower
-	var res outcome
-	counts, err := session.Live(ctx, tracer.Options{Receive: true}, func(m record.Meta, attached []tracer.Attachment) (session.Config, error) {
-		degraded(d.env.stderr, attached)
-		m.Scenario = name
-		var err error
-		if s, err = d.open(m, func(_, _ *report.Judged) (string, string) {
-			return name + " · " + x.title, aside(m, attached)
-		}); err != nil {
-			return session.Config{}, err
+	var result echo.PairResult
+	counts, err := d.play(ctx, x.name, x.name+" · "+x.title, func(ctx context.Context, stop func()) (err error) {
+		result, err = pair.Run(ctx)
+		if err != nil {
+			err = fmt.Errorf("run the pair: %w", err)
 		}
-		go func() {
-			r, err := pair.Run(ctx)
-			done <- outcome{r, err}
-			cancel()
-		}()
-		show := s.show(name)
-		blank := d.people()
-		return session.Config{
-			Join:   conn.Options{Hold: true},
-			Record: s.record,
-			Keep: func(c *conn.Connection, _ verdict.Verdict) bool {
-				if res.result.Port == 0 && res.err == nil {
-					res = <-done
-				}
-				p := uint16(res.result.Port)
-				return c.Local.Port() == p || c.Remote.Port() == p
-			},
-			Show: func(c *conn.Connection, v verdict.Verdict) error {
-				if blank {
-					fmt.Fprintln(d.env.stdout)
-					blank = false
-				}
-				return show(c, v)
-			},
-		}, nil
-	})
-	err = errors.Join(err, s.close())
-	if err != nil {
+		if d.people() {
+			fmt.Fprintln(d.env.stdout)
+		}
+		stop()
 		return err
+	}, func(c *conn.Connection) bool {
+		p := uint16(result.Port)
+		return p != 0 && (c.Local.Port() == p || c.Remote.Port() == p)
+	}, nil)
+	if err == nil && counts.Shown == 0 {
+		err = fmt.Errorf("the pair ran, but no event of its connection came (%d events, %d connections)", counts.Events, counts.Seen)
 	}
-	if res.result.Port == 0 && res.err == nil {
-		res = <-done
+	return err
+}
+
+// scenario plays one ending of the catalogue. wrong says what is not as due.
+func (d *demo) scenario(ctx context.Context, s scenario.Scenario) (wrong, err error) {
+	opt := scenario.Options{Stderr: d.env.stderr, MachineWide: true}
+	if d.ipv6 {
+		opt.Family = scenario.IPv6
 	}
-	if res.err != nil {
-		return fmt.Errorf("run the pair: %w", res.err)
+	var outcome scenario.Outcome
+	var ends []scenario.JudgedEnd
+	if d.people() {
+		fmt.Fprintf(d.env.stdout, "%s\n\n", s.Story)
 	}
-	if counts.Shown == 0 {
-		return fmt.Errorf("the pair ran, but no event of its connection came (%d events, %d connections)", counts.Events, counts.Seen)
+	_, err = d.play(ctx, s.Name, s.Name+" · "+s.Title, func(ctx context.Context, stop func()) error {
+		opt.Hold = func(_ context.Context, o *scenario.Outcome) error {
+			outcome = *o
+			stop() // the cleaning up is not part of the story
+			return nil
+		}
+		_, err := scenario.Execute(ctx, s, opt)
+		return err
+	}, func(c *conn.Connection) bool {
+		return slices.Contains(outcome.Watched, c.NetNS) && c.First >= outcome.Since
+	}, func(c *conn.Connection, v verdict.Verdict) {
+		ends = append(ends, scenario.JudgedEnd{Connection: c, Verdict: v})
+	})
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	return errors.Join(append(s.CheckOutcome(outcome), s.CheckVerdicts(outcome, ends)...)...), nil
 }
 
 // program makes a link to this program under another name, so that the

@@ -12,6 +12,8 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tcpbye/tcpbye/demo/scenario"
 )
 
 // Exit statuses.
@@ -24,6 +26,9 @@ const (
 )
 
 func main() {
+	if status, ok := scenario.MaybePuppet(); ok {
+		os.Exit(status) // a process of a demo
+	}
 	os.Exit(run(os.Args[1:], environment{
 		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv,
 	}))

@@ -74,25 +74,31 @@ func utf8Locale(getenv func(string) string) bool {
 // shower is an open output.
 type shower struct {
 	sink   report.Sink
+	after  []report.Sink // shown when the sink is closed
+	opts   report.Options
 	buf    *bufio.Writer
 	record *record.Writer
 	file   *os.File
 }
 
-// open makes the sink, and the recording with its head.
-func (o *output) open(meta record.Meta, heading func(left, right *report.Judged) (string, string)) (*shower, error) {
+// open makes the sink, or those that sinks makes, and the recording with its
+// head.
+func (o *output) open(meta record.Meta, heading func(left, right *report.Judged) (string, string), sinks func(io.Writer, report.Options) []report.Sink) (*shower, error) {
 	opts, err := o.options(report.Clock{Offset: meta.Offset})
 	if err != nil {
 		return nil, err
 	}
 	opts.Heading = heading
-	s := &shower{}
+	s := &shower{opts: opts}
 	w := o.env.stdout
 	if o.write == "-" {
 		w = io.Discard // standard output is the recording
 	}
 	s.buf = bufio.NewWriter(w)
-	if s.sink, err = report.New(report.Format(o.format), s.buf, opts); err != nil {
+	if sinks != nil {
+		all := sinks(s.buf, opts)
+		s.sink, s.after = all[0], all[1:]
+	} else if s.sink, err = report.New(report.Format(o.format), s.buf, opts); err != nil {
 		return nil, usage(err)
 	}
 	if o.write == "" {
@@ -113,8 +119,11 @@ func (o *output) open(meta record.Meta, heading func(left, right *report.Judged)
 
 func (s *shower) show(scenario string) func(*conn.Connection, verdict.Verdict) error {
 	return func(c *conn.Connection, v verdict.Verdict) error {
-		if err := s.sink.End(report.Judged{Conn: c, Verdict: v, Scenario: scenario}); err != nil {
-			return err
+		j := report.Judged{Conn: c, Verdict: v, Scenario: scenario}
+		for _, sink := range append([]report.Sink{s.sink}, s.after...) {
+			if err := sink.End(j); err != nil {
+				return err
+			}
 		}
 		return s.buf.Flush()
 	}
@@ -124,7 +133,13 @@ func (s *shower) close() error {
 	if s == nil {
 		return nil
 	}
-	err := errors.Join(s.sink.Close(), s.buf.Flush())
+	err := s.sink.Close()
+	for _, sink := range s.after {
+		if err == nil {
+			err = sink.Close()
+		}
+	}
+	err = errors.Join(err, s.buf.Flush())
 	if s.file != nil {
 		err = errors.Join(err, s.file.Close())
 	}

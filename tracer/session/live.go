@@ -68,6 +68,9 @@ func Live(ctx context.Context, opts tracer.Options, prepare func(record.Meta, []
 			err = losses(now)
 		}
 	}
+	if cfg.Drained != nil {
+		cfg.Drained()
+	}
 	// Whatever went wrong, what was recorded is judged and shown.
 	err = errors.Join(err, s.Finish())
 	return s.Counts(), err

@@ -17,6 +17,9 @@ type Config struct {
 	Keep func(*conn.Connection, verdict.Verdict) bool
 	// Show takes each ending that is kept, once.
 	Show func(*conn.Connection, verdict.Verdict) error
+	// Drained is called once the last event of a live run has been taken,
+	// before what is left is judged; nil: nothing is called.
+	Drained func()
 	// Record gets every event; nil: none.
 	Record *record.Writer
 }
