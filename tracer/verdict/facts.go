@@ -429,7 +429,9 @@ func (f *facts) goodbye() *Goodbye {
 	}
 	e := f.at(f.finAct)
 	g := &Goodbye{At: f.at(f.fin).Time, Acked: f.finAcked}
-	g.Act, g.Signal = act(e)
-	g.Actor = process(e)
+	if !e.KernelThread() {
+		g.Act, g.Signal = act(e)
+		g.Actor = process(e)
+	}
 	return g
 }

@@ -45,6 +45,12 @@ type finding struct {
 
 // did fills in who acted from the event of the act.
 func (x *finding) did(e *event.Event) *finding {
+	if e.KernelThread() {
+		// MPTCP's worker closes subflows some time after the process closed
+		// the connection: the subflow does not tell which process that was.
+		x.by = byKernel
+		return x
+	}
 	x.by = byProcess
 	x.act, x.signal = act(e)
 	x.actor = process(e)

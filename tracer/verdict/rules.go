@@ -245,6 +245,13 @@ func listenerClosed(a, b *facts, s Scope) *finding {
 }
 
 func mptcpReset(a, b *facts, s Scope) *finding {
+	// A join that is not wanted is reset by the listener.
+	if b != nil && b.rst && b.at(b.reset).MPTCP && a.dead != none && a.at(a.dead).State == event.Listen {
+		return &finding{by: byKernel, a: []int{a.dead}, b: []int{b.reset, b.closed}, needs: []event.Hook{event.HookSendReset}}
+	}
+	if a.rst && a.reset < a.active {
+		return nil // MPTCP answers a reset of a subflow with one of its own
+	}
 	if a.active == none || !a.at(a.active).MPTCP || a.forget != none {
 		return nil
 	}

@@ -309,6 +309,8 @@ func tellGraceful(t *telling) string {
 		s += "."
 	case t.x.act == ActShutWr:
 		s = fmt.Sprintf("%s finished sending %s%s and went on reading.", t.who(), t.how(), t.when(t.a.at(t.a.fin)))
+	case t.x.act == NoAct:
+		s = fmt.Sprintf("The kernel closed the side of %s first%s, for a process that had closed the MPTCP connection.", end(t.a), t.when(t.a.at(t.a.fin)))
 	default:
 		s = fmt.Sprintf("%s closed first, %s%s.", t.who(), t.how(), t.when(t.a.at(t.a.fin)))
 	}
@@ -319,7 +321,11 @@ func tellGraceful(t *telling) string {
 			if g.Actor != nil {
 				name = named(g.Actor)
 			}
-			s += fmt.Sprintf(" %s followed %s after %s.", name, (&telling{x: &other}).how(), seconds(t.b.at(t.b.fin).Time-t.a.at(t.a.fin).Time))
+			how := (&telling{x: &other}).how()
+			if how != "" {
+				how += " "
+			}
+			s += fmt.Sprintf(" %s followed %safter %s.", name, how, seconds(t.b.at(t.b.fin).Time-t.a.at(t.a.fin).Time))
 		}
 	}
 	if complete(t.a, t.b) {
