@@ -205,7 +205,20 @@ func (d *demo) people() bool {
 	return report.Format(d.format) == report.Timeline && d.write != "-"
 }
 
-// open is the output of one ending: for a person, the timeline and then the
+// spaced puts an empty line before a sink that is shown after another.
+type spaced struct {
+	report.Sink
+	w io.Writer
+}
+
+func (s *spaced) Close() error {
+	if _, err := fmt.Fprintln(s.w); err != nil {
+		return err
+	}
+	return s.Sink.Close()
+}
+
+// show is the output of one ending: for a person, the timeline and then the
 // sequence of segments.
 func (d *demo) show(m record.Meta, attached []tracer.Attachment, title string) (*shower, error) {
 	var sinks func(io.Writer, report.Options) []report.Sink
@@ -213,7 +226,7 @@ func (d *demo) show(m record.Meta, attached []tracer.Attachment, title string) (
 		sinks = func(w io.Writer, o report.Options) []report.Sink {
 			plain := o
 			plain.Heading = func(_, _ *report.Judged) (string, string) { return "the segments that closed it", "" }
-			return []report.Sink{report.NewTimeline(w, o), report.NewSequence(w, plain)}
+			return []report.Sink{report.NewTimeline(w, o), &spaced{report.NewSequence(w, plain), w}}
 		}
 	}
 	return d.output.open(m, func(_, _ *report.Judged) (string, string) { return title, aside(m, attached) }, sinks)
