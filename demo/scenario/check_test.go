@@ -98,22 +98,6 @@ func TestExpectOf(t *testing.T) {
 	}
 }
 
-func TestCounters(t *testing.T) {
-	s := Scenario{
-		Counters: map[string]int64{"A": 1, "B": 2},
-		Differs:  []Difference{{Before: Kernel{6, 1}, Counters: map[string]int64{"B": 3}}},
-	}
-	if c := s.counters(Kernel{5, 10}); c["A"] != 1 || c["B"] != 3 {
-		t.Errorf("5.10 counts %v", c)
-	}
-	if c := s.counters(Kernel{6, 1}); c["B"] != 2 {
-		t.Errorf("6.1 counts %v", c)
-	}
-	if s.Counters["B"] != 2 {
-		t.Error("the scenario itself was changed")
-	}
-}
-
 // judgedWire is a run over wire() with verdicts that are right.
 func judgedWire() (Scenario, Outcome, []JudgedEnd) {
 	o := wire()

@@ -17,12 +17,18 @@
 //
 //   - An end's bytes are its own: Unread is what it received and its process did
 //     not read, Unsent and Unacked are what it wrote.
-//   - Both ends of a pair carry the cause of the ending that came first; the act
-//     and the actor are those of the ender. Only where a third party ends the
-//     survivor (a new SYN on the same ports) do the causes differ.
-//   - Class open has no ender, no act and no lost bytes (they are not known yet).
+//   - Both ends of a pair that has ended carry the cause of the ending that came
+//     first; the act and the actor are those of the ender. Only where a third party
+//     ends the survivor (a new SYN on the same ports) do the causes differ.
+//   - Class open has no ender and no lost bytes (they are not known yet); its act
+//     and actor are those of a goodbye that was said in vain, if any. An end that
+//     stands although its peer's kernel has given up is open for itself.
 //   - An end whose kernel gave up is timed-out; its peer, if it ever hears of it,
 //     is aborted, with the same cause.
+//   - The reset of a TIME_WAIT, or of a tuple that is no more, after both sides had
+//     everything leaves both ends graceful, and harmless.
+//   - Of an MPTCP subflow that the kernel's worker closes, no process is the actor;
+//     what the application saw, did not read or did not get sent is not known there.
 //   - What the application saw is what its system calls told it because of the
 //     ending: EOF, an errno's name, SIGPIPE where the signal killed it (after the
 //     EPIPE of the same call). A call that nobody made told nobody anything.

@@ -1,6 +1,7 @@
 package scenario
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -134,12 +135,18 @@ func (p *Puppet) await(id uint64) (*reply, error) {
 	if err := p.ctl.SetReadDeadline(time.Now().Add(p.w.patience)); err != nil {
 		return nil, err
 	}
+	// A stop must not wait for a call that may last.
+	stop := context.AfterFunc(p.w.ctx, func() { _ = p.ctl.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
 	buf := make([]byte, maxMessage)
 	for {
 		n, err := p.ctl.Read(buf)
 		if n == 0 || errors.Is(err, unix.ECONNRESET) {
 			if err == nil || errors.Is(err, unix.ECONNRESET) {
 				err = io.EOF
+			}
+			if cause := p.w.ctx.Err(); cause != nil {
+				err = cause
 			}
 			return nil, err
 		}

@@ -7,6 +7,16 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
+// byWorker is the polite end of a subflow: the processes close the MPTCP socket;
+// the subflows are closed by the kernel's worker, some time later.
+var byWorker = ending{class: verdict.Graceful, cause: verdict.OrderlyClose, kernel: true}
+
+// subflow marks what is due to an end as a subflow's.
+func subflow(x Expect) Expect {
+	x.Veiled = true
+	return x
+}
+
 // MPTCPPair is Pair with MPTCP sockets; the ends are their first subflows.
 func (w *World) MPTCPPair() (client, server *Sock) {
 	p := w.Puppet("server")
@@ -20,7 +30,7 @@ var multipath = []Scenario{
 	{
 		Name:     "mptcp-close",
 		Title:    "an MPTCP connection is closed politely",
-		Story:    "The client closes an MPTCP socket. The two ends agree over the data stream first (DATA_FIN); then the kernel closes the subflow, an ordinary TCP connection, with FINs of its own.",
+		Story:    "The client closes an MPTCP socket, and the server follows. The two ends agree over the data stream (DATA_FIN); then a worker of the kernel closes the subflow, an ordinary TCP connection, with FINs of its own. No process touches the subflow.",
 		Groups:   []string{"mptcp", "polite"},
 		Families: bothIP,
 		Needs:    []Feature{HasMPTCP},
@@ -33,7 +43,7 @@ var multipath = []Scenario{
 			w.WaitMini(c.end, event.TimeWait)
 			w.WaitGone(s.end)
 		},
-		Ends: politely("client", verdict.ActClose).pair("client", first, "server", then),
+		Ends: byWorker.pair("client", subflow(first), "server", subflow(then)),
 	},
 	{
 		Name:     "mptcp-abort",
@@ -53,7 +63,7 @@ var multipath = []Scenario{
 			w.WaitGone(s.end)
 		},
 		Ends: aborted(verdict.MPTCPReset, "server", verdict.ActClose).pair(
-			"server", Expect{Lost: Lost{Unread: 60}, RST: 1}, "client", reset),
+			"server", subflow(Expect{Lost: Lost{Unread: 60}, RST: 1}), "client", subflow(reset)),
 		Counters: aborts,
 	},
 	{
@@ -64,10 +74,10 @@ var multipath = []Scenario{
 		Needs:  []Feature{HasVeth, HasMPTCP},
 		Run:    joinRefused,
 		Ends: func() map[string]Expect {
-			ends := politely("client", verdict.ActClose).pair("client", first, "server", then)
+			ends := byWorker.pair("client", subflow(first), "server", subflow(then))
 			no := ending{class: verdict.Aborted, cause: verdict.MPTCPReset, kernel: true}
-			ends["joined"] = no.local(Expect{RST: 1})
-			ends["join"] = no.remote(resets) // MPTCP answers the reset with one of its own
+			ends["joined"] = no.local(subflow(resets))
+			ends["join"] = no.remote(subflow(resets)) // MPTCP answers the reset with one of its own
 			return ends
 		}(),
 		Counters: map[string]int64{"OutRsts": 2, "EstabResets": 1, "AttemptFails": 1, "MPJoinSynRx": 1},

@@ -216,6 +216,14 @@ func TestPuppetFailures(t *testing.T) {
 			w.ctx = ctx
 			w.Dwell(time.Hour)
 		}, "stopped"},
+		{"a stop in the middle of a call", func(w *World) {
+			ctx, cancel := context.WithCancel(w.ctx)
+			w.ctx = ctx
+			c, _ := w.Pair()
+			c.RecvThread(1)
+			cancel()
+			c.RecvEOF()
+		}, "context canceled"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := plainWorld(t)
