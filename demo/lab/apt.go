@@ -281,6 +281,8 @@ func (a *privateApt) version(ctx context.Context, name string) (string, error) {
 	return "", nil
 }
 
+var errDownload = errors.New("fetch")
+
 // download fetches packages and returns the paths of the .deb files, which
 // apt has checked against the signed package lists.
 func (a *privateApt) download(ctx context.Context, names ...string) ([]string, error) {
@@ -295,7 +297,7 @@ func (a *privateApt) download(ctx context.Context, names ...string) ([]string, e
 	var out strings.Builder
 	cmd.Stdout, cmd.Stderr = progressLines(a.progress), &out
 	if err := cmd.Run(); err != nil {
-		return nil, fmt.Errorf("fetch %s with apt-get: %w\n%s", strings.Join(names, " "), err, out.String())
+		return nil, fmt.Errorf("%w %s with apt-get: %w: %s", errDownload, strings.Join(names, " "), err, strings.TrimSpace(out.String()))
 	}
 	debs, err := filepath.Glob(filepath.Join(dir, "*.deb"))
 	if err == nil && len(debs) != len(names) {

@@ -393,6 +393,35 @@ func TestEnds(t *testing.T) {
 	})
 }
 
+// TestOtherArchitecture boots a guest that has nothing of the host but the
+// programs built for it.
+func TestOtherArchitecture(t *testing.T) {
+	arch := "arm64"
+	if runtime.GOARCH == arch {
+		arch = "amd64"
+	}
+	eachKernel(t, func(t *testing.T, kernel string) {
+		built, err := Build(t.Context(), t.TempDir(), arch, logWriter{t})
+		if err != nil {
+			t.Fatal(err)
+		}
+		cfg := Config{Kernel: kernel, Arch: arch, Args: []string{"client"}}
+		for _, f := range built {
+			cfg.Files = append(cfg.Files, File{Host: f})
+		}
+		res, stdout, stderr, err := guest(t, t.Context(), cfg, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if res.ExitCode != 2 || stdout != "" || !strings.Contains(stderr, "usage: client") {
+			t.Errorf("the client without an address: exit status %d, output %q, errors %q", res.ExitCode, stdout, stderr)
+		}
+		if !strings.HasSuffix(res.KernelRelease, "-"+arch) {
+			t.Errorf("kernel %s", res.KernelRelease)
+		}
+	})
+}
+
 // helperInstructions prints how long the guest's clock says that a fixed piece
 // of work takes, in ns, the least of several times.
 func helperInstructions() {

@@ -30,9 +30,12 @@ type series struct {
 	image string
 	// more are the names of further packages that are needed; RELEASE stands
 	// for the release.
-	more   []string
-	arches []string // Go's names
+	more []string
 }
+
+// architectures are those that the lab emulates: Go's names, which are also
+// Debian's.
+var architectures = []string{"amd64", "arm64"}
 
 // catalogue lists the kernels from old to new. The generic flavour it is: the
 // cloud flavour has no 9p. The ABI number or the version in the name comes and
@@ -43,21 +46,18 @@ var catalogue = []series{
 		suites: []string{"bullseye", "bullseye-security"},
 		prefix: "linux-image-5.10.0-",
 		image:  `^linux-image-(?P<release>5\.10\.0-[0-9]+-ARCH)(-unsigned)?$`,
-		arches: []string{"amd64"},
 	},
 	{
 		name:   "6.1",
 		suites: []string{"bookworm", "bookworm-updates", "bookworm-security"},
 		prefix: "linux-image-6.1.0-",
 		image:  `^linux-image-(?P<release>6\.1\.0-[0-9]+-ARCH)(-unsigned)?$`,
-		arches: []string{"amd64", "arm64"},
 	},
 	{
 		name:   "6.12",
 		suites: []string{"trixie", "trixie-updates", "trixie-security"},
 		prefix: "linux-image-6.12.",
 		image:  `^linux-image-(?P<release>6\.12\.[0-9.]+\+deb13[0-9.]*-ARCH)(-unsigned)?$`,
-		arches: []string{"amd64", "arm64"},
 	},
 	{
 		// Here linux-image is a package of dependencies only; the kernel, its
@@ -67,7 +67,6 @@ var catalogue = []series{
 		prefix: "linux-binary-",
 		image:  `^linux-binary-(?P<release>7\.[0-9.]+(\+deb[0-9.]+)?-ARCH)$`,
 		more:   []string{"linux-modules-RELEASE", "linux-base-RELEASE"},
-		arches: []string{"amd64"},
 	},
 }
 
@@ -88,8 +87,8 @@ func findSeries(name, arch string) (series, error) {
 		if name != s.name && !(s.name == "7" && strings.HasPrefix(name, "7.")) {
 			continue
 		}
-		if !slices.Contains(s.arches, arch) {
-			return series{}, fmt.Errorf("the lab has no kernel %s for %s, only for %s", name, arch, strings.Join(s.arches, " and "))
+		if !slices.Contains(architectures, arch) {
+			return series{}, fmt.Errorf("the lab has no kernels for %s, only for %s", arch, strings.Join(architectures, " and "))
 		}
 		return s, nil
 	}
@@ -282,6 +281,7 @@ func fetchNewest(ctx context.Context, s series, arch, dir, aptDir string, progre
 		return kernel{}, err
 	}
 	pattern := regexp.MustCompile(strings.ReplaceAll(s.image, "ARCH", arch))
+	var failed error
 	for _, image := range choose(names, pattern) {
 		version, err := apt.version(ctx, image)
 		if err != nil {
@@ -298,11 +298,22 @@ func fetchNewest(ctx context.Context, s series, arch, dir, aptDir string, progre
 			for _, p := range s.more {
 				packages = append(packages, strings.ReplaceAll(p, "RELEASE", k.Release))
 			}
-			if err := unpack(ctx, apt, k, packages, progress); err != nil {
+			err := unpack(ctx, apt, k, packages, progress)
+			if errors.Is(err, errDownload) && ctx.Err() == nil {
+				// A list can name what the mirror does not have (yet, or any
+				// more); the next older one is as good.
+				fmt.Fprintln(progress, err)
+				failed = errors.Join(failed, err)
+				continue
+			}
+			if err != nil {
 				return kernel{}, err
 			}
 		}
 		return k, writeCurrent(dir, k)
+	}
+	if failed != nil {
+		return kernel{}, failed
 	}
 	err = fmt.Errorf("no package in %s matches %s", strings.Join(s.suites, ", "), pattern)
 	if said != "" {

@@ -63,7 +63,7 @@ func TestMachineArgs(t *testing.T) {
 	args := m.args()
 	for _, want := range [][]string{
 		{"-accel", "tcg,thread=multi", "-smp", "3"}, {"-cpu", "max"}, {"-m", "512"}, {"-kernel", "K"}, {"-initrd", "I"},
-		{"-append", "console=ttyS0 " + kernelArgs + " extra=1"},
+		{"-append", "console=ttyS0 " + kernelArgs + " " + x86Args + " extra=1"},
 		{"-fsdev", "local,id=host,security_model=none,readonly=on,multidevs=remap,path=/"},
 		{"-fsdev", "local,id=out,security_model=none,multidevs=remap,path=/a,,b"},
 		{"-chardev", "socket,id=lab,fd=7"}, {"-no-reboot"},

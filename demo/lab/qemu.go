@@ -53,11 +53,11 @@ func (m machine) args() []string {
 		"-initrd", m.initramfs,
 	}
 	add := func(list ...string) { args = append(args, list...) }
-	console, machineType, cpu := "ttyS0", "pc,usb=off,smbus=off,hpet=off", "max"
+	console, machineType, cpu, archArgs := "ttyS0", "pc,usb=off,smbus=off,hpet=off", "max", x86Args
 	if m.arch == "arm64" {
 		// Pointer authentication as the architecture defines it takes half of
 		// an emulated kernel's time; any other algorithm is allowed.
-		console, machineType, cpu = "ttyAMA0", "virt", "max,pauth-impdef=on"
+		console, machineType, cpu, archArgs = "ttyAMA0", "virt", "max,pauth-impdef=on", ""
 	}
 	add("-machine", machineType, "-cpu", cpu)
 	if m.icount {
@@ -66,7 +66,7 @@ func (m machine) args() []string {
 	} else {
 		add("-accel", "tcg,thread=multi", "-smp", strconv.Itoa(m.smp))
 	}
-	add("-append", strings.TrimSpace(strings.Join([]string{"console=" + console, kernelArgs, m.append}, " ")))
+	add("-append", strings.Join(strings.Fields("console="+console+" "+kernelArgs+" "+archArgs+" "+m.append), " "))
 	add("-device", "virtio-serial-pci",
 		"-chardev", "socket,id=lab,fd="+strconv.Itoa(m.portFD),
 		"-device", "virtserialport,chardev=lab,name="+wire.Port)
@@ -82,14 +82,17 @@ func (m machine) args() []string {
 }
 
 // kernelArgs are for every guest. A panic or an oops ends it (with
-// -no-reboot). The rest is for speed. mitigations: against leaks between processes that trust each
-// other here. cryptomgr.notests: self-tests take half a second. tsc=reliable:
-// emulated CPUs have one TSC, but the kernel's watchdog takes the emulator's
-// pauses for drift and falls back to the ACPI timer, each reading of which
-// leaves the guest. no_timer_check: pauses again. acpi=noirq: ACPI takes a
-// fifth of a second for the interrupt of each device, and the devices here use
-// none (they have MSI-X).
-const kernelArgs = "panic=-1 oops=panic quiet mitigations=off cryptomgr.notests tsc=reliable no_timer_check acpi=noirq"
+// -no-reboot). The rest is for speed. mitigations: against leaks between
+// processes that trust each other here. cryptomgr.notests: self-tests take half
+// a second.
+const kernelArgs = "panic=-1 oops=panic quiet mitigations=off cryptomgr.notests"
+
+// x86Args are for amd64, for speed. tsc=reliable: emulated CPUs have one TSC,
+// but the kernel's watchdog takes the emulator's pauses for drift and falls back
+// to the ACPI timer, each reading of which leaves the guest. no_timer_check:
+// pauses again. acpi=noirq: ACPI takes a fifth of a second for the interrupt of
+// each device, and the devices here use none (they have MSI-X).
+const x86Args = "tsc=reliable no_timer_check acpi=noirq"
 
 // escapeComma doubles commas, which is how QEMU's option lists hold them.
 func escapeComma(s string) string { return strings.ReplaceAll(s, ",", ",,") }

@@ -22,7 +22,7 @@ import (
 
 var (
 	suiteKernels = flag.String("suite.kernels", "6.1", "kernels to run the suite on, by commas, or all")
-	suiteOut     = flag.String("suite.record", "", "keep the recordings of all scenarios below this directory")
+	suiteOut     = flag.String("suite.record", "", "write the recordings of all scenarios to KERNEL.tcpbye in this directory")
 	suiteRun     = flag.String("suite.run", "", "only guest tests that match")
 )
 
@@ -129,11 +129,9 @@ func runGuest(t *testing.T, root, kernel, path, bin string) {
 		PathDirs: []string{filepath.Dir(bin)}, Timeout: 15 * time.Minute, Progress: os.Stderr,
 	}
 	if *suiteOut != "" && pkg == "scenario" {
-		cfg.Out = filepath.Join(*suiteOut, kernel)
-		if err := os.MkdirAll(cfg.Out, 0o755); err != nil {
-			t.Fatal(err)
-		}
+		cfg.Out = t.TempDir()
 		cfg.Args = append(cfg.Args, "-scenario.record="+cfg.Out)
+		defer func() { join(t, cfg.Out, filepath.Join(*suiteOut, kernel+".tcpbye")) }()
 	}
 	r, w := io.Pipe()
 	c := &collect{logs: map[string][]string{}}
@@ -168,6 +166,33 @@ func runGuest(t *testing.T, root, kernel, path, bin string) {
 	}
 	if res.ExitCode != 0 && !failed || len(c.results) == 0 {
 		t.Errorf("%s on %s ended with status %d after %d tests:\n%s", pkg, kernel, res.ExitCode, len(c.results), strings.Join(c.rest, "\n"))
+	}
+}
+
+// join makes one recording of those in a directory: they can be appended.
+func join(t *testing.T, dir, to string) {
+	t.Helper()
+	parts, err := filepath.Glob(filepath.Join(dir, "*.tcpbye"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	slices.Sort(parts)
+	if len(parts) == 0 {
+		return
+	}
+	var all []byte
+	for _, p := range parts {
+		b, err := os.ReadFile(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, b...)
+	}
+	if err := os.MkdirAll(filepath.Dir(to), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(to, all, 0o644); err != nil {
+		t.Fatal(err)
 	}
 }
 
