@@ -61,7 +61,8 @@ check-objects:
 	bpf/check
 
 record:
-	$(GO) test -tags lab -count=1 -v -timeout 90m -run TestSuite ./demo/lab -suite.kernels=all -suite.record=$(CURDIR)/tracer/verdict/testdata/recordings
+	$(GO) test -tags lab -count=1 -v -timeout 90m -run TestSuite ./demo/lab -suite.kernels=all -suite.record=$(CURDIR)/tracer/verdict/testdata
+	$(GO) test ./tracer/verdict -run TestRecordings -update
 
 clean:
 	rm -rf bin dist

@@ -6,15 +6,21 @@
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
-/* Register n of a call, n from 1; the position comes from the kernel's BTF. */
+/*
+ * Argument n of a call, n from 1; the position comes from the kernel's BTF. Each
+ * is read at its own constant offset: a load at a chosen one is refused
+ * ("dereference of modified ctx ptr").
+ */
 static __always_inline int argument(struct pt_regs *ctx, __u32 n)
 {
+	int second = PT_REGS_PARM2(ctx);
+	int third = PT_REGS_PARM3(ctx);
+
+	asm volatile("" : "+r"(second), "+r"(third));
 	if (n == 2)
-		return PT_REGS_PARM2(ctx);
+		return second;
 	if (n == 3)
-		return PT_REGS_PARM3(ctx);
-	if (n == 4)
-		return PT_REGS_PARM4(ctx);
+		return third;
 	return -1;
 }
 

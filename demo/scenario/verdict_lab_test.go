@@ -204,14 +204,15 @@ func TestCatalogueIsJudged(t *testing.T) {
 						t.Error(err)
 					}
 					events := w.story(o)
-					w.write(t, s.Name+"-"+string(family), events)
 					judged := judge(events, w.scope)
 					for _, err := range s.CheckVerdicts(o, judged) {
 						t.Error(err)
 					}
 					if t.Failed() {
 						explain(t, o, judged)
+						return
 					}
+					w.write(t, s.Name+"-"+string(family), events)
 				})
 			}
 		}

@@ -298,7 +298,7 @@ func lingerZero(a, b *facts, s Scope) *finding {
 	if a.active == none && s.has(event.HookSendActiveReset) {
 		return nil // LAST_ACK or CLOSING with everything sent: no reset at all
 	}
-	x := &finding{a: []int{a.release, a.disconn, a.closed, a.active}, needs: []event.Hook{event.HookDisconnect}}
+	x := &finding{a: []int{a.release, a.disconn, a.closed, a.active}, needs: []event.Hook{event.HookDisconnect, event.HookSendActiveReset}}
 	return x.did(rel)
 }
 
