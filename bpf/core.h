@@ -529,7 +529,8 @@ static __always_inline int on_destroy(struct sock *sk)
 /* sk: NULL, a full socket, a listener or a mini-socket. */
 static __always_inline int on_send_reset(struct sock *sk, struct sk_buff *skb, int reason)
 {
-	struct event *e = begin(HOOK_SEND_RESET, sk);
+	/* The tracepoint tells both kinds; one without a segment answers none. */
+	struct event *e = begin(skb ? HOOK_SEND_RESET : HOOK_SEND_ACTIVE_RESET, sk);
 	bool from_segment = true;
 	__u64 key, *id;
 

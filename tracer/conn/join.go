@@ -68,6 +68,8 @@ type Joiner struct {
 	byEnds  map[ends][]*entry      // newest last
 	open    []*entry               // not yet judged, in the order of first sight
 	acts    map[uint64]event.Event // last act on a listener, by socket
+	// unplaced are resets to ends whose port is not known yet.
+	unplaced []event.Event
 	n       int
 	arrived uint64
 	late    uint64
@@ -295,9 +297,38 @@ func (j *Joiner) reset(e event.Event) {
 	}
 	// The other end, when it lives here, is told by whom it was reset, unless
 	// its peer has the event already.
-	if c := j.newest(mine.reverse(), 0); c != nil && !c.judged && (own == nil || c.Peer != own.Connection) {
+	switch c := j.newest(mine.reverse(), 0); {
+	case c == nil:
+		j.waitForTuple(e)
+	case !c.judged && (own == nil || c.Peer != own.Connection):
 		c.Elsewhere = append(c.Elsewhere, e)
 	}
+}
+
+// waitForTuple keeps a reset for an end whose port is not known yet: without
+// the hook on tcp_connect the first event that tells the port of a refused
+// connection is the arrival of the reset.
+func (j *Joiner) waitForTuple(e event.Event) {
+	const most = 256
+	if len(j.unplaced) == most {
+		j.unplaced = slices.Delete(j.unplaced, 0, 1)
+	}
+	j.unplaced = append(j.unplaced, e)
+}
+
+// placeWaiting gives an end whose tuple has become known the resets that were
+// sent to it just before.
+func (j *Joiner) placeWaiting(c *entry) {
+	j.unplaced = slices.DeleteFunc(j.unplaced, func(e event.Event) bool {
+		if j.now-e.Time > time.Second {
+			return true
+		}
+		if c.tuple != (ends{e.Remote, e.Local}) {
+			return false
+		}
+		c.Elsewhere = append(c.Elsewhere, e)
+		return true
+	})
 }
 
 // signal gives a SIGPIPE to the connection whose send(2) failed in that thread.
@@ -459,6 +490,7 @@ func (j *Joiner) address(c *entry, e event.Event) {
 	c.tuple = ends{c.Local, c.Remote}
 	j.byEnds[c.tuple] = append(j.byEnds[c.tuple], c)
 	j.pair(c)
+	j.placeWaiting(c)
 }
 
 // pair finds the other end on this machine: the mirrored addresses, a life

@@ -38,6 +38,7 @@ type facts struct {
 	held     int   // filp_close with more references, the last one
 	strays   []int // resets of this socket that did not end it (SYN_SENT)
 
+	inferred  bool // release is a state change; the close itself was not seen
 	rst       bool // a RST came in (as opposed to tcp_reset called locally)
 	abandoned bool // tcp_reset was called locally: data for a socket that takes none
 }
@@ -103,7 +104,42 @@ func readFacts(c *conn.Connection) *facts {
 		}
 	}
 	f.resets()
+	f.inferRelease()
 	return f
+}
+
+// inferRelease finds the close where no hook on it is attached: a state change
+// that only the process can have made, inside a call that drops descriptors.
+func (f *facts) inferRelease() {
+	if f.release != none {
+		return
+	}
+	for i := range f.c.Events {
+		e := &f.c.Events[i]
+		if e.Hook != event.HookSetState || !e.ByProcess() || e.State == e.ToState {
+			continue
+		}
+		switch e.ToState {
+		case event.FinWait1, event.LastAck, event.Close:
+		default:
+			continue
+		}
+		switch e.Call {
+		case event.CallClose, event.CallCloseRange, event.CallDup2, event.CallExec, event.CallExit, event.CallIOUring:
+		default:
+			if !e.Exiting() {
+				continue
+			}
+		}
+		f.release, f.inferred = i, true
+		return
+	}
+}
+
+// released says whether the last reference was dropped before the end, or made
+// it.
+func (f *facts) released() bool {
+	return f.release != none && f.closed != none && f.release <= f.closed
 }
 
 // answered files a reset in answer to a segment.

@@ -227,13 +227,22 @@ func (f *facts) keepsTimeWait() bool {
 	if f.miniEnd != none && event.State(f.at(f.miniEnd).Arg) == event.TimeWait {
 		return true
 	}
-	// A mini-socket at FIN_WAIT2 turns into TIME_WAIT without a tracepoint.
-	// The peer's acknowledged FIN proves it.
-	if f.timeWait != none && f.mini == none && f.c.Peer != nil {
+	if f.mini != none || f.rst || f.abandoned || f.active != none || f.answer != none || f.closed == none {
+		return false
+	}
+	end := f.end()
+	if f.timeWait == none && !(end.Err == 0 && (end.State == event.FinWait2 || end.State == event.Closing)) {
+		return false
+	}
+	// A mini-socket at FIN_WAIT2 turns into TIME_WAIT without a tracepoint, and
+	// where tcp_time_wait is not attached FIN_WAIT2 → CLOSE without an error is
+	// all there is to see. The peer's acknowledged FIN proves it, or the FIN that
+	// was counted.
+	if f.c.Peer != nil {
 		p := readFacts(f.c.Peer)
 		return p.fin != none && p.finAcked
 	}
-	return false
+	return f.timeWait == none && (end.State == event.Closing || end.SkFlags&event.SockDone != 0)
 }
 
 func since(f, other *facts) time.Duration {

@@ -210,7 +210,7 @@ func portReuse(a, b *facts, s Scope) *finding {
 }
 
 func repairClose(a, b *facts, s Scope) *finding {
-	if before(a.release, a.closed) && a.at(a.release).Repair {
+	if a.released() && a.at(a.release).Repair {
 		x := &finding{a: []int{a.release, a.closed}}
 		return x.did(a.at(a.release))
 	}
@@ -218,6 +218,15 @@ func repairClose(a, b *facts, s Scope) *finding {
 }
 
 func sockDestroy(a, b *facts, s Scope) *finding {
+	if a.abort == none && !s.has(event.HookAbort) && a.closed != none && !a.rst && !a.abandoned {
+		// Without the hook: only tcp_abort leaves ECONNABORTED, and it is
+		// called for a netlink request.
+		if end := a.end(); end.Err == event.Errno(unix.ECONNABORTED) && end.Call == event.CallSend && !end.Repair {
+			x := &finding{by: byAdmin, act: ActDestroy, a: []int{a.active, a.closed}, needs: []event.Hook{event.HookAbort}}
+			x.actor = &conn.Process{PID: end.PID, TID: end.TID, Comm: end.Comm.String(), UID: end.UID, Cgroup: end.Cgroup}
+			return x
+		}
+	}
 	if !before(a.abort, a.closed) || a.forget != none {
 		return nil
 	}
@@ -227,6 +236,19 @@ func sockDestroy(a, b *facts, s Scope) *finding {
 }
 
 func listenerClosed(a, b *facts, s Scope) *finding {
+	if a.forget == none && !s.has(event.HookChildForget) && a.closed != none {
+		// Without the hook: an end that no process ever held, and that is no
+		// orphan either, ends inside somebody's close.
+		end := a.end()
+		if a.c.Open != conn.OpenPassive || end.Has&event.HasSocket == 0 || end.HasSk || end.SkFlags&event.SockDead != 0 || a.rst || !end.ByProcess() || a.accepted() {
+			return nil
+		}
+		x := &finding{by: byProcess, act: ActListener, actor: process(end), a: []int{a.closed, a.active}, needs: []event.Hook{event.HookChildForget}}
+		if end.Exiting() {
+			x.act, x.signal = act(end)
+		}
+		return x
+	}
 	if !before(a.forget, a.closed) {
 		return nil
 	}
@@ -270,17 +292,20 @@ func mptcpReset(a, b *facts, s Scope) *finding {
 	return x
 }
 
-// aborted says whether the state went to CLOSE inside the call that dropped
-// the last reference, without a FIN of that call.
+// abortedAtClose says whether the state went to CLOSE inside the call that
+// dropped the last reference, without a FIN of that call.
 func (f *facts) abortedAtClose() bool {
-	if !before(f.release, f.closed) || f.closed == none {
+	if !f.released() || f.fin != none && f.fin > f.release {
 		return false
 	}
-	if f.fin != none && f.fin > f.release {
-		return false
+	if f.timeWait != none && f.timeWait < f.closed {
+		return false // close(2) found the peer's FIN there: tcp_time_wait
 	}
 	rel, end := f.at(f.release), f.end()
-	return rel.TID == end.TID && end.Context != event.ContextSoftirq && before(f.closed, f.timeWait) && !before(f.timeWait, f.closed)
+	if f.inferred && (end.State == event.FinWait2 || end.State == event.Closing || end.State == event.LastAck) && f.active == none {
+		return false
+	}
+	return rel.TID == end.TID && end.Context != event.ContextSoftirq
 }
 
 func lingerZero(a, b *facts, s Scope) *finding {
@@ -289,16 +314,22 @@ func lingerZero(a, b *facts, s Scope) *finding {
 	}
 	rel := a.at(a.release)
 	inside := a.disconn > a.release && a.disconn < a.closed
-	if rel.SkFlags&event.SockLinger == 0 || rel.LingerTime != 0 {
+	if rel.SkFlags&event.SockLinger == 0 || rel.LingerTime != 0 || rel.Has&event.HasSocket == 0 || rel.Repair {
 		return nil
 	}
 	if !inside && s.has(event.HookDisconnect) {
 		return nil
 	}
+	if l := a.lost(); !inside && (l.Unread == nil || *l.Unread != 0) {
+		return nil // what is unread decides before the time does
+	}
 	if a.active == none && s.has(event.HookSendActiveReset) {
 		return nil // LAST_ACK or CLOSING with everything sent: no reset at all
 	}
-	x := &finding{a: []int{a.release, a.disconn, a.closed, a.active}, needs: []event.Hook{event.HookDisconnect, event.HookSendActiveReset}}
+	x := &finding{a: []int{a.release, a.disconn, a.closed, a.active}}
+	if a.active == none {
+		x.needs = []event.Hook{event.HookSendActiveReset}
+	}
 	return x.did(rel)
 }
 
@@ -312,16 +343,29 @@ func closeUnread(a, b *facts, s Scope) *finding {
 	if l := a.lost(); l.Unread == nil || *l.Unread == 0 {
 		return nil
 	}
+	if a.at(a.release).Repair {
+		return nil
+	}
 	x := &finding{a: []int{a.release, a.closed, a.active}, needs: []event.Hook{event.HookSendActiveReset}}
 	return x.did(a.at(a.release))
 }
 
 func disconnect(a, b *facts, s Scope) *finding {
-	if !before(a.disconn, a.closed) || before(a.release, a.disconn) || a.forget != none {
+	if a.closed == none || a.forget != none || a.c.Established == 0 && a.c.Open != conn.OpenUnknown {
 		return nil
 	}
+	if !before(a.disconn, a.closed) {
+		// Without the hook: → CLOSE inside connect(2) on what was established.
+		if end := a.end(); s.has(event.HookDisconnect) || end.Call != event.CallConnect || a.rst || end.Err != 0 {
+			return nil
+		}
+		x := &finding{a: []int{a.closed, a.active}, needs: []event.Hook{event.HookDisconnect}}
+		x.did(a.end())
+		x.act = ActDisconnect
+		return x
+	}
 	e := a.at(a.disconn)
-	if !e.ByProcess() {
+	if before(a.release, a.disconn) || !e.ByProcess() {
 		return nil
 	}
 	x := &finding{a: []int{a.disconn, a.closed, a.active}, needs: []event.Hook{event.HookChildForget}}
@@ -333,7 +377,7 @@ func disconnect(a, b *facts, s Scope) *finding {
 // ours is the act that began the goodbye of this end: the close where there
 // was one before the end, else the shutdown that sent the FIN.
 func (f *facts) ours() *event.Event {
-	if before(f.release, f.closed) {
+	if f.released() && f.at(f.release).Call != event.CallShutdown {
 		return f.at(f.release)
 	}
 	return f.at(f.finAct)
@@ -372,7 +416,7 @@ func linger2Negative(a, b *facts, s Scope) *finding {
 
 func orphanLimit(a, b *facts, s Scope) *finding {
 	e := a.at(a.active)
-	if e == nil || e.SkFlags&event.SockDead == 0 || e.Linger2 < 0 {
+	if e == nil || e.SkFlags&event.SockDead == 0 || e.Linger2 < 0 || e.Call == event.CallSend {
 		return nil
 	}
 	switch e.State {
@@ -536,18 +580,19 @@ func pathReset(a, b *facts, s Scope) *finding {
 }
 
 func peerAbort(a, b *facts, s Scope) *finding {
-	if !a.rst || b != nil {
+	if !a.rst || b != nil || neverEstablished(a) {
 		return nil
 	}
+	// Without the segment the two kinds of reset cannot be told apart.
 	e := a.at(a.reset)
-	if e.Has&event.HasSegment != 0 && e.Segment.Flags&event.ACK == 0 {
+	if e.Has&event.HasSegment == 0 || e.Segment.Flags&event.ACK == 0 {
 		return nil
 	}
-	return &finding{by: byPeer, a: []int{a.reset, a.closed}, likely: e.Has&event.HasSegment == 0}
+	return &finding{by: byPeer, a: []int{a.reset, a.closed}}
 }
 
 func peerGone(a, b *facts, s Scope) *finding {
-	if !a.rst || b != nil {
+	if !a.rst || b != nil || neverEstablished(a) || a.at(a.reset).Has&event.HasSegment == 0 {
 		return nil
 	}
 	return &finding{by: byPeer, a: []int{a.reset, a.closed}}

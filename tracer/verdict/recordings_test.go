@@ -1,0 +1,226 @@
+package verdict_test
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/event"
+	"github.com/tcpbye/tcpbye/tracer/record"
+	"github.com/tcpbye/tcpbye/tracer/verdict"
+)
+
+var update = flag.Bool("update", false, "write the verdicts of the recordings anew")
+
+// run is one recorded scenario.
+type run struct {
+	scenario string
+	missing  []event.Hook
+	events   []event.Event
+}
+
+func readRuns(t testing.TB, path string) []run {
+	t.Helper()
+	f, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	var runs []run
+	err = record.Read(f, record.Handler{
+		Meta: func(m record.Meta) error {
+			runs = append(runs, run{scenario: m.Scenario, missing: m.Missing()})
+			return nil
+		},
+		Event: func(e event.Event) error {
+			r := &runs[len(runs)-1]
+			r.events = append(r.events, e)
+			return nil
+		},
+	})
+	if err != nil {
+		t.Fatalf("%s: %v", path, err)
+	}
+	return runs
+}
+
+func recordings(t testing.TB) []string {
+	t.Helper()
+	paths, err := filepath.Glob("testdata/*.tcpbye")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(paths) < 4 {
+		t.Fatalf("recordings of %d kernels, want at least 4: make record writes them", len(paths))
+	}
+	return paths
+}
+
+func judgeRun(r run) []string {
+	j := conn.New(conn.Options{Hold: true})
+	for _, e := range r.events {
+		j.Add(e)
+	}
+	var lines []string
+	for _, c := range j.Flush() {
+		lines = append(lines, line(c, verdict.Judge(c, verdict.Scope{Missing: r.missing})))
+	}
+	return lines
+}
+
+func number(n *uint64) string {
+	if n == nil {
+		return "-"
+	}
+	return fmt.Sprint(*n)
+}
+
+// line is everything in a verdict that is a fact.
+func line(c *conn.Connection, v verdict.Verdict) string {
+	actor := "-"
+	if v.Actor != nil {
+		actor = v.Actor.Comm
+	}
+	half := "-"
+	if v.HalfClose != nil {
+		half = "half-close"
+	}
+	return fmt.Sprintf("%v > %v %v: %s %s, ender %s, act %s/%d by %s, lost %s/%s/%s, bytes %s/%s/%s, saw %v, harmless %v, %s, TIME_WAIT %v, %s %v, proof %d",
+		c.Local, c.Remote, c.Open, v.Class, v.Cause, v.Ender, v.Act, v.Signal, actor,
+		number(v.Lost.Unread), number(v.Lost.Unsent), number(v.Lost.Unacked),
+		number(v.Bytes.Sent), number(v.Bytes.Acked), number(v.Bytes.Received),
+		v.AppSaw, v.Harmless, half, v.TimeWait, v.Confidence, v.Missing, len(v.Evidence))
+}
+
+// TestRecordings judges every recorded scenario of every kernel again. A
+// recording is only kept of a run whose verdicts were held against a packet
+// capture and the programs' own counts.
+func TestRecordings(t *testing.T) {
+	for _, path := range recordings(t) {
+		kernel := strings.TrimSuffix(filepath.Base(path), ".tcpbye")
+		t.Run(kernel, func(t *testing.T) {
+			var b strings.Builder
+			for _, r := range readRuns(t, path) {
+				fmt.Fprintf(&b, "%s\n", r.scenario)
+				for _, l := range judgeRun(r) {
+					fmt.Fprintf(&b, "\t%s\n", l)
+				}
+			}
+			golden := strings.TrimSuffix(path, ".tcpbye") + ".verdicts"
+			if *update {
+				if err := os.WriteFile(golden, []byte(b.String()), 0o644); err != nil {
+					t.Fatal(err)
+				}
+				return
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if d := cmp.Diff(strings.Split(string(want), "\n"), strings.Split(b.String(), "\n")); d != "" {
+				t.Error(d)
+			}
+		})
+	}
+}
+
+// TestSameOnEveryKernel: a scenario has the same class and cause wherever it
+// was recorded.
+func TestSameOnEveryKernel(t *testing.T) {
+	type where struct {
+		kernel string
+		causes []string
+	}
+	seen := map[string]where{}
+	for _, path := range recordings(t) {
+		for _, r := range readRuns(t, path) {
+			j := conn.New(conn.Options{Hold: true})
+			for _, e := range r.events {
+				j.Add(e)
+			}
+			var causes []string
+			for _, c := range j.Flush() {
+				v := verdict.Judge(c, verdict.Scope{Missing: r.missing})
+				causes = append(causes, fmt.Sprintf("%v %s/%s/%s/%s", c.Open, v.Class, v.Cause, v.Ender, v.Act))
+			}
+			slices.Sort(causes)
+			if first, ok := seen[r.scenario]; !ok {
+				seen[r.scenario] = where{filepath.Base(path), causes}
+			} else if d := cmp.Diff(first.causes, causes); d != "" {
+				t.Errorf("%s differs between %s and %s:\n%s", r.scenario, first.kernel, filepath.Base(path), d)
+			}
+		}
+	}
+}
+
+// TestEveryRuleIsRecorded: a rule that no scenario provokes is not proven.
+func TestEveryRuleIsRecorded(t *testing.T) {
+	seen := map[verdict.Cause]bool{}
+	for _, path := range recordings(t) {
+		for _, r := range readRuns(t, path) {
+			j := conn.New(conn.Options{Hold: true})
+			for _, e := range r.events {
+				j.Add(e)
+			}
+			for _, c := range j.Flush() {
+				seen[verdict.Judge(c, verdict.Scope{Missing: r.missing}).Cause] = true
+			}
+		}
+	}
+	for _, r := range verdict.Rules() {
+		if r.Cause != verdict.UnknownCause && !seen[r.Cause] {
+			t.Errorf("no recording has the cause %s", r.Cause)
+		}
+	}
+	if seen[verdict.UnknownCause] {
+		t.Error("a recording is judged unknown")
+	}
+}
+
+// TestWithoutAHook takes each hook's events away in turn: whatever is then
+// judged, it is never another cause with full confidence.
+func TestWithoutAHook(t *testing.T) {
+	type key struct {
+		local, remote string
+	}
+	for _, path := range recordings(t) {
+		for _, r := range readRuns(t, path) {
+			full := map[key]verdict.Verdict{}
+			j := conn.New(conn.Options{Hold: true})
+			for _, e := range r.events {
+				j.Add(e)
+			}
+			for _, c := range j.Flush() {
+				full[key{c.Local.String(), c.Remote.String()}] = verdict.Judge(c, verdict.Scope{Missing: r.missing})
+			}
+			for _, hook := range event.Hooks() {
+				if hook == event.HookSetState || slices.Contains(r.missing, hook) {
+					continue
+				}
+				j := conn.New(conn.Options{Hold: true})
+				for _, e := range r.events {
+					if e.Hook != hook {
+						j.Add(e)
+					}
+				}
+				for _, c := range j.Flush() {
+					was, ok := full[key{c.Local.String(), c.Remote.String()}]
+					if !ok {
+						continue
+					}
+					v := verdict.Judge(c, verdict.Scope{Missing: append(slices.Clone(r.missing), hook)})
+					if v.Cause != was.Cause && v.Confidence == verdict.Certain {
+						t.Errorf("%s %s without %v: %s is judged %s, certain, instead of %s", filepath.Base(path), r.scenario, hook, c.Local, v.Cause, was.Cause)
+					}
+				}
+			}
+		}
+	}
+}
