@@ -52,8 +52,10 @@ func findProgram(name string) (string, error) {
 // root on a Debian system it installs what is missing, and says so on
 // progress; otherwise the error says which command to run.
 func EnsureHost(ctx context.Context, arch string, progress io.Writer) error {
-	progress = orDiscard(progress)
-	arch = orString(arch, runtime.GOARCH)
+	return ensureHost(ctx, orString(arch, runtime.GOARCH), os.Geteuid() == 0, orDiscard(progress))
+}
+
+func ensureHost(ctx context.Context, arch string, root bool, progress io.Writer) error {
 	var missing, packages []string
 	for _, t := range tools(arch) {
 		if _, err := findProgram(t.program); err != nil {
@@ -70,7 +72,7 @@ func EnsureHost(ctx context.Context, arch string, progress io.Writer) error {
 	if err != nil {
 		return fmt.Errorf("%s; there is no apt-get either, so install the equivalents of Debian's packages %s", advice, strings.Join(packages, ", "))
 	}
-	if os.Geteuid() != 0 {
+	if !root {
 		return fmt.Errorf("%s; run: sudo apt-get %s", advice, strings.Join(install, " "))
 	}
 	fmt.Fprintf(progress, "installing %s: apt-get %s\n", strings.Join(packages, ", "), strings.Join(install, " "))
@@ -79,13 +81,14 @@ func EnsureHost(ctx context.Context, arch string, progress io.Writer) error {
 		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C")
 		var said strings.Builder
 		cmd.Stdout, cmd.Stderr = progressLines(progress), &said
-		return said.String(), cmd.Run()
+		err := cmd.Run()
+		return strings.TrimSpace(said.String()), err
 	}
 	said, err := run(install...)
 	if err != nil && ctx.Err() == nil {
 		// Lists that are missing or old name files that no mirror has.
-		if _, err := run("update"); err != nil {
-			return fmt.Errorf("%s; apt-get update: %w", advice, err)
+		if said, err := run("update"); err != nil {
+			return fmt.Errorf("%s; apt-get update: %w\n%s", advice, err, said)
 		}
 		said, err = run(install...)
 	}

@@ -190,6 +190,9 @@ func lock(ctx context.Context, file string, progress io.Writer) (unlock func(), 
 // kernel's release.
 func Prepare(ctx context.Context, name, arch string, update bool, progress io.Writer) (release string, err error) {
 	arch = orString(arch, runtime.GOARCH)
+	if _, err := findSeries(name, arch); err != nil {
+		return "", err
+	}
 	if err := EnsureHost(ctx, arch, progress); err != nil {
 		return "", err
 	}

@@ -121,6 +121,9 @@ func Run(ctx context.Context, cfg Config) (Result, error) {
 	if len(cfg.Files) > 0 && cfg.Arch == runtime.GOARCH {
 		return Result{}, errors.New("files are added to guests of another architecture only; this one has all files of the host")
 	}
+	if _, err := findSeries(cfg.Kernel, cfg.Arch); err != nil {
+		return Result{}, err
+	}
 	if err := EnsureHost(ctx, cfg.Arch, progress); err != nil {
 		return Result{}, err
 	}
