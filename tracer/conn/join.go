@@ -70,9 +70,9 @@ type Joiner struct {
 	acts    map[uint64]event.Event // last act on a listener, by socket
 	// unplaced are resets to ends whose port is not known yet.
 	unplaced []event.Event
-	n       int
-	arrived uint64
-	late    uint64
+	n        int
+	arrived  uint64
+	late     uint64
 }
 
 // New makes a Joiner.

@@ -143,7 +143,9 @@ func (e *Event) ByProcess() bool {
 		case SynSent, FinWait1, LastAck, Listen:
 			return true
 		case Close:
-			return e.Exiting() || e.Call.Ends()
+			// On loopback the peer's close(2) can be the call that carries a
+			// segment here: only a measured context excludes that.
+			return e.Context == ContextProcess && (e.Exiting() || e.Call.Ends())
 		}
 		return false
 	case HookDisconnect, HookChildForget, HookSendFin, HookSendActiveReset:

@@ -116,7 +116,7 @@ func (f *facts) inferRelease() {
 	}
 	for i := range f.c.Events {
 		e := &f.c.Events[i]
-		if e.Hook != event.HookSetState || !e.ByProcess() || e.State == e.ToState {
+		if e.Hook != event.HookSetState || e.State == e.ToState || !f.actedAt(i) {
 			continue
 		}
 		switch e.ToState {
@@ -134,6 +134,24 @@ func (f *facts) inferRelease() {
 		f.release, f.inferred = i, true
 		return
 	}
+}
+
+// actedAt says whether the task on the CPU made that state change. Where the
+// context could not be measured, an end that no segment can explain counts: one
+// from a state that only a reset ends from outside, and no reset came.
+func (f *facts) actedAt(i int) bool {
+	e := f.at(i)
+	if e.ByProcess() {
+		return true
+	}
+	if e.Context != event.ContextUnknown || e.ToState != event.Close || f.reset != none || !(e.Exiting() || e.Call.Ends()) {
+		return false
+	}
+	switch e.State {
+	case event.Established, event.CloseWait, event.SynSent:
+		return true
+	}
+	return f.active != none && f.at(f.active).TID == e.TID
 }
 
 // released says whether the last reference was dropped before the end, or made
@@ -268,7 +286,7 @@ func (f *facts) lost() Lost {
 		}
 		// At the end a process may still hold the socket and read on: without
 		// its close, what it never read is not known.
-		if n == 0 || reader != end || !end.HasSk || end.Context == event.ContextProcess && f.disconn == none && f.abort == none {
+		if n == 0 || reader != end || f.release == f.closed || !end.HasSk || end.Context == event.ContextProcess && f.disconn == none && f.abort == none {
 			l.Unread = count(n)
 		}
 	}

@@ -175,7 +175,11 @@ func connectTimeout(a, b *facts, s Scope) *finding {
 	// What an ICMP error said on the way stands in the error (sk_err_soft).
 	told := end.Err != 0 && end.Err != event.Errno(unix.ETIMEDOUT) || end.ErrSoft != 0
 	if end.State == event.SynSent && end.Retransmits > 0 && end.Context != event.ContextProcess && !told {
-		return &finding{by: byKernel, a: []int{a.closed}}
+		x := &finding{by: byKernel, a: []int{a.closed}}
+		if a.c.Remote.Addr().IsLoopback() {
+			x.needs = []event.Hook{event.HookSynDrop} // a full accept queue looks the same from here
+		}
+		return x
 	}
 	return nil
 }
@@ -240,7 +244,7 @@ func listenerClosed(a, b *facts, s Scope) *finding {
 		// Without the hook: an end that no process ever held, and that is no
 		// orphan either, ends inside somebody's close.
 		end := a.end()
-		if a.c.Open != conn.OpenPassive || end.Has&event.HasSocket == 0 || end.HasSk || end.SkFlags&event.SockDead != 0 || a.rst || !end.ByProcess() || a.accepted() {
+		if a.c.Open != conn.OpenPassive || end.Has&event.HasSocket == 0 || end.HasSk || end.SkFlags&event.SockDead != 0 || a.rst || !a.actedAt(a.closed) || a.accepted() {
 			return nil
 		}
 		x := &finding{by: byProcess, act: ActListener, actor: process(end), a: []int{a.closed, a.active}, needs: []event.Hook{event.HookChildForget}}
@@ -356,7 +360,7 @@ func disconnect(a, b *facts, s Scope) *finding {
 	}
 	if !before(a.disconn, a.closed) {
 		// Without the hook: → CLOSE inside connect(2) on what was established.
-		if end := a.end(); s.has(event.HookDisconnect) || end.Call != event.CallConnect || a.rst || end.Err != 0 {
+		if end := a.end(); s.has(event.HookDisconnect) || end.Call != event.CallConnect || !a.actedAt(a.closed) || end.Err != 0 {
 			return nil
 		}
 		x := &finding{a: []int{a.closed, a.active}, needs: []event.Hook{event.HookDisconnect}}
@@ -726,6 +730,8 @@ func finStuck(a, b *facts, s Scope) *finding {
 	return x
 }
 
-func stillOpen(a, b *facts, s Scope) *finding { return &finding{} }
+func stillOpen(a, b *facts, s Scope) *finding {
+	return &finding{needs: []event.Hook{event.HookFileClose, event.HookAccept}}
+}
 
 func unknown(a, b *facts, s Scope) *finding { return &finding{a: []int{a.closed}} }
