@@ -6,7 +6,9 @@ import (
 	"bufio"
 	"context"
 	"flag"
+	"fmt"
 	"io"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -105,18 +107,69 @@ func TestSuite(t *testing.T) {
 	if *suiteKernels == "all" {
 		kernels = lab.Kernels()
 	}
+	table := map[string]map[string]string{} // test, kernel, outcome
 	for _, k := range kernels {
 		t.Run(k, func(t *testing.T) {
-			for p := range suite {
-				runGuest(t, root, k, p, filepath.Join(dir, filepath.Base(p)+".test"))
+			for _, p := range slices.Sorted(maps.Keys(suite)) {
+				for _, x := range runGuest(t, root, k, p, filepath.Join(dir, filepath.Base(p)+".test")) {
+					name := strings.TrimPrefix(x.name, "TestCatalogueIsJudged/all/")
+					if table[name] == nil {
+						table[name] = map[string]string{}
+					}
+					table[name][k] = x.cell()
+				}
 			}
 		})
 	}
+	t.Log("\n" + print(table, kernels))
+}
+
+// cell is a test's outcome in the table: a reason where it could not run.
+func (r result) cell() string {
+	switch r.verdict {
+	case "PASS":
+		return "ok"
+	case "SKIP":
+		_, reason, _ := strings.Cut(strings.Join(r.log, " "), "not on this kernel: ")
+		return "- " + reason
+	}
+	return "WRONG"
+}
+
+// print draws tests by kernel; reasons stand below, numbered.
+func print(table map[string]map[string]string, kernels []string) string {
+	var b strings.Builder
+	var reasons []string
+	fmt.Fprintf(&b, "%-44s", "scenario")
+	for _, k := range kernels {
+		fmt.Fprintf(&b, " %-7s", k)
+	}
+	b.WriteString("\n")
+	for _, name := range slices.Sorted(maps.Keys(table)) {
+		fmt.Fprintf(&b, "%-44s", name)
+		for _, k := range kernels {
+			cell, reason, _ := strings.Cut(table[name][k], " ")
+			if reason != "" {
+				i := slices.Index(reasons, reason)
+				if i < 0 {
+					i = len(reasons)
+					reasons = append(reasons, reason)
+				}
+				cell = fmt.Sprintf("(%d)", i+1)
+			}
+			fmt.Fprintf(&b, " %-7s", cell)
+		}
+		b.WriteString("\n")
+	}
+	for i, r := range reasons {
+		fmt.Fprintf(&b, "(%d) %s\n", i+1, r)
+	}
+	return b.String()
 }
 
 // runGuest runs one test binary in one guest, and makes each of its tests one
 // of this run.
-func runGuest(t *testing.T, root, kernel, path, bin string) {
+func runGuest(t *testing.T, root, kernel, path, bin string) []result {
 	t.Helper()
 	run := suite[path]
 	if *suiteRun != "" {
@@ -148,13 +201,16 @@ func runGuest(t *testing.T, root, kernel, path, bin string) {
 	}
 	t.Logf("%s: %s on %s: %d tests, exit status %d", kernel, pkg, res.KernelRelease, len(c.results), res.ExitCode)
 	failed := false
+	var leaves []result
 	for _, x := range c.results {
-		if strings.Count(x.name, "/") == 0 && c.parent(x.name) {
+		if c.parent(x.name) {
 			failed = failed || x.verdict == "FAIL"
 			continue // its subtests are what counts
 		}
+		x.log = c.logs[x.name]
+		leaves = append(leaves, x)
 		t.Run(pkg+"/"+x.name, func(t *testing.T) {
-			log := strings.Join(c.logs[x.name], "\n")
+			log := strings.Join(x.log, "\n")
 			switch x.verdict {
 			case "FAIL":
 				failed = true
@@ -167,6 +223,7 @@ func runGuest(t *testing.T, root, kernel, path, bin string) {
 	if res.ExitCode != 0 && !failed || len(c.results) == 0 {
 		t.Errorf("%s on %s ended with status %d after %d tests:\n%s", pkg, kernel, res.ExitCode, len(c.results), strings.Join(c.rest, "\n"))
 	}
+	return leaves
 }
 
 // join makes one recording of those in a directory: they can be appended.

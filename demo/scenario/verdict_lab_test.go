@@ -25,7 +25,10 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
-var recordDir = flag.String("scenario.record", "", "write a recording of each run into this directory")
+var (
+	repeat    = flag.Int("scenario.repeat", 1, "run the catalogue this often, with the same verdicts each time")
+	recordDir = flag.String("scenario.record", "", "write a recording of each run into this directory")
+)
 
 // watch traces in the background for as long as the test runs.
 type watch struct {
@@ -177,6 +180,12 @@ func TestCatalogueIsJudged(t *testing.T) {
 			t.Logf("%v is not attached: %v", a.Hook, a.Err)
 		}
 	}
+	for range *repeat {
+		playAll(t, w, kernel)
+	}
+}
+
+func playAll(t *testing.T, w *watch, kernel scenario.Kernel) {
 	slots := make(chan struct{}, 2*runtime.NumCPU())
 	t.Run("all", func(t *testing.T) {
 		for _, s := range scenario.All() {
