@@ -34,6 +34,11 @@ type Process struct {
 	Cgroup    uint64 // cgroup v2 id
 	Exe       string // path of the executable; "" not known
 	Container string // "" none or not known
+
+	Leader     string   // name of the process, where the thread has another; "" not known
+	User       string   // name of UID, as the process sees it; "" not known
+	CgroupPath string   // in the hierarchy that tells most; "" not known
+	Ancestors  []uint32 // PIDs: parent, its parent, and so on; nil not known
 }
 
 // Connection is one socket's life seen from one end.
@@ -55,6 +60,11 @@ type Connection struct {
 
 	Opener *Process // who called connect(2); nil: not seen
 	Owner  *Process // who held the socket last; nil: not seen
+	// Hands are all processes that were seen acting on it, each as it then was.
+	Hands []Process
+	// Before is the state in which the start of the trace found it; 0: younger
+	// than the trace, or not found.
+	Before event.State
 
 	// Events of this socket and of its mini-socket, in time order.
 	Events []event.Event

@@ -1,6 +1,7 @@
 package conn
 
 import (
+	"cmp"
 	"container/heap"
 	"net/netip"
 	"slices"
@@ -20,9 +21,17 @@ type Options struct {
 	Grace time.Duration
 	// PairGrace is how long an ended connection waits for its local peer.
 	PairGrace time.Duration
+	// Rest is how long after the end of its socket a connection may still be
+	// told of: an orphan's last reset comes after tcp_destroy_sock, and the
+	// other end of an abort a moment after this one.
+	Rest time.Duration
 	// Hold keeps everything until Flush: for a run that has an end, so that
 	// every verdict rests on the whole story.
 	Hold bool
+	// Who adds to a process what is known of it beside the event that showed
+	// it at a time. It must be a function of the stream of events; nil: nothing
+	// is added.
+	Who func(who *Process, at time.Duration)
 }
 
 func (o Options) withDefaults() Options {
@@ -35,8 +44,14 @@ func (o Options) withDefaults() Options {
 	if o.PairGrace == 0 {
 		o.PairGrace = time.Second
 	}
+	if o.Rest == 0 {
+		o.Rest = 100 * time.Millisecond
+	}
 	return o
 }
+
+// never is a time that does not come.
+const never = time.Duration(1<<63 - 1)
 
 // finWait2 is how long an orphan's FIN_WAIT2 mini-socket can live:
 // tcp_fin_timeout is at most two minutes there (tcp_time_wait and
@@ -51,23 +66,38 @@ func (e ends) reverse() ends { return ends{e.remote, e.local} }
 // entry is a connection that the join still follows.
 type entry struct {
 	*Connection
+	n         int  // in the order of first sight
 	tuple     ends // indexed under; zero: not yet
+	peer      *entry
 	destroyed bool
+	gone      time.Duration // when it was destroyed
 	mini      event.State   // the mini-socket's substate; 0: none
 	miniEnd   time.Duration // when the mini-socket was killed
 	judged    bool
 	listener  bool
+	due       time.Duration // when its story is complete; never: not known yet
+	place     int           // in the agenda; -1: not in it
 }
 
 // Joiner makes Connections of events. It is not safe for concurrent use.
+//
+// What it makes of events, and in which order, depends on the events alone and
+// not on when Advance is called: a connection's story is complete at a time
+// that its own events and its peer's set, before any later event is placed. An
+// event that comes later than the window allows is the one exception.
 type Joiner struct {
 	opts    Options
 	waiting events
 	now     time.Duration
 	bySock  map[uint64]*entry
 	byEnds  map[ends][]*entry      // newest last
-	open    []*entry               // not yet judged, in the order of first sight
+	open    []*entry               // in the order of first sight; some may be judged
+	judged  int                    // so many in open are
+	agenda  agenda                 // what will be complete, and when
+	done    []*Connection          // complete, not yet handed out
 	acts    map[uint64]event.Event // last act on a listener, by socket
+	seeds   map[seedKey]Seed       // connections of before the trace, not yet seen
+	touched []*entry               // by the event that is being placed
 	// unplaced are resets to ends whose port is not known yet.
 	unplaced []event.Event
 	n        int
@@ -82,6 +112,7 @@ func New(opts Options) *Joiner {
 		bySock: map[uint64]*entry{},
 		byEnds: map[ends][]*entry{},
 		acts:   map[uint64]event.Event{},
+		seeds:  map[seedKey]Seed{},
 	}
 }
 
@@ -89,85 +120,158 @@ func New(opts Options) *Joiner {
 func (j *Joiner) Late() uint64 { return j.late }
 
 // Add takes an event in any order within the window.
-func (j *Joiner) Add(e event.Event) {
-	if e.Time < j.now {
+func (j *Joiner) Add(e event.Event) { j.push(arrival{Event: e}) }
+
+// Lose marks every connection that is being followed at a time: events were
+// lost by then.
+func (j *Joiner) Lose(at time.Duration) {
+	j.push(arrival{Event: event.Event{Time: at}, loss: true})
+}
+
+func (j *Joiner) push(a arrival) {
+	if a.Time < j.now {
 		j.late++
 	}
 	j.arrived++
-	heap.Push(&j.waiting, arrival{e, j.arrived})
+	a.order = j.arrived
+	heap.Push(&j.waiting, a)
 }
 
-// Lose marks every connection that is being followed: events were lost.
-func (j *Joiner) Lose() {
-	for _, c := range j.open {
-		c.Lossy = true
-	}
-}
+// Now is how far Advance has come: an earlier event is late.
+func (j *Joiner) Now() time.Duration { return j.now }
 
 // Advance says that no event older than now will come, and returns the
-// connections whose story is complete, in the order in which they ended.
+// connections whose story is complete, in the order in which they became so.
 func (j *Joiner) Advance(now time.Duration) []*Connection {
-	j.settle(now - j.opts.Window)
+	until := now - j.opts.Window
+	j.settle(until)
 	if j.opts.Hold {
+		j.now = max(j.now, until)
 		return nil
 	}
-	return j.take(func(c *entry) bool { return j.ripe(c, j.now) })
+	j.complete(until)
+	j.now = max(j.now, until)
+	return j.take()
 }
 
-// Flush returns everything that is left, ended or not.
+// Flush returns everything that is left: first what is complete or will be,
+// then what has not ended.
 func (j *Joiner) Flush() []*Connection {
-	j.settle(1<<63 - 1)
-	return j.take(func(*entry) bool { return true })
+	j.settle(never)
+	if !j.opts.Hold {
+		j.complete(never - 1)
+	}
+	rest := slices.DeleteFunc(slices.Clone(j.open), func(c *entry) bool { return c.judged })
+	slices.SortStableFunc(rest, compareEnd)
+	for _, c := range rest {
+		j.finish(c)
+	}
+	return j.take()
 }
 
-// settle takes the waiting events up to a time, in order.
+// Open visits the connections that are being followed, in the order of first
+// sight, until the visitor says false.
+func (j *Joiner) Open(visit func(*Connection) bool) {
+	for _, c := range j.open {
+		if !c.judged && !c.listener && c.connected() && !visit(c.Connection) {
+			return
+		}
+	}
+}
+
+// settle takes the waiting events up to a time, in order. Before each, what is
+// complete by then is finished.
 func (j *Joiner) settle(until time.Duration) {
 	for len(j.waiting) > 0 && j.waiting[0].Time <= until {
 		a := heap.Pop(&j.waiting).(arrival)
+		if !j.opts.Hold {
+			j.complete(a.Time - 1)
+		}
 		j.now = max(j.now, a.Time)
-		j.place(a.Event)
-	}
-	if until != 1<<63-1 {
-		j.now = max(j.now, until)
-	}
-}
-
-func (j *Joiner) take(done func(*entry) bool) []*Connection {
-	var out []*Connection
-	keep := j.open[:0]
-	for _, c := range j.open {
-		if c.judged || !done(c) {
-			if !c.judged {
-				keep = append(keep, c)
+		if a.loss {
+			for _, c := range j.open {
+				c.Lossy = c.Lossy || !c.judged
 			}
 			continue
 		}
-		c.judged = true
-		j.forget(c)
-		if c.listener || !c.connected() {
-			continue
+		j.place(a.Event)
+		for _, c := range j.touched {
+			j.schedule(c)
+			if c.peer != nil {
+				j.schedule(c.peer)
+			}
 		}
-		out = append(out, c.Connection)
+		j.touched = j.touched[:0]
 	}
-	clear(j.open[len(keep):])
-	j.open = keep
-	slices.SortStableFunc(out, func(a, b *Connection) int {
-		return compareEnd(a, b)
-	})
+}
+
+// complete finishes what is due by a time.
+func (j *Joiner) complete(until time.Duration) {
+	for len(j.agenda) > 0 && j.agenda[0].due <= until {
+		c := j.agenda[0]
+		j.now = max(j.now, c.due)
+		j.finish(c)
+		if c.peer != nil {
+			j.schedule(c.peer)
+		}
+	}
+}
+
+// finish ends the following of a connection.
+func (j *Joiner) finish(c *entry) {
+	c.judged = true
+	j.judged++
+	if c.place >= 0 {
+		heap.Remove(&j.agenda, c.place)
+	}
+	j.forget(c)
+	if !c.listener && c.connected() {
+		j.done = append(j.done, c.Connection)
+	}
+	if j.judged > 64 && j.judged > len(j.open)/2 {
+		j.open = slices.DeleteFunc(j.open, func(c *entry) bool { return c.judged })
+		j.judged = 0
+	}
+}
+
+func (j *Joiner) take() []*Connection {
+	out := j.done
+	j.done = nil
 	return out
 }
 
+// schedule puts a connection at its place in the agenda.
+func (j *Joiner) schedule(c *entry) {
+	if c.judged {
+		return
+	}
+	due := j.dueAt(c)
+	if due < j.now {
+		due = j.now // this event is what made it complete
+	}
+	c.due = due
+	switch {
+	case due == never && c.place >= 0:
+		heap.Remove(&j.agenda, c.place)
+	case due == never:
+	case c.place >= 0:
+		heap.Fix(&j.agenda, c.place)
+	default:
+		heap.Push(&j.agenda, c)
+	}
+}
+
 // compareEnd orders by the time of the end; what has not ended comes last.
-func compareEnd(a, b *Connection) int {
+func compareEnd(a, b *entry) int {
 	switch {
 	case a.Ended == b.Ended:
-		return int(a.First - b.First)
+		return cmp.Or(cmp.Compare(a.First, b.First), a.n-b.n)
 	case a.Ended == 0:
 		return 1
 	case b.Ended == 0:
 		return -1
 	}
-	return int(a.Ended - b.Ended)
+	return cmp.Compare(a.Ended, b.Ended)
 }
 
 // connected says whether the socket ever was one end of anything: a listener,
@@ -176,47 +280,53 @@ func (c *entry) connected() bool {
 	return c.Remote.IsValid() && c.Remote.Port() != 0
 }
 
-func (j *Joiner) ripe(c *entry, now time.Duration) bool {
+// dueAt is when a connection's story is complete; never where only an event
+// can tell.
+func (j *Joiner) dueAt(c *entry) time.Duration {
+	own := j.ownDue(c)
+	p := c.peer
+	if own == never || p == nil || p.judged || c.listener {
+		return own
+	}
+	if p.Ended == 0 && !p.destroyed {
+		// It may be ending at this very moment.
+		return max(own, c.ended()+j.opts.Grace)
+	}
+	return max(own, min(j.ownDue(p), c.ended()+j.opts.Grace+j.opts.PairGrace))
+}
+
+// ownDue is when nothing more can be told of this end.
+func (j *Joiner) ownDue(c *entry) time.Duration {
 	if c.listener {
-		return c.destroyed
+		if c.destroyed {
+			return c.gone
+		}
+		return never
 	}
-	if c.Ended == 0 {
-		return c.destroyed
+	if c.Ended == 0 && !c.destroyed {
+		return never
 	}
-	if !c.destroyed && now-c.Ended < j.opts.Grace {
-		return false
+	due := c.Ended + j.opts.Grace
+	if c.destroyed {
+		due = c.gone + j.opts.Rest
 	}
-	if !j.settled(c, now) {
-		return false
-	}
-	if p := j.peer(c); p != nil && !p.judged && p.Ended != 0 && !(p.destroyed && j.settled(p, now)) {
-		return now-c.Ended > j.opts.Grace+j.opts.PairGrace
-	}
-	return true
-}
-
-// settled says whether the mini-socket can still change the story: in
-// substate FIN_WAIT2 it answers the peer's data with a reset.
-func (j *Joiner) settled(c *entry, now time.Duration) bool {
-	if c.mini != event.FinWait2 || c.miniEnd != 0 {
-		return true
-	}
-	if p := j.peer(c); p != nil && p.Ended != 0 {
-		return true
-	}
-	return now-c.Ended > finWait2
-}
-
-func (j *Joiner) peer(c *entry) *entry {
-	if c.Peer == nil {
-		return nil
-	}
-	for _, p := range j.byEnds[c.tuple.reverse()] {
-		if p.Connection == c.Peer {
-			return p
+	// In substate FIN_WAIT2 a mini-socket answers the peer's data with a reset.
+	if c.mini == event.FinWait2 {
+		switch {
+		case c.miniEnd != 0:
+			due = max(due, c.miniEnd)
+		case c.peer == nil || c.peer.Ended == 0:
+			due = max(due, c.Ended+finWait2)
 		}
 	}
-	return nil
+	return due
+}
+
+func (c *entry) ended() time.Duration {
+	if c.Ended == 0 {
+		return c.gone
+	}
+	return c.Ended
 }
 
 // forget drops a judged connection from the indexes, except that its address
@@ -244,12 +354,12 @@ func (j *Joiner) place(e event.Event) {
 	case event.HookExit, event.HookExec:
 		for _, c := range j.open {
 			if c.Owner != nil && c.Owner.PID == e.PID && !c.judged {
-				c.Elsewhere = append(c.Elsewhere, e)
+				j.aside(c, e)
 			}
 		}
 	case event.HookTwskKill, event.HookTwskSchedule:
 		if c := j.newest(ends{e.Local, e.Remote}, e.NetNS); c != nil {
-			c.append(e)
+			j.append(c, e)
 			if e.Hook == event.HookTwskKill {
 				c.miniEnd = e.Time
 			} else {
@@ -258,7 +368,7 @@ func (j *Joiner) place(e event.Event) {
 		}
 	case event.HookSynDrop:
 		if c := j.newest(ends{e.Remote, e.Local}, 0); c != nil {
-			c.Elsewhere = append(c.Elsewhere, e)
+			j.aside(c, e)
 		}
 	case event.HookSendReset:
 		j.reset(e)
@@ -277,13 +387,13 @@ func (j *Joiner) reset(e event.Event) {
 			j.own(e)
 		} else if c := j.newest(mine, e.NetNS); c != nil && !c.judged {
 			// tcp_done destroys an orphan before the reset that it owes goes out.
-			c.append(e)
+			j.append(c, e)
 		}
 		// A new connection's reset of a challenge ACK hits the old twin, which
 		// is not its peer.
 		if e.State == event.SynSent {
 			if c := j.newest(mine.reverse(), 0); c != nil && !c.judged {
-				c.Elsewhere = append(c.Elsewhere, e)
+				j.aside(c, e)
 			}
 		}
 		return
@@ -293,7 +403,7 @@ func (j *Joiner) reset(e event.Event) {
 	}
 	own := j.newest(mine, e.NetNS)
 	if own != nil && !own.judged {
-		own.append(e)
+		j.append(own, e)
 	}
 	// The other end, when it lives here, is told by whom it was reset, unless
 	// its peer has the event already.
@@ -301,7 +411,7 @@ func (j *Joiner) reset(e event.Event) {
 	case c == nil:
 		j.waitForTuple(e)
 	case !c.judged && (own == nil || c.Peer != own.Connection):
-		c.Elsewhere = append(c.Elsewhere, e)
+		j.aside(c, e)
 	}
 }
 
@@ -320,13 +430,19 @@ func (j *Joiner) waitForTuple(e event.Event) {
 // sent to it just before.
 func (j *Joiner) placeWaiting(c *entry) {
 	j.unplaced = slices.DeleteFunc(j.unplaced, func(e event.Event) bool {
-		if j.now-e.Time > time.Second {
+		// A refused connection's port is known at once; one whose SYN is
+		// dropped tells it when it gives up (tcp_syn_retries: two minutes).
+		keep := time.Second
+		if e.Hook == event.HookSynDrop {
+			keep = 3 * time.Minute
+		}
+		if j.now-e.Time > keep {
 			return true
 		}
 		if c.tuple != (ends{e.Remote, e.Local}) {
 			return false
 		}
-		c.Elsewhere = append(c.Elsewhere, e)
+		j.aside(c, e)
 		return true
 	})
 }
@@ -335,11 +451,14 @@ func (j *Joiner) placeWaiting(c *entry) {
 func (j *Joiner) signal(e event.Event) {
 	for i := len(j.open) - 1; i >= 0; i-- {
 		c := j.open[i]
+		if c.judged {
+			continue
+		}
 		for k := len(c.Events) - 1; k >= 0; k-- {
 			x := &c.Events[k]
 			if x.Hook == event.HookStreamError && x.TID == e.TID && x.Arg2 == 1 {
 				if !hasSignal(c.Events[k+1:]) {
-					c.append(e)
+					j.append(c, e)
 					return
 				}
 				break
@@ -378,16 +497,21 @@ func (j *Joiner) own(e event.Event) {
 		}
 		return
 	}
-	c.append(e)
+	j.append(c, e)
+	unknown := c.tuple == ends{}
 	j.learn(c, e)
+	if unknown && c.tuple != (ends{}) {
+		j.adopt(c)
+	}
 }
 
 func (j *Joiner) birth(e event.Event) *entry {
-	if old := j.bySock[e.Sock]; old != nil {
-		old.destroyed = true
+	if old := j.bySock[e.Sock]; old != nil && !old.destroyed {
+		old.destroyed, old.gone = true, e.Time
+		j.touch(old)
 	}
 	j.n++
-	c := &entry{Connection: &Connection{
+	c := &entry{n: j.n, due: never, place: -1, Connection: &Connection{
 		ID: strconv.Itoa(j.n), Sock: e.Sock, Gen: e.Conn, First: e.Time,
 	}}
 	j.bySock[e.Sock] = c
@@ -395,9 +519,37 @@ func (j *Joiner) birth(e event.Event) *entry {
 	return c
 }
 
-func (c *entry) append(e event.Event) {
+// append gives a connection an event of its own.
+func (j *Joiner) append(c *entry, e event.Event) {
 	c.Events = append(c.Events, e)
 	c.Last = e.Time
+	j.hand(c, &e)
+	j.touch(c)
+}
+
+// aside gives a connection an event that concerns it.
+func (j *Joiner) aside(c *entry, e event.Event) {
+	c.Elsewhere = append(c.Elsewhere, e)
+	j.hand(c, &e)
+	j.touch(c)
+}
+
+func (j *Joiner) touch(c *entry) { j.touched = append(j.touched, c) }
+
+// hand notes who acted.
+func (j *Joiner) hand(c *entry, e *event.Event) {
+	if !e.ByProcess() || e.PID == 0 {
+		return
+	}
+	for i := len(c.Hands) - 1; i >= 0; i-- {
+		if h := &c.Hands[i]; h.PID == e.PID {
+			if h.Comm == e.Comm.String() || h.TID != e.TID {
+				return
+			}
+			break // it has executed another program
+		}
+	}
+	c.Hands = append(c.Hands, *j.process(e))
 }
 
 // learn updates what is known of a connection.
@@ -411,7 +563,9 @@ func (j *Joiner) learn(c *entry, e event.Event) {
 	case event.HookSetState:
 		j.state(c, e)
 	case event.HookDestroy:
-		c.destroyed = true
+		if !c.destroyed {
+			c.destroyed, c.gone = true, e.Time
+		}
 		delete(j.acts, e.Sock)
 		if j.bySock[e.Sock] == c {
 			delete(j.bySock, e.Sock)
@@ -419,17 +573,17 @@ func (j *Joiner) learn(c *entry, e event.Event) {
 	case event.HookTimeWait:
 		c.mini = event.State(e.Arg)
 	case event.HookConnect:
-		c.Opener = processOf(&e)
+		c.Opener = j.actor(&e)
 		c.Owner = c.Opener
 	case event.HookAccept:
-		c.Owner = processOf(&e)
+		c.Owner = j.actor(&e)
 	case event.HookShutdown, event.HookCloseEntry, event.HookClose, event.HookStreamError, event.HookFileClose:
 		if c.listener || e.State == event.Listen {
 			j.acts[e.Sock] = e
 			return
 		}
 		if e.ByProcess() && (c.Owner == nil || c.Owner.PID != e.PID) {
-			c.Owner = processOf(&e)
+			c.Owner = j.actor(&e)
 		}
 	case event.HookAbort, event.HookDisconnect:
 		if c.listener || e.State == event.Listen {
@@ -437,16 +591,26 @@ func (j *Joiner) learn(c *entry, e event.Event) {
 		}
 	case event.HookChildForget:
 		if act, ok := j.acts[e.Other]; ok {
-			c.Elsewhere = append(c.Elsewhere, act)
+			j.aside(c, act)
 		}
 	}
 }
 
-func processOf(e *event.Event) *Process {
+// actor is who acted; nil where nobody did.
+func (j *Joiner) actor(e *event.Event) *Process {
 	if !e.ByProcess() {
 		return nil
 	}
-	return &Process{PID: e.PID, TID: e.TID, Comm: e.Comm.String(), UID: e.UID, Cgroup: e.Cgroup}
+	return j.process(e)
+}
+
+// process is the task on the CPU.
+func (j *Joiner) process(e *event.Event) *Process {
+	who := &Process{PID: e.PID, TID: e.TID, Comm: e.Comm.String(), UID: e.UID, Cgroup: e.Cgroup}
+	if j.opts.Who != nil {
+		j.opts.Who(who, e.Time)
+	}
+	return who
 }
 
 func (j *Joiner) state(c *entry, e event.Event) {
@@ -456,7 +620,7 @@ func (j *Joiner) state(c *entry, e event.Event) {
 	case e.ToState == event.SynSent:
 		c.Open, c.Opened = OpenActive, e.Time
 		if c.Opener == nil && e.Context != event.ContextSoftirq {
-			c.Opener = &Process{PID: e.PID, TID: e.TID, Comm: e.Comm.String(), UID: e.UID, Cgroup: e.Cgroup}
+			c.Opener = j.process(&e)
 			c.Owner = c.Opener
 		}
 	case e.State == event.Listen && e.ToState == event.SynRecv:
@@ -467,6 +631,11 @@ func (j *Joiner) state(c *entry, e event.Event) {
 		c.Established = e.Time
 	case e.ToState == event.Close && e.State != event.Close:
 		c.Ended = e.Time
+	}
+	// The state may be all that tells who closed: a connection of before the
+	// trace, or a kernel without kprobes.
+	if c.Owner == nil && e.ToState != event.Listen && !c.listener {
+		c.Owner = j.actor(&e)
 	}
 }
 
@@ -513,14 +682,17 @@ func (j *Joiner) pair(c *entry) {
 			continue
 		}
 		p.Peer, c.Peer = c.Connection, p.Connection
+		p.peer, c.peer = c, p
 		return
 	}
 }
 
-// arrival is an event and its place in the order of arrival.
+// arrival is an event, or the news that some were lost, and its place in the
+// order of arrival.
 type arrival struct {
 	event.Event
 	order uint64
+	loss  bool
 }
 
 // events is a heap by time; equal times keep their order of arrival.
@@ -540,4 +712,32 @@ func (h *events) Pop() any {
 	e := old[len(old)-1]
 	*h = old[:len(old)-1]
 	return e
+}
+
+// agenda is a heap of connections by the time at which they are complete.
+type agenda []*entry
+
+func (h agenda) Len() int { return len(h) }
+func (h agenda) Less(i, k int) bool {
+	if h[i].due != h[k].due {
+		return h[i].due < h[k].due
+	}
+	return compareEnd(h[i], h[k]) < 0
+}
+func (h agenda) Swap(i, k int) {
+	h[i], h[k] = h[k], h[i]
+	h[i].place, h[k].place = i, k
+}
+func (h *agenda) Push(x any) {
+	c := x.(*entry)
+	c.place = len(*h)
+	*h = append(*h, c)
+}
+func (h *agenda) Pop() any {
+	old := *h
+	c := old[len(old)-1]
+	old[len(old)-1] = nil
+	*h = old[:len(old)-1]
+	c.place = -1
+	return c
 }

@@ -63,7 +63,7 @@ func (s *Session) Lose(now time.Duration, n uint64) error {
 		return nil
 	}
 	s.counts.Lost += n
-	s.join.Lose()
+	s.join.Lose(now)
 	if s.cfg.Record != nil {
 		return s.cfg.Record.Loss(record.Loss{Time: now, Lost: n})
 	}

@@ -1,0 +1,332 @@
+package conn
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/tcpbye/tcpbye/tracer/event"
+)
+
+const ms = time.Millisecond
+
+var (
+	client = netip.MustParseAddrPort("127.0.0.1:40000")
+	server = netip.MustParseAddrPort("127.0.0.1:80")
+)
+
+// sock writes the events of one socket.
+type sock struct {
+	sock, gen     uint64
+	local, remote netip.AddrPort
+	state         event.State
+	pid           uint32
+	out           *[]event.Event
+}
+
+func (s *sock) event(at time.Duration, e event.Event) {
+	e.Time, e.Sock, e.Conn, e.Family, e.NetNS = at, s.sock, s.gen, event.IPv4, 1
+	e.Local, e.Remote, e.State = s.local, s.remote, s.state
+	e.Has |= event.HasTuple | event.HasPreempt
+	e.PID, e.TID, e.Comm = s.pid, s.pid, event.CommOf(fmt.Sprint("task", s.pid))
+	if e.Context == event.ContextUnknown {
+		e.Context = event.ContextSoftirq
+	}
+	*s.out = append(*s.out, e)
+	if e.Hook == event.HookSetState {
+		s.state = e.ToState
+	}
+}
+
+func (s *sock) to(at time.Duration, state event.State) {
+	s.event(at, event.Event{Hook: event.HookSetState, ToState: state})
+}
+
+func (s *sock) act(at time.Duration, hook event.Hook) {
+	s.event(at, event.Event{Hook: hook, Context: event.ContextProcess})
+}
+
+// stories makes n connections, of which both ends are local, end in many ways.
+func stories(r *rand.Rand, n int) []event.Event {
+	var all []event.Event
+	for i := range n {
+		at := time.Duration(i)*37*ms + time.Duration(r.IntN(1000))*ms
+		step := func() time.Duration {
+			at += time.Duration(r.IntN(3_000_000))
+			if r.IntN(4) == 0 {
+				at += time.Duration(r.IntN(700)) * ms
+			}
+			return at
+		}
+		gen := uint64(i + 1)
+		a := &sock{0x1000 + uint64(i%7)*16, gen, netip.AddrPortFrom(client.Addr(), uint16(40000+i%5)), server, event.Close, uint32(100 + i%3), &all}
+		b := &sock{0x9000 + uint64(i%7)*16, gen, a.remote, a.local, event.Listen, uint32(200 + i%3), &all}
+		a.to(step(), event.SynSent)
+		b.to(step(), event.SynRecv)
+		a.to(step(), event.Established)
+		b.to(step(), event.Established)
+		if r.IntN(3) > 0 {
+			b.act(step(), event.HookAccept)
+		}
+		switch r.IntN(4) {
+		case 0: // an abort
+			a.act(step(), event.HookClose)
+			a.to(step(), event.Close)
+			a.event(step(), event.Event{Hook: event.HookDestroy})
+			b.to(step(), event.Close)
+			b.act(step(), event.HookClose)
+			b.event(step(), event.Event{Hook: event.HookDestroy})
+		case 1: // orderly, with a mini-socket
+			a.act(step(), event.HookClose)
+			a.to(at, event.FinWait1)
+			b.to(step(), event.CloseWait)
+			a.to(step(), event.FinWait2)
+			a.event(at, event.Event{Hook: event.HookTimeWait, Arg: int32(event.FinWait2)})
+			a.to(at, event.Close)
+			a.event(at, event.Event{Hook: event.HookDestroy})
+			b.act(step(), event.HookClose)
+			b.to(at, event.LastAck)
+			b.to(step(), event.Close)
+			if r.IntN(2) == 0 {
+				b.event(step(), event.Event{Hook: event.HookDestroy})
+			}
+		case 2: // one end leaks
+			a.act(step(), event.HookShutdown)
+			a.to(at, event.FinWait1)
+			b.to(step(), event.CloseWait)
+		case 3: // a reset that is heard of late
+			b.to(step(), event.Close)
+			b.event(step(), event.Event{Hook: event.HookSendReset, Has: event.HasSegment})
+			b.event(step(), event.Event{Hook: event.HookDestroy})
+			a.act(step(), event.HookStreamError)
+		}
+	}
+	slices.SortStableFunc(all, func(x, y event.Event) int { return int(x.Time - y.Time) })
+	return all
+}
+
+func told(c *Connection) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "%s %v %v ended %v peer %v lossy %v hands %v:", c.ID, c.Local, c.Remote, c.Ended, c.Peer != nil, c.Lossy, len(c.Hands))
+	for _, e := range c.Events {
+		fmt.Fprintf(&b, " %v@%v", e.Hook, e.Time)
+	}
+	for _, e := range c.Elsewhere {
+		fmt.Fprintf(&b, " (%v@%v)", e.Hook, e.Time)
+	}
+	return b.String()
+}
+
+// TestTicks: what is told, and in which order, is the same however often and
+// whenever the join is told the time, and in whatever order within the window
+// the events come.
+func TestTicks(t *testing.T) {
+	for seed := range uint64(20) {
+		r := rand.New(rand.NewPCG(seed, 1))
+		events := stories(r, 60)
+		losses := []time.Duration{events[len(events)/3].Time, events[len(events)/2].Time + 1}
+		run := func(every time.Duration, shuffle bool) []string {
+			j := New(Options{})
+			var out []string
+			show := func(cs []*Connection) {
+				for _, c := range cs {
+					out = append(out, told(c))
+				}
+			}
+			in := slices.Clone(events)
+			if shuffle {
+				// Up to 15 ms late, within the window of 20 ms.
+				type keyed struct {
+					event.Event
+					at time.Duration
+				}
+				var k []keyed
+				for _, e := range in {
+					k = append(k, keyed{e, e.Time + time.Duration(r.Int64N(int64(15*ms)))})
+				}
+				slices.SortStableFunc(k, func(x, y keyed) int { return int(x.at - y.at) })
+				for i := range k {
+					in[i] = k[i].Event
+				}
+			}
+			last, lost := time.Duration(0), 0
+			for _, e := range in {
+				for lost < len(losses) && losses[lost] <= e.Time {
+					j.Lose(losses[lost])
+					lost++
+				}
+				for every > 0 && last+every < e.Time {
+					last += every
+					show(j.Advance(last))
+				}
+				j.Add(e)
+			}
+			show(j.Flush())
+			if j.Late() != 0 {
+				t.Fatalf("%d events were late", j.Late())
+			}
+			return out
+		}
+		want := run(0, false)
+		if len(want) < 60 {
+			t.Fatalf("only %d ends", len(want))
+		}
+		for _, every := range []time.Duration{ms, 50 * ms, 333 * ms, 10 * time.Second} {
+			if d := cmp.Diff(want, run(every, false)); d != "" {
+				t.Fatalf("seed %d, ticks every %v:\n%s", seed, every, d)
+			}
+		}
+		// Events of the same time keep their order of arrival, so only what
+		// has a time of its own may be shuffled.
+		at := map[time.Duration]int{}
+		for _, e := range events {
+			at[e.Time]++
+		}
+		events = slices.DeleteFunc(events, func(e event.Event) bool { return at[e.Time] > 1 })
+		want = run(0, false)
+		if d := cmp.Diff(want, run(50*ms, true)); d != "" {
+			t.Fatalf("seed %d, shuffled:\n%s", seed, d)
+		}
+	}
+}
+
+// TestOrder: endings come when their stories are complete, the two ends of a
+// pair together, and what has not ended comes last.
+func TestOrder(t *testing.T) {
+	var events []event.Event
+	open := &sock{1, 1, netip.MustParseAddrPort("10.0.0.1:1"), netip.MustParseAddrPort("10.0.0.2:1"), event.Established, 1, &events}
+	open.to(1*ms, event.CloseWait)
+	held := &sock{2, 2, netip.MustParseAddrPort("10.0.0.1:2"), netip.MustParseAddrPort("10.0.0.2:2"), event.Established, 1, &events}
+	held.to(2*ms, event.Close) // its process keeps the descriptor
+	a := &sock{3, 3, client, server, event.Established, 1, &events}
+	b := &sock{4, 4, server, client, event.Established, 2, &events}
+	a.to(3*ms, event.Close)
+	a.event(4*ms, event.Event{Hook: event.HookDestroy})
+	b.to(5*ms, event.Close)
+	b.event(6*ms, event.Event{Hook: event.HookDestroy})
+	j := New(Options{})
+	for _, e := range events {
+		j.Add(e)
+	}
+	var order []string
+	for _, c := range j.Advance(10 * time.Second) {
+		order = append(order, c.Local.String())
+	}
+	order = append(order, "-")
+	for _, c := range j.Flush() {
+		order = append(order, c.Local.String())
+	}
+	want := []string{"127.0.0.1:40000", "127.0.0.1:80", "10.0.0.1:2", "-", "10.0.0.1:1"}
+	if d := cmp.Diff(want, order); d != "" {
+		t.Error(d)
+	}
+}
+
+func TestSeed(t *testing.T) {
+	owner := &Process{PID: 7, Comm: "old"}
+	seed := func(j *Joiner, local, remote netip.AddrPort, netns uint32) {
+		j.Seed(Seed{Time: 100 * ms, NetNS: netns, Local: local, Remote: remote, State: event.CloseWait, Owner: owner})
+	}
+	one := func(t *testing.T, j *Joiner) *Connection {
+		t.Helper()
+		all := j.Flush()
+		if len(all) != 1 {
+			t.Fatalf("%d ends, want 1", len(all))
+		}
+		return all[0]
+	}
+	for _, tt := range []struct {
+		name  string
+		netns uint32
+		story func(*sock)
+		owner string
+		state event.State
+	}{
+		{"first event of an old socket", 1, func(s *sock) { s.state = event.CloseWait; s.to(200*ms, event.LastAck) }, "old", event.CloseWait},
+		{"another namespace", 2, func(s *sock) { s.state = event.CloseWait; s.to(200*ms, event.LastAck) }, "", 0},
+		{"an act tells more", 1, func(s *sock) { s.state = event.CloseWait; s.act(200*ms, event.HookClose) }, "task9", event.CloseWait},
+		{"opened while the snapshot was taken", 1, func(s *sock) {
+			s.state = event.Listen
+			s.to(50*ms, event.SynRecv)
+			s.to(51*ms, event.Established)
+		}, "old", 0},
+		{"opened later, with the same ports", 1, func(s *sock) {
+			s.state = event.Listen
+			s.to(150*ms, event.SynRecv)
+			s.to(151*ms, event.Established)
+		}, "", 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			j := New(Options{})
+			seed(j, server, client, tt.netns)
+			var events []event.Event
+			tt.story(&sock{1, 1, server, client, event.Established, 9, &events})
+			for _, e := range events {
+				j.Add(e)
+			}
+			c := one(t, j)
+			got := ""
+			if c.Owner != nil {
+				got = c.Owner.Comm
+			}
+			if got != tt.owner || c.Before != tt.state {
+				t.Errorf("owner %q, was %v; want %q and %v", got, c.Before, tt.owner, tt.state)
+			}
+			left := 0
+			j.Seeds(func(Seed) { left++ })
+			if want := map[bool]int{true: 1, false: 0}[tt.netns != 1]; left != want {
+				t.Errorf("%d seeds are left, want %d", left, want)
+			}
+		})
+	}
+}
+
+// TestHands: each process that acted is noted once, as it was then.
+func TestHands(t *testing.T) {
+	var events []event.Event
+	s := &sock{1, 1, client, server, event.Close, 9, &events}
+	s.event(1*ms, event.Event{Hook: event.HookSetState, ToState: event.SynSent, Context: event.ContextProcess})
+	s.to(2*ms, event.Established)
+	s.act(3*ms, event.HookShutdown)
+	s.pid = 10
+	s.act(4*ms, event.HookClose)
+	asked := 0
+	j := New(Options{Who: func(p *Process, at time.Duration) { asked++; p.Exe = fmt.Sprintf("/%d@%v", p.PID, at) }})
+	for _, e := range events {
+		j.Add(e)
+	}
+	c := j.Flush()[0]
+	var got []string
+	for _, h := range c.Hands {
+		got = append(got, h.Exe)
+	}
+	if d := cmp.Diff([]string{"/9@1ms", "/10@4ms"}, got); d != "" {
+		t.Error(d)
+	}
+	if c.Opener == nil || c.Opener.Exe != "/9@1ms" || c.Owner == nil || c.Owner.Exe != "/10@4ms" {
+		t.Errorf("opener %+v, owner %+v", c.Opener, c.Owner)
+	}
+}
+
+func BenchmarkJoin(b *testing.B) {
+	events := stories(rand.New(rand.NewPCG(1, 1)), 2000)
+	b.ReportAllocs()
+	for b.Loop() {
+		j := New(Options{})
+		last := time.Duration(0)
+		for _, e := range events {
+			j.Add(e)
+			if e.Time-last > 50*ms {
+				last = e.Time
+				j.Advance(last)
+			}
+		}
+		j.Flush()
+	}
+}

@@ -1,0 +1,57 @@
+package conn
+
+import (
+	"net/netip"
+	"time"
+
+	"github.com/tcpbye/tcpbye/tracer/event"
+)
+
+// Seed is a connection that was there when the trace began. Nothing tells the
+// address of its socket: its ends and its network namespace are its identity.
+type Seed struct {
+	Time   time.Duration // CLOCK_MONOTONIC at which it was found
+	NetNS  uint32        // inode number
+	Local  netip.AddrPort
+	Remote netip.AddrPort
+	State  event.State
+	Owner  *Process // nil: nobody holds it, or nobody was found
+}
+
+type seedKey struct {
+	netns uint32
+	ends  ends
+}
+
+// Seed makes a connection known that was there before the trace. Its first
+// event takes it up. Call it before any event is added.
+func (j *Joiner) Seed(s Seed) { j.seeds[seedKey{s.NetNS, ends{s.Local, s.Remote}}] = s }
+
+// Seeds visits the seeds of which nothing was heard yet, in no order.
+func (j *Joiner) Seeds(visit func(Seed)) {
+	for _, s := range j.seeds {
+		visit(s)
+	}
+}
+
+// adopt gives a connection, whose ends have just become known, what the start
+// of the trace found of it. Live events win: what was seen to be opened after
+// that is another connection, and an owner that acted is the owner.
+func (j *Joiner) adopt(c *entry) {
+	key := seedKey{c.NetNS, c.tuple}
+	s, ok := j.seeds[key]
+	if !ok {
+		return
+	}
+	delete(j.seeds, key)
+	if c.Open != OpenUnknown && c.First > s.Time {
+		return
+	}
+	if c.Open == OpenUnknown {
+		c.Before = s.State
+	}
+	if c.Owner == nil && s.Owner != nil {
+		owner := *s.Owner
+		c.Owner = &owner
+	}
+}
