@@ -369,6 +369,8 @@ func (j *Joiner) place(e event.Event) {
 	case event.HookSynDrop:
 		if c := j.newest(ends{e.Remote, e.Local}, 0); c != nil {
 			j.aside(c, e)
+		} else {
+			j.waitForTuple(e)
 		}
 	case event.HookSendReset:
 		j.reset(e)

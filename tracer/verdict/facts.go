@@ -38,6 +38,7 @@ type facts struct {
 	held     int   // filp_close with more references, the last one
 	strays   []int // resets of this socket that did not end it (SYN_SENT)
 
+	subflow   bool // of an MPTCP connection
 	inferred  bool // release is a state change; the close itself was not seen
 	rst       bool // a RST came in (as opposed to tcp_reset called locally)
 	abandoned bool // tcp_reset was called locally: data for a socket that takes none
@@ -55,6 +56,7 @@ func readFacts(c *conn.Connection) *facts {
 	act := none
 	for i := range c.Events {
 		e := &c.Events[i]
+		f.subflow = f.subflow || e.MPTCP
 		switch e.Hook {
 		case event.HookCloseEntry:
 			first(&f.entry, i)
@@ -293,6 +295,11 @@ func (f *facts) lost() Lost {
 	if end.Has&event.HasTCP != 0 {
 		sent, queued := unacknowledged(end)
 		l.Unacked, l.Unsent = count(sent), count(queued)
+	}
+	if f.subflow {
+		// What the process wrote and read is the MPTCP socket's; a subflow
+		// carries any part of it, some of it twice.
+		l.Unread, l.Unsent = nil, nil
 	}
 	return l
 }

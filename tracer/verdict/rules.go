@@ -151,7 +151,7 @@ func portClosed(a, b *facts, s Scope) *finding {
 	if !neverEstablished(a) || !a.rst {
 		return nil
 	}
-	x := &finding{by: byPeer, a: []int{a.reset, a.closed}}
+	x := &finding{by: byPeer, a: []int{a.reset, a.closed}, needs: []event.Hook{event.HookSendReset}}
 	if i := a.resetElsewhere(0); i != none {
 		x.by, x.elseA = byOther, []int{i}
 		return x
@@ -189,7 +189,7 @@ func unreachable(a, b *facts, s Scope) *finding {
 		return nil
 	}
 	if end := a.end(); end.Err != 0 || end.ErrSoft != 0 || end.Call == event.CallConnect {
-		return &finding{by: byPath, a: []int{a.closed}}
+		return &finding{by: byPath, a: []int{a.closed}, needs: []event.Hook{event.HookReset}}
 	}
 	return nil
 }
@@ -215,7 +215,7 @@ func portReuse(a, b *facts, s Scope) *finding {
 
 func repairClose(a, b *facts, s Scope) *finding {
 	if a.released() && a.at(a.release).Repair {
-		x := &finding{a: []int{a.release, a.closed}}
+		x := &finding{a: []int{a.release, a.closed}, needs: []event.Hook{event.HookSendReset, event.HookReset}}
 		return x.did(a.at(a.release))
 	}
 	return nil
@@ -317,7 +317,7 @@ func lingerZero(a, b *facts, s Scope) *finding {
 		return nil
 	}
 	rel := a.at(a.release)
-	inside := a.disconn > a.release && a.disconn < a.closed
+	inside := a.disconn != none && a.disconn < a.closed && (a.inferred || a.disconn > a.release)
 	if rel.SkFlags&event.SockLinger == 0 || rel.LingerTime != 0 || rel.Has&event.HasSocket == 0 || rel.Repair {
 		return nil
 	}
@@ -369,10 +369,10 @@ func disconnect(a, b *facts, s Scope) *finding {
 		return x
 	}
 	e := a.at(a.disconn)
-	if before(a.release, a.disconn) || !e.ByProcess() {
+	if before(a.release, a.disconn) || !e.ByProcess() || e.Exiting() || e.Call != event.CallConnect && e.Call != event.CallUnknown {
 		return nil
 	}
-	x := &finding{a: []int{a.disconn, a.closed, a.active}, needs: []event.Hook{event.HookChildForget}}
+	x := &finding{a: []int{a.disconn, a.closed, a.active}, needs: []event.Hook{event.HookChildForget, event.HookClose}}
 	x.did(e)
 	x.act = ActDisconnect
 	return x
@@ -531,10 +531,10 @@ func finWait2Timeout(a, b *facts, s Scope) *finding {
 		return nil
 	}
 	if e := a.at(a.active); e != nil && e.State == event.FinWait2 && e.SkFlags&event.SockDead != 0 {
-		return &finding{by: byKernel, a: []int{a.release, a.active}}
+		return &finding{by: byKernel, a: []int{a.release, a.active}, needs: []event.Hook{event.HookSendReset, event.HookReset}}
 	}
 	if a.miniEnd != none && event.State(a.at(a.miniEnd).Arg) == event.FinWait2 && a.mini == none {
-		return &finding{by: byKernel, a: []int{a.release, a.miniEnd}}
+		return &finding{by: byKernel, a: []int{a.release, a.miniEnd}, needs: []event.Hook{event.HookSendReset, event.HookReset}}
 	}
 	return nil
 }
@@ -592,14 +592,14 @@ func peerAbort(a, b *facts, s Scope) *finding {
 	if e.Has&event.HasSegment == 0 || e.Segment.Flags&event.ACK == 0 {
 		return nil
 	}
-	return &finding{by: byPeer, a: []int{a.reset, a.closed}}
+	return &finding{by: byPeer, a: []int{a.reset, a.closed}, needs: []event.Hook{event.HookSendActiveReset}}
 }
 
 func peerGone(a, b *facts, s Scope) *finding {
 	if !a.rst || b != nil || neverEstablished(a) || a.at(a.reset).Has&event.HasSegment == 0 {
 		return nil
 	}
-	return &finding{by: byPeer, a: []int{a.reset, a.closed}}
+	return &finding{by: byPeer, a: []int{a.reset, a.closed}, needs: []event.Hook{event.HookSendReset}}
 }
 
 // bothSaid says whether both FINs were sent, and the end came without a reset.
@@ -707,7 +707,7 @@ func closeWaitLeak(a, b *facts, s Scope) *finding {
 	if a.c.State() != event.CloseWait {
 		return nil
 	}
-	return &finding{a: []int{a.peerFin}}
+	return &finding{a: []int{a.peerFin}, needs: []event.Hook{event.HookTwskKill, event.HookSendReset}}
 }
 
 func finWait2Held(a, b *facts, s Scope) *finding {
@@ -731,7 +731,11 @@ func finStuck(a, b *facts, s Scope) *finding {
 }
 
 func stillOpen(a, b *facts, s Scope) *finding {
-	return &finding{needs: []event.Hook{event.HookFileClose, event.HookAccept}}
+	x := &finding{needs: []event.Hook{event.HookFileClose, event.HookAccept}}
+	if a.closed != none {
+		x.needs = append(x.needs, event.HookTwskSchedule, event.HookTwskKill, event.HookSendReset)
+	}
+	return x
 }
 
 func unknown(a, b *facts, s Scope) *finding { return &finding{a: []int{a.closed}} }
