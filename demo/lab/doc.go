@@ -44,7 +44,7 @@
 //
 // Emulated time is spent with care. Booting the decompressed kernel (through
 // PVH) in place of the packaged one is worth 5 s of 8; the kernel's arguments
-// are worth another 2. On an idle machine with two CPUs of 2.4 GHz a command
-// starts within 4 to 5 s. The guest is switched off, not shut down: when the
+// are worth another 2. On two CPUs of 2.4 GHz with little else to do a command
+// starts after 4 to 5 s, on busy ones after 10. The guest is switched off, not shut down: when the
 // command has ended and its results are written, QEMU is killed.
 package lab
