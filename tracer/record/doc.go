@@ -6,7 +6,8 @@
 // A recording is the eight bytes "tcpbye\r\n" and then records. A record is
 //
 //	length   uint32, little endian: of kind and body
-//	kind     one byte: 'M' meta, 'E' event, 'L' loss, 'Z' end
+//	kind     one byte: 'M' meta, 'E' event, 'L' loss, 'Z' end,
+//	         'P' process, 'S' seed, 'T' tick
 //	body
 //	checksum uint32, little endian: CRC-32C of kind and body
 //
@@ -14,9 +15,16 @@
 // value, an uvarint (signed numbers zigzag) or, for addresses and names, its
 // length and bytes. Which of the two is fixed by the number's lowest bit: odd
 // is length and bytes. A field that is zero is left out, and one that a reader
-// does not know is skipped, so fields can be added. The other bodies are JSON.
+// does not know is skipped, so fields can be added. The other bodies are JSON,
+// and a record of a kind that a reader does not know is skipped.
 //
-// Recordings can be appended to each other: a new meta record starts a new run.
+// A process record tells what was looked up of a process while it lived; it
+// stands before the events that it explains. A seed is a connection that was
+// there when the run began. A tick says that no older event will come: it stands
+// where the run judged by the time, and not by a later event.
+//
+// Recordings can be appended to each other: a new meta record starts a new run,
+// unless it says that it continues the one before.
 // A cut or damaged tail is an error that names its offset, after everything
 // before it has been delivered.
 package record

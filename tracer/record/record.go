@@ -25,6 +25,10 @@ const (
 	kindEvent = 'E'
 	kindLoss  = 'L'
 	kindEnd   = 'Z'
+
+	kindProcess = 'P'
+	kindSeed    = 'S'
+	kindTick    = 'T'
 )
 
 // Meta is what a run was like: it stands before its events.
@@ -36,6 +40,16 @@ type Meta struct {
 	Offset   time.Duration `json:"wall_offset_ns"` // wall clock minus CLOCK_MONOTONIC
 	Rungs    []Rung        `json:"hooks"`          // how each hook was attached
 	Scenario string        `json:"scenario,omitempty"`
+	// Run and Part tell the parts of one run that was recorded in several
+	// files: the same Run, and Parts counted from 0. In a part, what earlier
+	// parts told of connections and processes is told again.
+	Run  string `json:"run,omitempty"`
+	Part int    `json:"part,omitempty"`
+}
+
+// Continues says whether this head is that of the part that follows another.
+func (m Meta) Continues(before Meta) bool {
+	return m.Run != "" && m.Run == before.Run && m.Part == before.Part+1
 }
 
 // Rung says how a hook was attached; Rung "" means that it was not.
@@ -107,6 +121,25 @@ func (w *Writer) Loss(l Loss) error {
 	return w.err
 }
 
+// Process records what is known of a process. It stands before the events that
+// it explains.
+func (w *Writer) Process(p Process) error {
+	w.json(kindProcess, p)
+	return w.err
+}
+
+// Seed records a connection that was there when the run began.
+func (w *Writer) Seed(s Seed) error {
+	w.json(kindSeed, s)
+	return w.err
+}
+
+// Tick records that no older event will come.
+func (w *Writer) Tick(t Tick) error {
+	w.json(kindTick, t)
+	return w.err
+}
+
 // Flush hands everything on that was recorded so far.
 func (w *Writer) Flush() error {
 	if w.err == nil {
@@ -167,6 +200,10 @@ type Handler struct {
 	Event func(event.Event) error
 	Loss  func(Loss) error
 	End   func(End) error
+
+	Process func(Process) error
+	Seed    func(Seed) error
+	Tick    func(Tick) error
 }
 
 // Read reads a recording to its end. A cut or damaged tail comes back as a
@@ -252,6 +289,12 @@ func (h Handler) deliver(kind byte, body []byte, offset int64) error {
 		return unmarshal(body, offset, h.Loss)
 	case kindEnd:
 		return unmarshal(body, offset, h.End)
+	case kindProcess:
+		return unmarshal(body, offset, h.Process)
+	case kindSeed:
+		return unmarshal(body, offset, h.Seed)
+	case kindTick:
+		return unmarshal(body, offset, h.Tick)
 	}
 	return nil // a kind of a later version
 }
