@@ -15,6 +15,7 @@ import (
 
 	"github.com/tcpbye/tcpbye/demo/echo"
 	"github.com/tcpbye/tcpbye/demo/scenario"
+	"github.com/tcpbye/tcpbye/demo/stage"
 	"github.com/tcpbye/tcpbye/tracer"
 	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/event"
@@ -145,44 +146,62 @@ func (d *demo) one(ctx context.Context, name string) error {
 			return d.experiment(ctx, x)
 		}
 	}
-	s, _ := scenario.Find(name)
-	wrong, err := d.scenario(ctx, s)
-	if err == nil && wrong != nil {
-		err = fmt.Errorf("%s: a verdict is not what is due: %w", name, wrong)
+	sc, _ := scenario.Find(name)
+	return d.onStage(func(st *stage.Stage) error {
+		_, wrong, err := d.scenario(ctx, st, sc)
+		if err == nil && wrong != nil {
+			err = fmt.Errorf("%s: %w", name, wrong)
+		}
+		return err
+	})
+}
+
+// onStage opens a tracer for scenarios, and says what it lacks.
+func (d *demo) onStage(play func(*stage.Stage) error) error {
+	st, err := stage.Open(tracer.Options{})
+	if err != nil {
+		return err
 	}
-	return err
+	degraded(d.env.stderr, st.Attachments())
+	return errors.Join(play(st), st.Close())
 }
 
 // all runs the catalogue; what is not on this kernel is counted, not failed.
 func (d *demo) all(ctx context.Context) error {
-	var right, absent int
+	var exact, unsure, absent int
 	var wrong []string
-	for _, s := range scenario.All() {
-		if s.MachineWide != "" {
-			absent++
-			continue
+	err := d.onStage(func(st *stage.Stage) error {
+		for _, sc := range scenario.All() {
+			if sc.MachineWide != "" {
+				absent++
+				continue
+			}
+			inexact, bad, err := d.scenario(ctx, st, sc)
+			var missing *scenario.Missing
+			switch {
+			case errors.As(err, &missing):
+				absent++
+			case err != nil:
+				return err
+			case bad != nil:
+				wrong = append(wrong, fmt.Sprintf("%s: %v", sc.Name, bad))
+			case inexact != nil:
+				unsure++
+			default:
+				exact++
+			}
+			if d.people() {
+				fmt.Fprintln(d.env.stdout)
+			}
 		}
-		bad, err := d.scenario(ctx, s)
-		var missing *scenario.Missing
-		switch {
-		case errors.As(err, &missing):
-			absent++
-		case err != nil:
-			return err
-		case bad != nil:
-			wrong = append(wrong, fmt.Sprintf("%s: %v", s.Name, bad))
-		default:
-			right++
-		}
-		if d.people() {
-			fmt.Fprintln(d.env.stdout)
-		}
+		return nil
+	})
+	fmt.Fprintf(d.env.stderr, "%d endings judged exactly, %d in part for want of a hook, %d wrong, %d not on this kernel or not without changing the whole machine\n",
+		exact, unsure, len(wrong), absent)
+	if err == nil && len(wrong) > 0 {
+		err = errors.New(strings.Join(wrong, "\n"))
 	}
-	fmt.Fprintf(d.env.stderr, "%d endings judged as is due, %d not, %d not on this kernel or not without changing the whole machine\n", right, len(wrong), absent)
-	if len(wrong) > 0 {
-		return errors.New(strings.Join(wrong, "\n"))
-	}
-	return nil
+	return err
 }
 
 // canTrace tries to attach everything.
@@ -192,10 +211,8 @@ func (d *demo) canTrace() error {
 		return &statusError{exitCannot, err}
 	}
 	defer t.Close()
-	for _, a := range t.Attachments() {
-		if a.Rung == "" && a.Hook != event.HookErrorReport { // absent from 5.10
-			return &statusError{exitDegraded, fmt.Errorf("not everything can be attached here: %w", a.Err)}
-		}
+	if lacking(t.Attachments()) {
+		return &statusError{exitDegraded, errors.New("not everything can be attached here")}
 	}
 	return nil
 }
@@ -205,17 +222,20 @@ func (d *demo) people() bool {
 	return report.Format(d.format) == report.Timeline && d.write != "-"
 }
 
-// spaced puts an empty line before a sink that is shown after another.
+// spaced puts an empty line before what is written.
 type spaced struct {
-	report.Sink
-	w io.Writer
+	w     io.Writer
+	begun bool
 }
 
-func (s *spaced) Close() error {
-	if _, err := fmt.Fprintln(s.w); err != nil {
-		return err
+func (s *spaced) Write(p []byte) (int, error) {
+	if !s.begun {
+		s.begun = true
+		if _, err := io.WriteString(s.w, "\n"); err != nil {
+			return 0, err
+		}
 	}
-	return s.Sink.Close()
+	return s.w.Write(p)
 }
 
 // show is the output of one ending: for a person, the timeline and then the
@@ -226,59 +246,10 @@ func (d *demo) show(m record.Meta, attached []tracer.Attachment, title string) (
 		sinks = func(w io.Writer, o report.Options) []report.Sink {
 			plain := o
 			plain.Heading = func(_, _ *report.Judged) (string, string) { return "the segments that closed it", "" }
-			return []report.Sink{report.NewTimeline(w, o), &spaced{report.NewSequence(w, plain), w}}
+			return []report.Sink{report.NewTimeline(w, o), report.NewSequence(&spaced{w: w}, plain)}
 		}
 	}
 	return d.output.open(m, func(_, _ *report.Judged) (string, string) { return title, aside(m, attached) }, sinks)
-}
-
-// play runs something that ends connections while tracing, and shows those
-// that keep picks. start gets a function that stops the trace and returns when
-// the last event has been taken.
-func (d *demo) play(ctx context.Context, name, title string, start func(ctx context.Context, stop func()) error,
-	keep func(*conn.Connection) bool, judged func(*conn.Connection, verdict.Verdict)) (counts session.Counts, err error) {
-	tracing, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stopped := make(chan struct{})
-	finished := make(chan error, 1)
-	started := false
-	var s *shower
-	counts, err = session.Live(tracing, tracer.Options{Receive: true}, func(m record.Meta, attached []tracer.Attachment) (session.Config, error) {
-		degraded(d.env.stderr, attached)
-		m.Scenario = name
-		var err error
-		if s, err = d.show(m, attached, title); err != nil {
-			return session.Config{}, err
-		}
-		started = true
-		go func() {
-			err := start(ctx, func() { cancel(); <-stopped })
-			cancel()
-			finished <- err
-		}()
-		show := s.show(name)
-		return session.Config{
-			Join:    conn.Options{Hold: true},
-			Record:  s.record,
-			Drained: func() { close(stopped) },
-			Keep:    func(c *conn.Connection, _ verdict.Verdict) bool { return keep(c) },
-			Show: func(c *conn.Connection, v verdict.Verdict) error {
-				if judged != nil {
-					judged(c, v)
-				}
-				return show(c, v)
-			},
-		}, nil
-	})
-	if started {
-		select {
-		case <-stopped:
-		default:
-			close(stopped) // the trace failed: nobody may wait for it
-		}
-		err = errors.Join(err, <-finished)
-	}
-	return counts, errors.Join(err, s.close())
 }
 
 func (d *demo) experiment(ctx context.Context, x experiment) (err error) {
@@ -304,55 +275,105 @@ func (d *demo) experiment(ctx context.Context, x experiment) (err error) {
 		fmt.Fprintf(d.env.stdout, "%s experiment: data1, data2, %s; the server works %v on each answer\n\n", x.name, x.name, d.delay)
 		pair.Said = func(who, line string) { fmt.Fprintf(d.env.stdout, "  %-6s │ %s\n", who, line) }
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	var result echo.PairResult
-	counts, err := d.play(ctx, x.name, x.name+" · "+x.title, func(ctx context.Context, stop func()) (err error) {
-		result, err = pair.Run(ctx)
-		if err != nil {
-			err = fmt.Errorf("run the pair: %w", err)
+	ran := make(chan error, 1)
+	started := false
+	var s *shower
+	counts, err := session.Live(ctx, tracer.Options{Receive: true}, func(m record.Meta, attached []tracer.Attachment) (session.Config, error) {
+		degraded(d.env.stderr, attached)
+		m.Scenario = x.name
+		var err error
+		if s, err = d.show(m, attached, x.name+" · "+x.title); err != nil {
+			return session.Config{}, err
 		}
-		if d.people() {
-			fmt.Fprintln(d.env.stdout)
+		started = true
+		go func() {
+			var err error
+			result, err = pair.Run(ctx)
+			ran <- err
+			cancel() // the story is over
+		}()
+		return session.Config{
+			Join: conn.Options{Hold: true}, Record: s.record, Show: s.show(x.name),
+			Drained: func() {
+				if err = <-ran; err == nil && d.people() {
+					fmt.Fprintln(d.env.stdout)
+				}
+				ran <- err
+			},
+			Keep: func(c *conn.Connection, _ verdict.Verdict) bool {
+				p := uint16(result.Port)
+				return p != 0 && (c.Local.Port() == p || c.Remote.Port() == p)
+			},
+		}, nil
+	})
+	if started {
+		cancel()
+		if rerr := <-ran; rerr != nil {
+			err = errors.Join(fmt.Errorf("run the pair: %w", rerr), err)
 		}
-		stop()
-		return err
-	}, func(c *conn.Connection) bool {
-		p := uint16(result.Port)
-		return p != 0 && (c.Local.Port() == p || c.Remote.Port() == p)
-	}, nil)
+	}
+	err = errors.Join(err, s.close())
 	if err == nil && counts.Shown == 0 {
 		err = fmt.Errorf("the pair ran, but no event of its connection came (%d events, %d connections)", counts.Events, counts.Seen)
 	}
 	return err
 }
 
-// scenario plays one ending of the catalogue. wrong says what is not as due.
-func (d *demo) scenario(ctx context.Context, s scenario.Scenario) (wrong, err error) {
+// scenario plays one ending of the catalogue. inexact says what is not as due;
+// wrong what is so although everything could be seen, or was said to be certain.
+func (d *demo) scenario(ctx context.Context, st *stage.Stage, sc scenario.Scenario) (inexact, wrong, err error) {
 	opt := scenario.Options{Stderr: d.env.stderr, MachineWide: true}
 	if d.ipv6 {
 		opt.Family = scenario.IPv6
 	}
-	var outcome scenario.Outcome
-	var ends []scenario.JudgedEnd
-	if d.people() {
-		fmt.Fprintf(d.env.stdout, "%s\n\n", s.Story)
-	}
-	_, err = d.play(ctx, s.Name, s.Name+" · "+s.Title, func(ctx context.Context, stop func()) error {
-		opt.Hold = func(_ context.Context, o *scenario.Outcome) error {
-			outcome = *o
-			stop() // the cleaning up is not part of the story
-			return nil
-		}
-		_, err := scenario.Execute(ctx, s, opt)
-		return err
-	}, func(c *conn.Connection) bool {
-		return slices.Contains(outcome.Watched, c.NetNS) && c.First >= outcome.Since
-	}, func(c *conn.Connection, v verdict.Verdict) {
-		ends = append(ends, scenario.JudgedEnd{Connection: c, Verdict: v})
-	})
+	p, err := st.Play(ctx, sc, opt)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return errors.Join(append(s.CheckOutcome(outcome), s.CheckVerdicts(outcome, ends)...)...), nil
+	if d.people() {
+		fmt.Fprintf(d.env.stdout, "%s\n\n", sc.Story)
+	}
+	m := st.Meta()
+	m.Scenario = sc.Name
+	s, err := d.show(m, st.Attachments(), sc.Name+" · "+sc.Title)
+	if err != nil {
+		return nil, nil, err
+	}
+	if s.record != nil {
+		for _, e := range p.Events {
+			if err := s.record.Event(e); err != nil {
+				return nil, nil, err
+			}
+		}
+		if err := s.record.Close(record.End{Events: uint64(len(p.Events))}); err != nil {
+			return nil, nil, err
+		}
+	}
+	show := s.show(sc.Name)
+	for _, e := range p.Ends {
+		if err := show(e.Connection, e.Verdict); err != nil {
+			return nil, nil, err
+		}
+	}
+	if err := s.close(); err != nil {
+		return nil, nil, err
+	}
+	wrong = errors.Join(append(sc.CheckOutcome(p.Outcome), sc.Contradicted(p.Outcome, p.Ends)...)...)
+	inexact = errors.Join(sc.CheckVerdicts(p.Outcome, p.Ends)...)
+	if !lacking(st.Attachments()) {
+		wrong = errors.Join(wrong, inexact)
+	}
+	return inexact, wrong, nil
+}
+
+// lacking says whether a hook is missing that this kernel could have.
+func lacking(attached []tracer.Attachment) bool {
+	return slices.ContainsFunc(attached, func(a tracer.Attachment) bool {
+		return a.Rung == "" && a.Hook != event.HookErrorReport // absent from 5.10
+	})
 }
 
 // program makes a link to this program under another name, so that the

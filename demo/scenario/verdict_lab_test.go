@@ -10,19 +10,14 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
-	"sync"
 	"testing"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/tcpbye/tcpbye/demo/scenario"
+	"github.com/tcpbye/tcpbye/demo/stage"
 	"github.com/tcpbye/tcpbye/tracer"
-	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/record"
-	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
 var (
@@ -30,104 +25,8 @@ var (
 	recordDir = flag.String("scenario.record", "", "write a recording of each run into this directory")
 )
 
-// watch traces in the background for as long as the test runs.
-type watch struct {
-	t      *testing.T
-	tracer *tracer.Tracer
-	scope  verdict.Scope
-
-	mu      sync.Mutex
-	changed *sync.Cond
-	events  []event.Event
-	settled time.Duration
-}
-
-func startWatch(t *testing.T) *watch {
-	t.Helper()
-	tr, err := tracer.Open(tracer.Options{Receive: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	w := &watch{t: t, tracer: tr}
-	w.changed = sync.NewCond(&w.mu)
-	for _, a := range tr.Attachments() {
-		if a.Rung == "" {
-			w.scope.Missing = append(w.scope.Missing, a.Hook)
-		}
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() {
-		done <- tr.Run(ctx, func(e event.Event) error {
-			w.mu.Lock()
-			w.events = append(w.events, e)
-			w.mu.Unlock()
-			return nil
-		}, func(now time.Duration) error {
-			w.mu.Lock()
-			w.settled = now
-			w.mu.Unlock()
-			w.changed.Broadcast()
-			return nil
-		})
-	}()
-	t.Cleanup(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-		st, err := tr.Stats()
-		if err != nil {
-			t.Error(err)
-		}
-		if st.Lost() != 0 || st.Map != 0 || st.Read != 0 {
-			t.Errorf("events were lost: %+v", st)
-		}
-		if err := tr.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return w
-}
-
-// story returns the events of a run: those of its namespaces and of its
-// processes, while it lasted.
-func (w *watch) story(o scenario.Outcome) []event.Event {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for w.settled <= o.Until {
-		w.changed.Wait()
-	}
-	var pids []uint32
-	for _, p := range o.Processes {
-		pids = append(pids, uint32(p.PID))
-	}
-	var mine []event.Event
-	for _, e := range w.events {
-		if e.Time < o.Since || e.Time > o.Until {
-			continue
-		}
-		if slices.Contains(o.Watched, e.NetNS) || e.NetNS == 0 && slices.Contains(pids, e.PID) {
-			mine = append(mine, e)
-		}
-	}
-	return mine
-}
-
-func judge(events []event.Event, scope verdict.Scope) []scenario.JudgedEnd {
-	j := conn.New(conn.Options{Hold: true})
-	for _, e := range events {
-		j.Add(e)
-	}
-	var judged []scenario.JudgedEnd
-	for _, c := range j.Flush() {
-		judged = append(judged, scenario.JudgedEnd{Connection: c, Verdict: verdict.Judge(c, scope)})
-	}
-	return judged
-}
-
-// write keeps the events as a recording.
-func (w *watch) write(t *testing.T, name string, events []event.Event) {
+// write keeps a run's events as a recording.
+func write(t *testing.T, st *stage.Stage, name string, events []event.Event) {
 	t.Helper()
 	if *recordDir == "" {
 		return
@@ -140,19 +39,8 @@ func (w *watch) write(t *testing.T, name string, events []event.Event) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	var u unix.Utsname
-	if err := unix.Uname(&u); err != nil {
-		t.Fatal(err)
-	}
-	now, err := tracer.Monotonic()
-	if err != nil {
-		t.Fatal(err)
-	}
-	meta := record.Meta{Program: "tcpbye", Kernel: unix.ByteSliceToString(u.Release[:]), Arch: runtime.GOARCH,
-		Offset: time.Duration(time.Now().UnixNano()) - now, Scenario: name}
-	for _, a := range w.tracer.Attachments() {
-		meta.Rungs = append(meta.Rungs, record.Rung{Hook: a.Hook, Name: a.Hook.String(), Rung: string(a.Rung)})
-	}
+	meta := st.Meta()
+	meta.Scenario = name
 	rw, err := record.NewWriter(f, meta)
 	if err != nil {
 		t.Fatal(err)
@@ -174,18 +62,26 @@ func TestCatalogueIsJudged(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := startWatch(t)
-	for _, a := range w.tracer.Attachments() {
+	st, err := stage.Open(tracer.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := st.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	for _, a := range st.Attachments() {
 		if a.Rung == "" {
 			t.Logf("%v is not attached: %v", a.Hook, a.Err)
 		}
 	}
 	for range *repeat {
-		playAll(t, w, kernel)
+		playAll(t, st, kernel)
 	}
 }
 
-func playAll(t *testing.T, w *watch, kernel scenario.Kernel) {
+func playAll(t *testing.T, st *stage.Stage, kernel scenario.Kernel) {
 	slots := make(chan struct{}, 2*runtime.NumCPU())
 	t.Run("all", func(t *testing.T) {
 		for _, s := range scenario.All() {
@@ -198,7 +94,7 @@ func playAll(t *testing.T, w *watch, kernel scenario.Kernel) {
 					defer func() { <-slots }()
 					ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 					defer cancel()
-					o, err := scenario.Execute(ctx, s, scenario.Options{Family: family, Stderr: os.Stderr, MachineWide: true})
+					p, err := st.Play(ctx, s, scenario.Options{Family: family, Stderr: os.Stderr, MachineWide: true})
 					var missing *scenario.Missing
 					if errors.As(err, &missing) {
 						if !missing.Expected(kernel) {
@@ -209,19 +105,14 @@ func playAll(t *testing.T, w *watch, kernel scenario.Kernel) {
 					if err != nil {
 						t.Error(err)
 					}
-					for _, err := range s.CheckOutcome(o) {
-						t.Error(err)
-					}
-					events := w.story(o)
-					judged := judge(events, w.scope)
-					for _, err := range s.CheckVerdicts(o, judged) {
+					for _, err := range append(s.CheckOutcome(p.Outcome), s.CheckVerdicts(p.Outcome, p.Ends)...) {
 						t.Error(err)
 					}
 					if t.Failed() {
-						explain(t, o, judged)
+						explain(t, p.Outcome, p.Ends)
 						return
 					}
-					w.write(t, s.Name+"-"+string(family), events)
+					write(t, st, s.Name+"-"+string(family), p.Events)
 				})
 			}
 		}

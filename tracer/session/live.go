@@ -32,7 +32,7 @@ func Live(ctx context.Context, opts tracer.Options, prepare func(record.Meta, []
 		return counts, err
 	}
 	defer func() { err = errors.Join(err, t.Close()) }()
-	meta, err := describe(t.Attachments())
+	meta, err := Describe(t.Attachments())
 	if err != nil {
 		return counts, err
 	}
@@ -76,8 +76,8 @@ func Live(ctx context.Context, opts tracer.Options, prepare func(record.Meta, []
 	return s.Counts(), err
 }
 
-// describe says what this run is like.
-func describe(attachments []tracer.Attachment) (record.Meta, error) {
+// Describe says what this run is like.
+func Describe(attachments []tracer.Attachment) (record.Meta, error) {
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
 		return record.Meta{}, fmt.Errorf("read the kernel's release: %w", err)

@@ -1,0 +1,151 @@
+package stage
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/tcpbye/tcpbye/demo/scenario"
+	"github.com/tcpbye/tcpbye/tracer"
+	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/event"
+	"github.com/tcpbye/tcpbye/tracer/record"
+	"github.com/tcpbye/tcpbye/tracer/session"
+	"github.com/tcpbye/tcpbye/tracer/verdict"
+)
+
+// Stage is a running tracer that scenarios play before.
+type Stage struct {
+	tracer *tracer.Tracer
+	meta   record.Meta
+	scope  verdict.Scope
+	cancel context.CancelFunc
+	done   chan struct{} // closed when the tracer has ended
+	err    error         // why; valid once done is closed
+
+	mu      sync.Mutex
+	events  []event.Event
+	settled time.Duration // no older event will come
+	moved   chan struct{} // closed and replaced when settled moves
+}
+
+// Open attaches everything, recv(2) included, and traces until Close.
+func Open(opts tracer.Options) (*Stage, error) {
+	opts.Receive = true
+	t, err := tracer.Open(opts)
+	if err != nil {
+		return nil, err
+	}
+	s := &Stage{tracer: t, done: make(chan struct{}), moved: make(chan struct{})}
+	if s.meta, err = session.Describe(t.Attachments()); err != nil {
+		return nil, errors.Join(err, t.Close())
+	}
+	s.scope = verdict.Scope{Missing: s.meta.Missing()}
+	ctx, cancel := context.WithCancel(context.Background())
+	s.cancel = cancel
+	go func() {
+		defer close(s.done)
+		s.err = t.Run(ctx, s.take, s.tick)
+	}()
+	return s, nil
+}
+
+func (s *Stage) take(e event.Event) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.events = append(s.events, e)
+	return nil
+}
+
+func (s *Stage) tick(now time.Duration) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.settled = now
+	close(s.moved)
+	s.moved = make(chan struct{})
+	return nil
+}
+
+// Attachments says how each hook is attached.
+func (s *Stage) Attachments() []tracer.Attachment { return s.tracer.Attachments() }
+
+// Meta is the head that a recording of what is played here has.
+func (s *Stage) Meta() record.Meta { return s.meta }
+
+// Scope is what the judge may know of.
+func (s *Stage) Scope() verdict.Scope { return s.scope }
+
+// Close ends the trace. Its error says, too, that events were lost.
+func (s *Stage) Close() error {
+	s.cancel()
+	<-s.done
+	st, err := s.tracer.Stats()
+	if st.Lost() != 0 || st.Map != 0 || st.Read != 0 {
+		err = errors.Join(err, fmt.Errorf("events were lost: %+v", st))
+	}
+	return errors.Join(s.err, err, s.tracer.Close())
+}
+
+// Played is one run of a scenario.
+type Played struct {
+	Outcome scenario.Outcome // what the oracle saw
+	Events  []event.Event    // of its namespaces and processes, while it lasted
+	Ends    []scenario.JudgedEnd
+}
+
+// Play plays a scenario and judges it. Several may play at once. Its error is
+// a *scenario.Missing where the kernel lacks what the scenario needs.
+func (s *Stage) Play(ctx context.Context, sc scenario.Scenario, opt scenario.Options) (Played, error) {
+	var p Played
+	var err error
+	if p.Outcome, err = scenario.Execute(ctx, sc, opt); err != nil {
+		return p, err
+	}
+	if p.Events, err = s.story(ctx, p.Outcome); err != nil {
+		return p, err
+	}
+	j := conn.New(conn.Options{Hold: true})
+	for _, e := range p.Events {
+		j.Add(e)
+	}
+	for _, c := range j.Flush() {
+		p.Ends = append(p.Ends, scenario.JudgedEnd{Connection: c, Verdict: verdict.Judge(c, s.scope)})
+	}
+	return p, nil
+}
+
+// story picks the events of a run, once the last of them must have come. What
+// is later than Until is the cleaning up.
+func (s *Stage) story(ctx context.Context, o scenario.Outcome) ([]event.Event, error) {
+	s.mu.Lock()
+	for s.settled <= o.Until {
+		moved := s.moved
+		s.mu.Unlock()
+		select {
+		case <-moved:
+		case <-s.done:
+			return nil, fmt.Errorf("the trace ended in the middle of a scenario: %w", s.err)
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		s.mu.Lock()
+	}
+	defer s.mu.Unlock()
+	var pids []uint32
+	for _, p := range o.Processes {
+		pids = append(pids, uint32(p.PID))
+	}
+	var mine []event.Event
+	for _, e := range s.events {
+		if e.Time < o.Since || e.Time > o.Until {
+			continue
+		}
+		if slices.Contains(o.Watched, e.NetNS) || e.NetNS == 0 && slices.Contains(pids, e.PID) {
+			mine = append(mine, e)
+		}
+	}
+	return mine, nil
+}
