@@ -1,0 +1,277 @@
+package snapshot
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/clipperhouse/displaywidth"
+
+	"github.com/tcpbye/tcpbye/tracer/event"
+	"github.com/tcpbye/tcpbye/tracer/report"
+	"github.com/tcpbye/tcpbye/tracer/verdict"
+)
+
+// Schema is the version of the JSON record. A key never changes its meaning
+// under it.
+const Schema = "tcpbye.socket/1"
+
+// Row is a line of the table: one socket, or several that are marked for the
+// same reason and are the same process's, of which it shows the oldest.
+type Row struct {
+	Socket *Socket
+	Mark   Mark
+	Count  int
+}
+
+// Rows puts what will not end by itself first, the oldest first. Unless each is
+// asked for, alike marks of one process are one row.
+func Rows(sockets []Socket, each bool) []Row {
+	type alike struct {
+		state event.State
+		cause verdict.Cause
+		pid   uint32
+	}
+	var marked, rest []Row
+	for i := range sockets {
+		s := &sockets[i]
+		r := Row{s, s.Mark(), 1}
+		if r.Mark.Marked() {
+			marked = append(marked, r)
+		} else {
+			rest = append(rest, r)
+		}
+	}
+	slices.SortStableFunc(marked, func(a, b Row) int {
+		x, _ := a.Socket.Age()
+		y, _ := b.Socket.Age()
+		return int(y - x)
+	})
+	var rows []Row
+	first := map[alike]int{}
+	for _, r := range marked {
+		k := alike{state: r.Socket.State, cause: r.Mark.Cause}
+		if h := r.Socket.holder(); h != nil {
+			k.pid = h.PID
+			if n, ok := first[k]; ok && !each {
+				rows[n].Count++
+				continue
+			}
+			first[k] = len(rows)
+		}
+		rows = append(rows, r)
+	}
+	return append(rows, rest...)
+}
+
+// holder is the process to name: the owner, or that of the listener.
+func (s *Socket) holder() *Holder {
+	if o := s.Owner(); o != nil {
+		return o
+	}
+	return s.Listener
+}
+
+// Look says how the table looks.
+type Look struct {
+	Color bool // SGR sequences
+	ASCII bool
+	Width int // columns; 0: no limit. The note is cut, nothing else.
+}
+
+// Table writes rows for a person.
+func Table(w io.Writer, rows []Row, look Look) error {
+	lines := [][]string{{"STATE", "AGE", "PROCESS", "LOCAL", "REMOTE", "QUEUED", "NOTE"}}
+	for _, r := range rows {
+		note := r.Mark.Note
+		if r.Count > 1 {
+			note += fmt.Sprintf(" (×%d)", r.Count)
+		}
+		s := r.Socket
+		lines = append(lines, []string{s.State.String(), s.age(), s.process(), s.Local.String(), s.Remote.String(),
+			short(s.Unread, "") + " / " + short(s.Unacked, ""), note})
+	}
+	widths := make([]int, len(lines[0]))
+	for _, l := range lines {
+		for i, c := range l {
+			widths[i] = max(widths[i], displaywidth.String(c))
+		}
+	}
+	var b strings.Builder
+	for n, l := range lines {
+		b.Reset()
+		column := 0
+		for i, c := range l {
+			if i == len(l)-1 && look.Width > 0 {
+				c = fit(c, look.Width-column, look.ASCII)
+			}
+			if look.ASCII {
+				c = strings.ReplaceAll(c, "×", "x")
+			}
+			pad := strings.Repeat(" ", widths[i]-min(widths[i], displaywidth.String(c))+2)
+			column += widths[i] + 2
+			switch {
+			case !look.Color:
+			case n == 0:
+				c = "\x1b[1m" + c + "\x1b[0m"
+			case i == len(l)-1 && rows[n-1].Mark.Marked():
+				c = "\x1b[33m" + c + "\x1b[0m"
+			}
+			b.WriteString(c)
+			if i < len(l)-1 {
+				b.WriteString(pad)
+			}
+		}
+		if _, err := io.WriteString(w, strings.TrimRight(b.String(), " ")+"\n"); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// fit cuts a text of our own to n columns.
+func fit(s string, n int, ascii bool) string {
+	const least = 10
+	ellipsis := "…"
+	if ascii {
+		ellipsis = "..."
+	}
+	if n = max(n, least); displaywidth.String(s) <= n {
+		return s
+	}
+	r := []rune(s)
+	return string(r[:n-len([]rune(ellipsis))]) + ellipsis
+}
+
+func (s *Socket) age() string {
+	d, bound := s.Age()
+	text := strconv.FormatInt(d.Milliseconds(), 10) + "ms"
+	switch {
+	case bound == Unknown:
+		return "-"
+	case d >= 48*time.Hour:
+		text = strconv.Itoa(int(d/(24*time.Hour))) + "d"
+	case d >= 2*time.Hour:
+		text = strconv.Itoa(int(d/time.Hour)) + "h"
+	case d >= 2*time.Minute:
+		text = strconv.Itoa(int(d/time.Minute)) + "m"
+	case d >= 10*time.Second:
+		text = strconv.Itoa(int(d/time.Second)) + "s"
+	case d >= time.Second:
+		text = strconv.FormatFloat(d.Seconds(), 'f', 1, 64) + "s"
+	}
+	if bound == AtMost {
+		return "<" + text
+	}
+	return ">" + text
+}
+
+// process is NAME/PID and the descriptor; a listener's process is in brackets,
+// as it may yet take the connection.
+func (s *Socket) process() string {
+	h := s.holder()
+	if h == nil {
+		return "-"
+	}
+	name := report.Quote(h.Comm) + "/" + strconv.FormatUint(uint64(h.PID), 10)
+	if s.Owner() == nil {
+		return "(" + name + ")"
+	}
+	name += " fd" + strconv.Itoa(h.FD)
+	if n := len(s.Holders); n > 1 {
+		name += fmt.Sprintf(" +%d", n-1)
+	}
+	return name
+}
+
+type socketRecord struct {
+	Schema   string         `json:"schema"`
+	State    string         `json:"state"`
+	AgeMS    *int64         `json:"age_ms"`    // of the state; null: not known
+	AgeBound *string        `json:"age_bound"` // "at-least", "at-most"
+	Family   string         `json:"family"`
+	Local    string         `json:"local"`
+	Remote   string         `json:"remote"`
+	NetNS    *uint32        `json:"netns"`
+	Inode    *uint64        `json:"inode"`
+	Owner    *holderRecord  `json:"owner"`
+	Holders  []holderRecord `json:"holders"`
+	Listener *holderRecord  `json:"listener"` // in whose queue it waits to be accepted
+	Unread   uint32         `json:"unread"`
+	Unacked  uint32         `json:"unacked"`
+	Cause    string         `json:"cause"` // class is open
+	Note     *string        `json:"note"`
+
+	LastDataSent     *int64 `json:"last_data_sent_ms"` // ago
+	LastDataReceived *int64 `json:"last_data_received_ms"`
+	LastAckReceived  *int64 `json:"last_ack_received_ms"`
+}
+
+type holderRecord struct {
+	PID       uint32  `json:"pid"`
+	FD        int     `json:"fd"`
+	Comm      string  `json:"comm"`
+	Exe       *string `json:"exe"`
+	UID       uint32  `json:"uid"`
+	User      *string `json:"user"`
+	Container *string `json:"container"`
+}
+
+// JSON writes one object a line and socket.
+func JSON(w io.Writer, sockets []Socket) error {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	for i := range sockets {
+		s := &sockets[i]
+		b.Reset()
+		if err := enc.Encode(s.record()); err != nil {
+			return fmt.Errorf("write a socket as JSON: %w", err)
+		}
+		if _, err := w.Write(b.Bytes()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *Socket) record() socketRecord {
+	m := s.Mark()
+	r := socketRecord{Schema: Schema, State: s.State.String(), Family: s.Family.String(),
+		Local: s.Local.String(), Remote: s.Remote.String(), NetNS: known(s.NetNS), Inode: known(s.Inode),
+		Owner: recordOf(s.Owner()), Holders: []holderRecord{}, Listener: recordOf(s.Listener),
+		Unread: s.Unread, Unacked: s.Unacked, Cause: string(m.Cause), Note: known(m.Note)}
+	for i := range s.Holders {
+		r.Holders = append(r.Holders, *recordOf(&s.Holders[i]))
+	}
+	ms := func(d time.Duration) *int64 { n := d.Milliseconds(); return &n }
+	if d, bound := s.Age(); bound != Unknown {
+		r.AgeMS = ms(d)
+		r.AgeBound = known(map[Bound]string{AtLeast: "at-least", AtMost: "at-most"}[bound])
+	}
+	if i := s.Info; i != nil {
+		r.LastDataSent, r.LastDataReceived, r.LastAckReceived = ms(i.LastDataSent), ms(i.LastDataReceived), ms(i.LastAckReceived)
+	}
+	return r
+}
+
+func recordOf(h *Holder) *holderRecord {
+	if h == nil {
+		return nil
+	}
+	return &holderRecord{PID: h.PID, FD: h.FD, Comm: h.Comm, Exe: known(h.Exe), UID: h.UID,
+		User: known(h.User), Container: known(h.Container)}
+}
+
+func known[T comparable](v T) *T {
+	var zero T
+	if v == zero {
+		return nil
+	}
+	return &v
+}

@@ -1,0 +1,313 @@
+package snapshot
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/event"
+)
+
+// Socket is one end of a connection that is open.
+type Socket struct {
+	Time   time.Duration // CLOCK_MONOTONIC at which it was seen
+	NetNS  uint32        // inode number; 0 not known
+	Family event.Family
+	State  event.State
+	Local  netip.AddrPort // IPv4-mapped addresses are unmapped
+	Remote netip.AddrPort
+	Inode  uint64 // of the socket; 0: it has none, as no process has it (yet, or any more)
+	UID    uint32
+
+	Unread  uint32 // bytes that the process has not read
+	Unacked uint32 // bytes that it sent and that were not acknowledged, sent or not
+	Timer   Timer
+	Tries   uint8 // of what the timer is about
+	Mini    bool  // a mini-socket (FIN_WAIT2): no process, and it goes by itself
+	Info    *Info // nil: /proc/net/tcp does not tell, nor does a mini-socket
+
+	Holders  []Holder // by PID and descriptor
+	Listener *Holder  // of a connection that waits to be accepted; nil: not known
+}
+
+// Timer is the timer that runs for a socket (inet_csk_diag_fill).
+type Timer uint8
+
+const (
+	TimerNone Timer = iota
+	TimerRetransmit
+	TimerKeepalive
+	TimerTimeWait
+	TimerProbe // of a zero window
+)
+
+// Info are the times and counts of tcp_info that tell something of an end.
+type Info struct {
+	LastDataSent     time.Duration // ago
+	LastDataReceived time.Duration // ago; the peer's FIN alone is no data
+	LastAckReceived  time.Duration // ago: any segment that is in order, nearly
+	Retransmits      uint8
+	Probes           uint8
+}
+
+// Holder is a process that has a descriptor of the socket.
+type Holder struct {
+	conn.Process
+	FD int
+}
+
+// Owner is the process to name for a socket: that of the lowest PID, which in a
+// family of processes is the parent. nil: nobody has it.
+func (s *Socket) Owner() *Holder {
+	if len(s.Holders) == 0 {
+		return nil
+	}
+	return &s.Holders[0]
+}
+
+// Seed is the socket as a trace needs it.
+func (s *Socket) Seed() conn.Seed {
+	seed := conn.Seed{Time: s.Time, NetNS: s.NetNS, Local: s.Local, Remote: s.Remote, State: s.State}
+	if o := s.Owner(); o != nil {
+		who := o.Process
+		seed.Owner = &who
+	}
+	return seed
+}
+
+// Connection is the socket as a filter needs it.
+func (s *Socket) Connection() *conn.Connection {
+	c := &conn.Connection{Local: s.Local, Remote: s.Remote, NetNS: s.NetNS, Family: s.Family, Before: s.State}
+	for _, h := range s.Holders {
+		c.Hands = append(c.Hands, h.Process)
+	}
+	if o := s.Owner(); o != nil {
+		c.Owner = &o.Process
+	} else if s.Listener != nil {
+		c.Owner = &s.Listener.Process
+	}
+	return c
+}
+
+// Snapshot is what was there.
+type Snapshot struct {
+	Sockets  []Socket // connections, by namespace and ends
+	TimeWait int      // ends in TIME_WAIT, which are not among Sockets
+	// Skipped says which namespaces could not be looked at, and why.
+	Skipped []error
+}
+
+// Options says how to look.
+type Options struct {
+	Procfs string // "/proc"
+	// Who adds to a process what is known of it: executable, container, user.
+	// nil: nothing is added.
+	Who func(*conn.Process)
+}
+
+// Take looks at every network namespace. It fails only where nothing at all
+// could be learnt.
+func Take(o Options) (*Snapshot, error) {
+	if o.Procfs == "" {
+		o.Procfs = "/proc"
+	}
+	pids, err := processes(o.Procfs)
+	if err != nil {
+		return nil, err
+	}
+	now, err := monotonic()
+	if err != nil {
+		return nil, err
+	}
+	own, _ := netnsOf(o.Procfs, "self")
+	s := &Snapshot{}
+	var listeners []Socket
+	for _, ns := range namespaces(o.Procfs, pids, own) {
+		all, err := ns.dump(o.Procfs, own)
+		if err != nil {
+			s.Skipped = append(s.Skipped, err)
+			continue
+		}
+		for i := range all {
+			k := &all[i]
+			k.Time, k.NetNS = now, ns.inode
+			switch {
+			case k.State == event.Listen:
+				listeners = append(listeners, *k)
+			case k.State == event.TimeWait:
+				s.TimeWait++
+			case k.State != event.Close && k.Remote.Port() != 0:
+				s.Sockets = append(s.Sockets, *k)
+			}
+		}
+	}
+	if len(s.Sockets) == 0 && len(s.Skipped) > 0 && s.TimeWait == 0 && len(listeners) == 0 {
+		return nil, errors.Join(s.Skipped...)
+	}
+	hold(o, pids, s.Sockets, listeners)
+	slices.SortStableFunc(s.Sockets, func(a, b Socket) int {
+		if a.NetNS != b.NetNS {
+			return int(int64(a.NetNS) - int64(b.NetNS))
+		}
+		if c := a.Local.Compare(b.Local); c != 0 {
+			return c
+		}
+		return a.Remote.Compare(b.Remote)
+	})
+	return s, nil
+}
+
+// hold finds the processes behind the inodes.
+func hold(o Options, pids []int, sockets, listeners []Socket) {
+	wanted := map[uint64][]Holder{}
+	for _, list := range [][]Socket{sockets, listeners} {
+		for i := range list {
+			if n := list[i].Inode; n != 0 {
+				wanted[n] = nil
+			}
+		}
+	}
+	for _, pid := range pids {
+		for _, f := range socketsOf(o.Procfs, pid) {
+			if _, ok := wanted[f.inode]; ok {
+				wanted[f.inode] = append(wanted[f.inode], Holder{Process: conn.Process{PID: uint32(pid), TID: uint32(pid)}, FD: f.fd})
+			}
+		}
+	}
+	known := map[uint32]conn.Process{}
+	for n, holders := range wanted {
+		for i := range holders {
+			h := &holders[i]
+			who, ok := known[h.PID]
+			if !ok {
+				who = h.Process
+				who.Comm, who.UID = commOf(o.Procfs, h.PID)
+				if o.Who != nil {
+					o.Who(&who)
+				}
+				known[h.PID] = who
+			}
+			h.Process = who
+		}
+		wanted[n] = holders
+	}
+	for i := range sockets {
+		k := &sockets[i]
+		if k.Inode != 0 {
+			k.Holders = wanted[k.Inode]
+			continue
+		}
+		if !k.waits() {
+			continue
+		}
+		if l := listenerOf(k, listeners); l != nil && len(wanted[l.Inode]) > 0 {
+			h := wanted[l.Inode][0]
+			k.Listener = &h
+		}
+	}
+}
+
+// listenerOf finds the socket in whose queue a connection waits: bound to the
+// same address, or else to any.
+func listenerOf(k *Socket, listeners []Socket) *Socket {
+	var best *Socket
+	for i := range listeners {
+		l := &listeners[i]
+		if l.NetNS != k.NetNS || l.Local.Port() != k.Local.Port() {
+			continue
+		}
+		if l.Local.Addr() == k.Local.Addr() {
+			return l
+		}
+		if l.Local.Addr().IsUnspecified() && (best == nil || l.Family == k.Family) {
+			best = l
+		}
+	}
+	return best
+}
+
+// processes lists the PIDs in ascending order.
+func processes(procfs string) ([]int, error) {
+	entries, err := os.ReadDir(procfs)
+	if err != nil {
+		return nil, fmt.Errorf("list the processes: %w", err)
+	}
+	var pids []int
+	for _, e := range entries {
+		if n, err := strconv.Atoi(e.Name()); err == nil {
+			pids = append(pids, n)
+		}
+	}
+	slices.Sort(pids)
+	return pids, nil
+}
+
+type descriptor struct {
+	fd    int
+	inode uint64
+}
+
+// socketsOf lists a process's descriptors of sockets, in ascending order. A
+// process that is gone, or that may not be looked at, has none.
+func socketsOf(procfs string, pid int) []descriptor {
+	dir := procfs + "/" + strconv.Itoa(pid) + "/fd"
+	d, err := os.Open(dir)
+	if err != nil {
+		return nil
+	}
+	defer d.Close()
+	names, err := d.Readdirnames(-1)
+	if err != nil {
+		return nil
+	}
+	var all []descriptor
+	for _, name := range names {
+		fd, err := strconv.Atoi(name)
+		if err != nil {
+			continue
+		}
+		link, err := os.Readlink(dir + "/" + name)
+		if err != nil {
+			continue
+		}
+		number, ok := strings.CutPrefix(link, "socket:[")
+		if !ok {
+			continue
+		}
+		inode, err := strconv.ParseUint(strings.TrimSuffix(number, "]"), 10, 64)
+		if err != nil {
+			continue
+		}
+		all = append(all, descriptor{fd, inode})
+	}
+	slices.SortFunc(all, func(a, b descriptor) int { return a.fd - b.fd })
+	return all
+}
+
+func commOf(procfs string, pid uint32) (comm string, uid uint32) {
+	dir := procfs + "/" + strconv.FormatUint(uint64(pid), 10)
+	if b, err := os.ReadFile(dir + "/comm"); err == nil {
+		comm = strings.TrimSuffix(string(b), "\n")
+	}
+	var st unix.Stat_t
+	if unix.Stat(dir, &st) == nil {
+		uid = st.Uid
+	}
+	return comm, uid
+}
+
+func monotonic() (time.Duration, error) {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		return 0, fmt.Errorf("read CLOCK_MONOTONIC: %w", err)
+	}
+	return time.Duration(ts.Nano()), nil
+}
