@@ -548,8 +548,10 @@ func (b *builder) closed(s side, j *Judged, cur *item, o observation) *item {
 		// Without the tcp_reset hook the errno tells that a RST may have come.
 		i.recv, i.perhaps = segment{kind: segRst}, true
 	}
+	// On an unmeasured context an end without an error is the process's own.
+	own := o.Context == event.ContextUnknown && o.Err == 0 && (o.Call.Ends() || o.Exiting())
 	switch {
-	case o.ByProcess():
+	case o.ByProcess() || own:
 		i.act = b.actName(j, o)
 	case note != "":
 		i.act, i.note = "timer", note
