@@ -43,7 +43,8 @@ const volatile __u32 cfg_passive_reason_arg = 0; /* tcp_v4_send_reset, tcp_v6_se
 const volatile __u32 cfg_accept_args = 0;  /* inet_csk_accept: number of arguments */
 const volatile bool cfg_reset_skb = false; /* tcp_reset has the segment as second argument */
 const volatile bool cfg_incoming = false;  /* tcp_validate_incoming is attached */
-const volatile __u32 cfg_send_reset_args = 0; /* tp tcp_send_reset: number of arguments */
+const volatile __u32 cfg_tp_reason_arg = 0; /* tp tcp_send_reset: likewise */
+const volatile __u32 cfg_recvmsg_args = 0; /* tcp_recvmsg: number of arguments */
 const volatile __u32 cfg_wake_bytes = 1 << 18; /* wake the reader when this much is waiting */
 
 /* Their types reach BTF, and so Go, through these; nothing reads them. */
@@ -507,6 +508,26 @@ static __always_inline int on_marker(__u8 hook, struct sock *sk, int arg, __u64 
 	return end(e);
 }
 
+static __always_inline int on_abort(struct sock *sk, int err)
+{
+	__u8 state = READ(sk, __sk_common.skc_state);
+
+	/* SOCK_DESTROY of a mini-socket or a request (6.1 and later). */
+	if (state == TCP_TIME_WAIT || state == TCP_NEW_SYN_RECV)
+		return 0;
+	return on_full(HOOK_ABORT, sk, err, 0);
+}
+
+static __always_inline int on_error_report(struct sock *sk)
+{
+	__u16 family = READ(sk, __sk_common.skc_family);
+
+	/* sk_error_report is for all families, and 6 is a protocol of netlink, too. */
+	if (family != AF_INET && family != AF_INET6)
+		return 0;
+	return on_marker(HOOK_ERROR_REPORT, sk, 0, 0);
+}
+
 static __always_inline int on_destroy(struct sock *sk)
 {
 	struct event *e;
@@ -526,6 +547,17 @@ static __always_inline int on_destroy(struct sock *sk)
 	return 0;
 }
 
+static __always_inline int time_wait_substate(struct sock *sk)
+{
+#ifdef TCPBYE_TYPED
+	struct tcp_timewait_sock *tw = bpf_skc_to_tcp_timewait_sock(sk);
+#else
+	struct tcp_timewait_sock *tw = (void *)sk;
+#endif
+
+	return tw ? READ(tw, tw_sk.tw_substate) : -1;
+}
+
 /* sk: NULL, a full socket, a listener or a mini-socket. */
 static __always_inline int on_send_reset(struct sock *sk, struct sk_buff *skb, int reason)
 {
@@ -541,9 +573,7 @@ static __always_inline int on_send_reset(struct sock *sk, struct sk_buff *skb, i
 	if (sk) {
 		fill_tuple(e, sk);
 		if (e->state == TCP_TIME_WAIT) {
-			struct inet_timewait_sock *tw = (void *)sk;
-
-			e->arg2 = READ(tw, tw_substate);
+			e->arg2 = time_wait_substate(sk);
 		} else if (e->state != TCP_NEW_SYN_RECV) {
 			fill_socket(e, sk);
 			fill_tcp(e, sk);
@@ -580,17 +610,15 @@ struct {
 	__type(value, struct incoming);
 } incoming SEC(".maps");
 
-static __always_inline int note_incoming(struct sock *sk, struct sk_buff *skb, struct tcp_header *th)
+static __always_inline int note_incoming(struct sock *sk, struct sk_buff *skb, struct tcphdr *th)
 {
 	__u32 zero = 0;
 	struct incoming *in = bpf_map_lookup_elem(&incoming, &zero);
-	__u8 flags = 0;
 
 	if (!in)
 		return 0;
 	in->sock = (__u64)sk;
-	bpf_probe_read_kernel(&flags, sizeof(flags), &th->flags);
-	in->rst = flags & 4 ? (__u64)skb : 0;
+	in->rst = READ_BIT(th, rst) ? (__u64)skb : 0;
 	return 0;
 }
 

@@ -199,6 +199,14 @@ struct inet_timewait_sock {
 	__be16 tw_sport;
 };
 
+struct tcp_timewait_sock {
+	struct inet_timewait_sock tw_sk;
+};
+
+struct tcphdr {
+	__u16 rst : 1;
+};
+
 struct net_device {
 	possible_net_t nd_net;
 };

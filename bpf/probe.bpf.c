@@ -24,6 +24,26 @@ static __always_inline int argument(struct pt_regs *ctx, __u32 n)
 	return -1;
 }
 
+/* These two have the tracepoint inside (net/ipv4/af_inet.c); nothing else has. */
+SEC("kprobe/inet_sk_state_store")
+int BPF_KPROBE(probe_inet_sk_state_store, struct sock *sk, int state)
+{
+	return on_state(sk, BPF_CORE_READ(sk, __sk_common.skc_state), state);
+}
+
+SEC("kprobe/inet_sk_set_state")
+int BPF_KPROBE(probe_inet_sk_set_state, struct sock *sk, int state)
+{
+	return on_state(sk, BPF_CORE_READ(sk, __sk_common.skc_state), state);
+}
+
+/* Of both families. */
+SEC("kprobe/tcp_v4_destroy_sock")
+int BPF_KPROBE(probe_tcp_v4_destroy_sock, struct sock *sk)
+{
+	return on_destroy(sk);
+}
+
 SEC("kprobe/tcp_connect")
 int BPF_KPROBE(probe_tcp_connect, struct sock *sk)
 {
@@ -85,7 +105,7 @@ int BPF_KPROBE(probe_tcp_reset, struct sock *sk, struct sk_buff *skb)
 }
 
 SEC("kprobe/tcp_validate_incoming")
-int BPF_KPROBE(probe_tcp_validate_incoming, struct sock *sk, struct sk_buff *skb, struct tcp_header *th)
+int BPF_KPROBE(probe_tcp_validate_incoming, struct sock *sk, struct sk_buff *skb, struct tcphdr *th)
 {
 	return note_incoming(sk, skb, th);
 }
@@ -99,12 +119,7 @@ int BPF_KPROBE(probe_tcp_disconnect, struct sock *sk)
 SEC("kprobe/tcp_abort")
 int BPF_KPROBE(probe_tcp_abort, struct sock *sk, int err)
 {
-	__u8 state = BPF_CORE_READ(sk, __sk_common.skc_state);
-
-	/* SOCK_DESTROY of a mini-socket or a request (6.1 and later). */
-	if (state == TCP_TIME_WAIT || state == TCP_NEW_SYN_RECV)
-		return 0;
-	return on_full(HOOK_ABORT, sk, err, 0);
+	return on_abort(sk, err);
 }
 
 SEC("kprobe/inet_child_forget")
@@ -133,6 +148,33 @@ SEC("kprobe/__inet_twsk_schedule")
 int BPF_KPROBE(probe_inet_twsk_schedule, struct inet_timewait_sock *tw, int timeo, bool rearm)
 {
 	return rearm ? on_mini_socket(HOOK_TWSK_SCHEDULE, tw) : 0;
+}
+
+SEC("kprobe/sk_error_report")
+int BPF_KPROBE(probe_sk_error_report, struct sock *sk)
+{
+	return on_error_report(sk);
+}
+
+/* What sk_stream_error raises SIGPIPE with. */
+SEC("kprobe/send_sig")
+int BPF_KPROBE(probe_send_sig, int sig, struct task_struct *task)
+{
+	return on_signal(sig, BPF_CORE_READ(task, tgid));
+}
+
+/* exec_binprm calls it right after the tracepoint (fs/exec.c). */
+SEC("kprobe/proc_exec_connector")
+int BPF_KPROBE(probe_proc_exec_connector)
+{
+	return on_process(HOOK_EXEC);
+}
+
+/* do_exit calls it before the tracepoint and before any file is closed. */
+SEC("kprobe/taskstats_exit")
+int BPF_KPROBE(probe_taskstats_exit, struct task_struct *task, int group_dead)
+{
+	return group_dead ? on_process(HOOK_EXIT) : 0;
 }
 
 SEC("kprobe/sk_stream_error")

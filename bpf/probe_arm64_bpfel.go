@@ -163,9 +163,15 @@ const (
 	ProbeProgProbeFilpFlush           = "probe_filp_flush"
 	ProbeProgProbeInetChildForget     = "probe_inet_child_forget"
 	ProbeProgProbeInetCskAccept       = "probe_inet_csk_accept"
+	ProbeProgProbeInetSkSetState      = "probe_inet_sk_set_state"
+	ProbeProgProbeInetSkStateStore    = "probe_inet_sk_state_store"
 	ProbeProgProbeInetTwskKill        = "probe_inet_twsk_kill"
 	ProbeProgProbeInetTwskSchedule    = "probe_inet_twsk_schedule"
+	ProbeProgProbeProcExecConnector   = "probe_proc_exec_connector"
+	ProbeProgProbeSendSig             = "probe_send_sig"
+	ProbeProgProbeSkErrorReport       = "probe_sk_error_report"
 	ProbeProgProbeSkStreamError       = "probe_sk_stream_error"
+	ProbeProgProbeTaskstatsExit       = "probe_taskstats_exit"
 	ProbeProgProbeTcpAbort            = "probe_tcp_abort"
 	ProbeProgProbeTcpClose            = "probe_tcp_close"
 	ProbeProgProbeTcpCloseLocked      = "probe_tcp_close_locked"
@@ -179,6 +185,7 @@ const (
 	ProbeProgProbeTcpSendFin          = "probe_tcp_send_fin"
 	ProbeProgProbeTcpShutdown         = "probe_tcp_shutdown"
 	ProbeProgProbeTcpTimeWait         = "probe_tcp_time_wait"
+	ProbeProgProbeTcpV4DestroySock    = "probe_tcp_v4_destroy_sock"
 	ProbeProgProbeTcpV4SendReset      = "probe_tcp_v4_send_reset"
 	ProbeProgProbeTcpV6SendReset      = "probe_tcp_v6_send_reset"
 	ProbeProgProbeTcpValidateIncoming = "probe_tcp_validate_incoming"
@@ -190,10 +197,11 @@ const (
 	ProbeVarCfgPreemptSource          = "cfg_preempt_source"
 	ProbeVarCfgProbeRead              = "cfg_probe_read"
 	ProbeVarCfgReasonArg              = "cfg_reason_arg"
+	ProbeVarCfgRecvmsgArgs            = "cfg_recvmsg_args"
 	ProbeVarCfgResetSkb               = "cfg_reset_skb"
-	ProbeVarCfgSendResetArgs          = "cfg_send_reset_args"
 	ProbeVarCfgTaskBtf                = "cfg_task_btf"
 	ProbeVarCfgTaskRegs               = "cfg_task_regs"
+	ProbeVarCfgTpReasonArg            = "cfg_tp_reason_arg"
 	ProbeVarCfgWakeBytes              = "cfg_wake_bytes"
 	ProbeVarContractHas               = "contract_has"
 	ProbeVarContractHook              = "contract_hook"
@@ -246,9 +254,15 @@ type ProbeProgramSpecs struct {
 	ProbeFilpFlush           *ebpf.ProgramSpec `ebpf:"probe_filp_flush"`
 	ProbeInetChildForget     *ebpf.ProgramSpec `ebpf:"probe_inet_child_forget"`
 	ProbeInetCskAccept       *ebpf.ProgramSpec `ebpf:"probe_inet_csk_accept"`
+	ProbeInetSkSetState      *ebpf.ProgramSpec `ebpf:"probe_inet_sk_set_state"`
+	ProbeInetSkStateStore    *ebpf.ProgramSpec `ebpf:"probe_inet_sk_state_store"`
 	ProbeInetTwskKill        *ebpf.ProgramSpec `ebpf:"probe_inet_twsk_kill"`
 	ProbeInetTwskSchedule    *ebpf.ProgramSpec `ebpf:"probe_inet_twsk_schedule"`
+	ProbeProcExecConnector   *ebpf.ProgramSpec `ebpf:"probe_proc_exec_connector"`
+	ProbeSendSig             *ebpf.ProgramSpec `ebpf:"probe_send_sig"`
+	ProbeSkErrorReport       *ebpf.ProgramSpec `ebpf:"probe_sk_error_report"`
 	ProbeSkStreamError       *ebpf.ProgramSpec `ebpf:"probe_sk_stream_error"`
+	ProbeTaskstatsExit       *ebpf.ProgramSpec `ebpf:"probe_taskstats_exit"`
 	ProbeTcpAbort            *ebpf.ProgramSpec `ebpf:"probe_tcp_abort"`
 	ProbeTcpClose            *ebpf.ProgramSpec `ebpf:"probe_tcp_close"`
 	ProbeTcpCloseLocked      *ebpf.ProgramSpec `ebpf:"probe_tcp_close_locked"`
@@ -262,6 +276,7 @@ type ProbeProgramSpecs struct {
 	ProbeTcpSendFin          *ebpf.ProgramSpec `ebpf:"probe_tcp_send_fin"`
 	ProbeTcpShutdown         *ebpf.ProgramSpec `ebpf:"probe_tcp_shutdown"`
 	ProbeTcpTimeWait         *ebpf.ProgramSpec `ebpf:"probe_tcp_time_wait"`
+	ProbeTcpV4DestroySock    *ebpf.ProgramSpec `ebpf:"probe_tcp_v4_destroy_sock"`
 	ProbeTcpV4SendReset      *ebpf.ProgramSpec `ebpf:"probe_tcp_v4_send_reset"`
 	ProbeTcpV6SendReset      *ebpf.ProgramSpec `ebpf:"probe_tcp_v6_send_reset"`
 	ProbeTcpValidateIncoming *ebpf.ProgramSpec `ebpf:"probe_tcp_validate_incoming"`
@@ -291,10 +306,11 @@ type ProbeVariableSpecs struct {
 	CfgPreemptSource    *ebpf.VariableSpec `ebpf:"cfg_preempt_source"`
 	CfgProbeRead        *ebpf.VariableSpec `ebpf:"cfg_probe_read"`
 	CfgReasonArg        *ebpf.VariableSpec `ebpf:"cfg_reason_arg"`
+	CfgRecvmsgArgs      *ebpf.VariableSpec `ebpf:"cfg_recvmsg_args"`
 	CfgResetSkb         *ebpf.VariableSpec `ebpf:"cfg_reset_skb"`
-	CfgSendResetArgs    *ebpf.VariableSpec `ebpf:"cfg_send_reset_args"`
 	CfgTaskBtf          *ebpf.VariableSpec `ebpf:"cfg_task_btf"`
 	CfgTaskRegs         *ebpf.VariableSpec `ebpf:"cfg_task_regs"`
+	CfgTpReasonArg      *ebpf.VariableSpec `ebpf:"cfg_tp_reason_arg"`
 	CfgWakeBytes        *ebpf.VariableSpec `ebpf:"cfg_wake_bytes"`
 	ContractHas         *ebpf.VariableSpec `ebpf:"contract_has"`
 	ContractHook        *ebpf.VariableSpec `ebpf:"contract_hook"`
@@ -352,10 +368,11 @@ type ProbeVariables struct {
 	CfgPreemptSource    *ebpf.Variable `ebpf:"cfg_preempt_source"`
 	CfgProbeRead        *ebpf.Variable `ebpf:"cfg_probe_read"`
 	CfgReasonArg        *ebpf.Variable `ebpf:"cfg_reason_arg"`
+	CfgRecvmsgArgs      *ebpf.Variable `ebpf:"cfg_recvmsg_args"`
 	CfgResetSkb         *ebpf.Variable `ebpf:"cfg_reset_skb"`
-	CfgSendResetArgs    *ebpf.Variable `ebpf:"cfg_send_reset_args"`
 	CfgTaskBtf          *ebpf.Variable `ebpf:"cfg_task_btf"`
 	CfgTaskRegs         *ebpf.Variable `ebpf:"cfg_task_regs"`
+	CfgTpReasonArg      *ebpf.Variable `ebpf:"cfg_tp_reason_arg"`
 	CfgWakeBytes        *ebpf.Variable `ebpf:"cfg_wake_bytes"`
 	ContractHas         *ebpf.Variable `ebpf:"contract_has"`
 	ContractHook        *ebpf.Variable `ebpf:"contract_hook"`
@@ -370,9 +387,15 @@ type ProbePrograms struct {
 	ProbeFilpFlush           *ebpf.Program `ebpf:"probe_filp_flush"`
 	ProbeInetChildForget     *ebpf.Program `ebpf:"probe_inet_child_forget"`
 	ProbeInetCskAccept       *ebpf.Program `ebpf:"probe_inet_csk_accept"`
+	ProbeInetSkSetState      *ebpf.Program `ebpf:"probe_inet_sk_set_state"`
+	ProbeInetSkStateStore    *ebpf.Program `ebpf:"probe_inet_sk_state_store"`
 	ProbeInetTwskKill        *ebpf.Program `ebpf:"probe_inet_twsk_kill"`
 	ProbeInetTwskSchedule    *ebpf.Program `ebpf:"probe_inet_twsk_schedule"`
+	ProbeProcExecConnector   *ebpf.Program `ebpf:"probe_proc_exec_connector"`
+	ProbeSendSig             *ebpf.Program `ebpf:"probe_send_sig"`
+	ProbeSkErrorReport       *ebpf.Program `ebpf:"probe_sk_error_report"`
 	ProbeSkStreamError       *ebpf.Program `ebpf:"probe_sk_stream_error"`
+	ProbeTaskstatsExit       *ebpf.Program `ebpf:"probe_taskstats_exit"`
 	ProbeTcpAbort            *ebpf.Program `ebpf:"probe_tcp_abort"`
 	ProbeTcpClose            *ebpf.Program `ebpf:"probe_tcp_close"`
 	ProbeTcpCloseLocked      *ebpf.Program `ebpf:"probe_tcp_close_locked"`
@@ -386,6 +409,7 @@ type ProbePrograms struct {
 	ProbeTcpSendFin          *ebpf.Program `ebpf:"probe_tcp_send_fin"`
 	ProbeTcpShutdown         *ebpf.Program `ebpf:"probe_tcp_shutdown"`
 	ProbeTcpTimeWait         *ebpf.Program `ebpf:"probe_tcp_time_wait"`
+	ProbeTcpV4DestroySock    *ebpf.Program `ebpf:"probe_tcp_v4_destroy_sock"`
 	ProbeTcpV4SendReset      *ebpf.Program `ebpf:"probe_tcp_v4_send_reset"`
 	ProbeTcpV6SendReset      *ebpf.Program `ebpf:"probe_tcp_v6_send_reset"`
 	ProbeTcpValidateIncoming *ebpf.Program `ebpf:"probe_tcp_validate_incoming"`
@@ -397,9 +421,15 @@ func (p *ProbePrograms) Close() error {
 		p.ProbeFilpFlush,
 		p.ProbeInetChildForget,
 		p.ProbeInetCskAccept,
+		p.ProbeInetSkSetState,
+		p.ProbeInetSkStateStore,
 		p.ProbeInetTwskKill,
 		p.ProbeInetTwskSchedule,
+		p.ProbeProcExecConnector,
+		p.ProbeSendSig,
+		p.ProbeSkErrorReport,
 		p.ProbeSkStreamError,
+		p.ProbeTaskstatsExit,
 		p.ProbeTcpAbort,
 		p.ProbeTcpClose,
 		p.ProbeTcpCloseLocked,
@@ -413,6 +443,7 @@ func (p *ProbePrograms) Close() error {
 		p.ProbeTcpSendFin,
 		p.ProbeTcpShutdown,
 		p.ProbeTcpTimeWait,
+		p.ProbeTcpV4DestroySock,
 		p.ProbeTcpV4SendReset,
 		p.ProbeTcpV6SendReset,
 		p.ProbeTcpValidateIncoming,

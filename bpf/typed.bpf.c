@@ -28,23 +28,61 @@ int BPF_PROG(typed_tcp_receive_reset, struct sock *sk)
 	return on_reset(sk, NULL);
 }
 
-/* Both pointers may be NULL from 6.10 on; 5.10 and 6.1 have no reason. */
+/*
+ * Argument i of a traced function or tracepoint, from 0, or its return value,
+ * which comes after the last. Each is loaded at its own constant offset and
+ * only where it is wanted: one that this kernel's function does not have is
+ * refused, and so is an offset that was chosen at run time.
+ */
+static __always_inline __u64 slot(__u64 *ctx, __u32 i)
+{
+	__u64 v = 0;
+
+#define SLOT(n)                                  \
+	if (i == n) {                            \
+		v = ctx[n];                      \
+		asm volatile("" : "+r"(v));      \
+		return v;                        \
+	}
+	SLOT(1)
+	SLOT(2)
+	SLOT(4)
+	SLOT(5)
+	SLOT(6)
+#undef SLOT
+	return v;
+}
+
+/* The reset reason, from its position (from 1; 0: this kernel has none). */
+static __always_inline int reason_at(__u64 *ctx, __u32 position)
+{
+	return position ? (int)slot(ctx, position - 1) : -1;
+}
+
+/*
+ * The tracepoint tells both kinds of reset; one that answers no segment is
+ * sent of this kernel's own accord. Both pointers may be NULL from 6.10 on.
+ */
 SEC("tp_btf/tcp_send_reset")
 int typed_tcp_send_reset(__u64 *ctx)
 {
-	struct sock *sk = (void *)ctx[0];
 	struct sk_buff *skb = (void *)ctx[1];
-	int reason = -1;
 
-	if (cfg_send_reset_args >= 3)
-		reason = ctx[2];
-	return on_send_reset(sk, skb, reason);
+	return skb ? on_send_reset((void *)ctx[0], skb, reason_at(ctx, cfg_tp_reason_arg)) : 0;
+}
+
+SEC("tp_btf/tcp_send_reset")
+int typed_tcp_send_active_reset(__u64 *ctx)
+{
+	struct sk_buff *skb = (void *)ctx[1];
+
+	return skb ? 0 : on_send_reset((void *)ctx[0], NULL, reason_at(ctx, cfg_tp_reason_arg));
 }
 
 SEC("tp_btf/inet_sk_error_report")
 int BPF_PROG(typed_inet_sk_error_report, struct sock *sk)
 {
-	return on_marker(HOOK_ERROR_REPORT, sk, 0, 0);
+	return on_error_report(sk);
 }
 
 SEC("tp_btf/signal_generate")
@@ -66,4 +104,187 @@ int BPF_PROG(typed_sched_process_exit, struct task_struct *task)
 	if (task->signal->live.counter != 0)
 		return 0;
 	return on_process(HOOK_EXIT);
+}
+
+/* The calls: fentry and fexit. */
+
+/* These two have the tracepoint inside (net/ipv4/af_inet.c); nothing else has. */
+SEC("fentry/inet_sk_state_store")
+int BPF_PROG(entry_inet_sk_state_store, struct sock *sk, int state)
+{
+	return on_state(sk, READ(sk, __sk_common.skc_state), state);
+}
+
+SEC("fentry/inet_sk_set_state")
+int BPF_PROG(entry_inet_sk_set_state, struct sock *sk, int state)
+{
+	return on_state(sk, READ(sk, __sk_common.skc_state), state);
+}
+
+/* Of both families. */
+SEC("fentry/tcp_v4_destroy_sock")
+int BPF_PROG(entry_tcp_v4_destroy_sock, struct sock *sk)
+{
+	return on_destroy(sk);
+}
+
+SEC("fentry/tcp_connect")
+int BPF_PROG(entry_tcp_connect, struct sock *sk)
+{
+	return on_full(HOOK_CONNECT, sk, 0, 0);
+}
+
+SEC("fexit/inet_csk_accept")
+int exit_inet_csk_accept(__u64 *ctx)
+{
+	struct sock *newsk = (void *)slot(ctx, cfg_accept_args);
+
+	return newsk ? on_full(HOOK_ACCEPT, newsk, 0, 0) : 0;
+}
+
+SEC("fentry/tcp_close")
+int BPF_PROG(entry_tcp_close, struct sock *sk)
+{
+	return on_marker(HOOK_CLOSE_ENTRY, sk, 0, 0);
+}
+
+SEC("fentry/__tcp_close")
+int BPF_PROG(entry_tcp_close_locked, struct sock *sk)
+{
+	return on_full(HOOK_CLOSE, sk, 0, 0);
+}
+
+SEC("fentry/tcp_shutdown")
+int BPF_PROG(entry_tcp_shutdown, struct sock *sk, int how)
+{
+	return on_full(HOOK_SHUTDOWN, sk, how, 0);
+}
+
+SEC("fentry/tcp_send_fin")
+int BPF_PROG(entry_tcp_send_fin, struct sock *sk)
+{
+	return on_full(HOOK_SEND_FIN, sk, 0, 0);
+}
+
+SEC("fentry/tcp_send_active_reset")
+int entry_tcp_send_active_reset(__u64 *ctx)
+{
+	return on_full(HOOK_SEND_ACTIVE_RESET, (void *)ctx[0], reason_at(ctx, cfg_reason_arg), 0);
+}
+
+SEC("fentry/tcp_v4_send_reset")
+int entry_tcp_v4_send_reset(__u64 *ctx)
+{
+	return on_send_reset((void *)ctx[0], (void *)ctx[1], reason_at(ctx, cfg_passive_reason_arg));
+}
+
+SEC("fentry/tcp_v6_send_reset")
+int entry_tcp_v6_send_reset(__u64 *ctx)
+{
+	return on_send_reset((void *)ctx[0], (void *)ctx[1], reason_at(ctx, cfg_passive_reason_arg));
+}
+
+SEC("fentry/tcp_reset")
+int entry_tcp_reset(__u64 *ctx)
+{
+	return on_reset((void *)ctx[0], cfg_reset_skb ? (void *)slot(ctx, 1) : NULL);
+}
+
+SEC("fentry/tcp_validate_incoming")
+int BPF_PROG(entry_tcp_validate_incoming, struct sock *sk, struct sk_buff *skb, struct tcphdr *th)
+{
+	return note_incoming(sk, skb, th);
+}
+
+SEC("fentry/tcp_disconnect")
+int BPF_PROG(entry_tcp_disconnect, struct sock *sk)
+{
+	return on_full(HOOK_DISCONNECT, sk, 0, 0);
+}
+
+SEC("fentry/tcp_abort")
+int BPF_PROG(entry_tcp_abort, struct sock *sk, int err)
+{
+	return on_abort(sk, err);
+}
+
+SEC("fentry/inet_child_forget")
+int BPF_PROG(entry_inet_child_forget, struct sock *listener, void *req, struct sock *child)
+{
+	return on_full(HOOK_CHILD_FORGET, child, 0, (__u64)listener);
+}
+
+SEC("fentry/tcp_time_wait")
+int BPF_PROG(entry_tcp_time_wait, struct sock *sk, int substate)
+{
+	return on_full(HOOK_TIME_WAIT, sk, substate, 0);
+}
+
+SEC("fentry/inet_twsk_kill")
+int BPF_PROG(entry_inet_twsk_kill, struct inet_timewait_sock *tw)
+{
+	return on_mini_socket(HOOK_TWSK_KILL, tw);
+}
+
+SEC("fentry/__inet_twsk_schedule")
+int BPF_PROG(entry_inet_twsk_schedule, struct inet_timewait_sock *tw, int timeo, bool rearm)
+{
+	return rearm ? on_mini_socket(HOOK_TWSK_SCHEDULE, tw) : 0;
+}
+
+SEC("fentry/sk_error_report")
+int BPF_PROG(entry_sk_error_report, struct sock *sk)
+{
+	return on_error_report(sk);
+}
+
+SEC("fentry/sk_stream_error")
+int BPF_PROG(entry_sk_stream_error, struct sock *sk, int flags, int err)
+{
+	return on_stream_error(sk, flags, err);
+}
+
+/* What sk_stream_error raises SIGPIPE with. */
+SEC("fentry/send_sig")
+int BPF_PROG(entry_send_sig, int sig, struct task_struct *task)
+{
+	return on_signal(sig, task->tgid);
+}
+
+/* exec_binprm calls it right after the tracepoint (fs/exec.c). */
+SEC("fentry/proc_exec_connector")
+int BPF_PROG(entry_proc_exec_connector)
+{
+	return on_process(HOOK_EXEC);
+}
+
+/* do_exit calls it before the tracepoint and before any file is closed. */
+SEC("fentry/taskstats_exit")
+int BPF_PROG(entry_taskstats_exit, struct task_struct *task, int group_dead)
+{
+	return group_dead ? on_process(HOOK_EXIT) : 0;
+}
+
+SEC("fexit/tcp_recvmsg")
+int exit_tcp_recvmsg(__u64 *ctx)
+{
+	return on_receive((void *)ctx[0], (int)slot(ctx, cfg_recvmsg_args));
+}
+
+SEC("fentry/tcp_conn_request")
+int BPF_PROG(entry_tcp_conn_request, void *rsk_ops, void *af_ops, struct sock *sk, struct sk_buff *skb)
+{
+	return on_syn_drop(sk, skb);
+}
+
+SEC("fentry/filp_close")
+int BPF_PROG(entry_filp_close, struct file *file)
+{
+	return on_file_close(file);
+}
+
+SEC("fentry/filp_flush")
+int BPF_PROG(entry_filp_flush, struct file *file)
+{
+	return on_file_close(file);
 }

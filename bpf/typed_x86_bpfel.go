@@ -153,36 +153,67 @@ const (
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	TypedMapConns                   = "conns"
-	TypedMapEvents                  = "events"
-	TypedMapIncoming                = "incoming"
-	TypedMapLost                    = "lost"
-	TypedMapProcs                   = "procs"
-	TypedMapReceiving               = "receiving"
-	TypedProgTypedInetSkErrorReport = "typed_inet_sk_error_report"
-	TypedProgTypedInetSockSetState  = "typed_inet_sock_set_state"
-	TypedProgTypedSchedProcessExec  = "typed_sched_process_exec"
-	TypedProgTypedSchedProcessExit  = "typed_sched_process_exit"
-	TypedProgTypedSignalGenerate    = "typed_signal_generate"
-	TypedProgTypedTcpDestroySock    = "typed_tcp_destroy_sock"
-	TypedProgTypedTcpReceiveReset   = "typed_tcp_receive_reset"
-	TypedProgTypedTcpSendReset      = "typed_tcp_send_reset"
-	TypedVarCfgAcceptArgs           = "cfg_accept_args"
-	TypedVarCfgIncoming             = "cfg_incoming"
-	TypedVarCfgPassiveReasonArg     = "cfg_passive_reason_arg"
-	TypedVarCfgPercpuOffsets        = "cfg_percpu_offsets"
-	TypedVarCfgPreemptOffset        = "cfg_preempt_offset"
-	TypedVarCfgPreemptSource        = "cfg_preempt_source"
-	TypedVarCfgProbeRead            = "cfg_probe_read"
-	TypedVarCfgReasonArg            = "cfg_reason_arg"
-	TypedVarCfgResetSkb             = "cfg_reset_skb"
-	TypedVarCfgSendResetArgs        = "cfg_send_reset_args"
-	TypedVarCfgTaskBtf              = "cfg_task_btf"
-	TypedVarCfgTaskRegs             = "cfg_task_regs"
-	TypedVarCfgWakeBytes            = "cfg_wake_bytes"
-	TypedVarContractHas             = "contract_has"
-	TypedVarContractHook            = "contract_hook"
-	TypedVarContractLost            = "contract_lost"
+	TypedMapConns                     = "conns"
+	TypedMapEvents                    = "events"
+	TypedMapIncoming                  = "incoming"
+	TypedMapLost                      = "lost"
+	TypedMapProcs                     = "procs"
+	TypedMapReceiving                 = "receiving"
+	TypedProgEntryFilpClose           = "entry_filp_close"
+	TypedProgEntryFilpFlush           = "entry_filp_flush"
+	TypedProgEntryInetChildForget     = "entry_inet_child_forget"
+	TypedProgEntryInetSkSetState      = "entry_inet_sk_set_state"
+	TypedProgEntryInetSkStateStore    = "entry_inet_sk_state_store"
+	TypedProgEntryInetTwskKill        = "entry_inet_twsk_kill"
+	TypedProgEntryInetTwskSchedule    = "entry_inet_twsk_schedule"
+	TypedProgEntryProcExecConnector   = "entry_proc_exec_connector"
+	TypedProgEntrySendSig             = "entry_send_sig"
+	TypedProgEntrySkErrorReport       = "entry_sk_error_report"
+	TypedProgEntrySkStreamError       = "entry_sk_stream_error"
+	TypedProgEntryTaskstatsExit       = "entry_taskstats_exit"
+	TypedProgEntryTcpAbort            = "entry_tcp_abort"
+	TypedProgEntryTcpClose            = "entry_tcp_close"
+	TypedProgEntryTcpCloseLocked      = "entry_tcp_close_locked"
+	TypedProgEntryTcpConnRequest      = "entry_tcp_conn_request"
+	TypedProgEntryTcpConnect          = "entry_tcp_connect"
+	TypedProgEntryTcpDisconnect       = "entry_tcp_disconnect"
+	TypedProgEntryTcpReset            = "entry_tcp_reset"
+	TypedProgEntryTcpSendActiveReset  = "entry_tcp_send_active_reset"
+	TypedProgEntryTcpSendFin          = "entry_tcp_send_fin"
+	TypedProgEntryTcpShutdown         = "entry_tcp_shutdown"
+	TypedProgEntryTcpTimeWait         = "entry_tcp_time_wait"
+	TypedProgEntryTcpV4DestroySock    = "entry_tcp_v4_destroy_sock"
+	TypedProgEntryTcpV4SendReset      = "entry_tcp_v4_send_reset"
+	TypedProgEntryTcpV6SendReset      = "entry_tcp_v6_send_reset"
+	TypedProgEntryTcpValidateIncoming = "entry_tcp_validate_incoming"
+	TypedProgExitInetCskAccept        = "exit_inet_csk_accept"
+	TypedProgExitTcpRecvmsg           = "exit_tcp_recvmsg"
+	TypedProgTypedInetSkErrorReport   = "typed_inet_sk_error_report"
+	TypedProgTypedInetSockSetState    = "typed_inet_sock_set_state"
+	TypedProgTypedSchedProcessExec    = "typed_sched_process_exec"
+	TypedProgTypedSchedProcessExit    = "typed_sched_process_exit"
+	TypedProgTypedSignalGenerate      = "typed_signal_generate"
+	TypedProgTypedTcpDestroySock      = "typed_tcp_destroy_sock"
+	TypedProgTypedTcpReceiveReset     = "typed_tcp_receive_reset"
+	TypedProgTypedTcpSendActiveReset  = "typed_tcp_send_active_reset"
+	TypedProgTypedTcpSendReset        = "typed_tcp_send_reset"
+	TypedVarCfgAcceptArgs             = "cfg_accept_args"
+	TypedVarCfgIncoming               = "cfg_incoming"
+	TypedVarCfgPassiveReasonArg       = "cfg_passive_reason_arg"
+	TypedVarCfgPercpuOffsets          = "cfg_percpu_offsets"
+	TypedVarCfgPreemptOffset          = "cfg_preempt_offset"
+	TypedVarCfgPreemptSource          = "cfg_preempt_source"
+	TypedVarCfgProbeRead              = "cfg_probe_read"
+	TypedVarCfgReasonArg              = "cfg_reason_arg"
+	TypedVarCfgRecvmsgArgs            = "cfg_recvmsg_args"
+	TypedVarCfgResetSkb               = "cfg_reset_skb"
+	TypedVarCfgTaskBtf                = "cfg_task_btf"
+	TypedVarCfgTaskRegs               = "cfg_task_regs"
+	TypedVarCfgTpReasonArg            = "cfg_tp_reason_arg"
+	TypedVarCfgWakeBytes              = "cfg_wake_bytes"
+	TypedVarContractHas               = "contract_has"
+	TypedVarContractHook              = "contract_hook"
+	TypedVarContractLost              = "contract_lost"
 )
 
 // LoadTyped returns the embedded CollectionSpec for Typed.
@@ -227,14 +258,44 @@ type TypedSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type TypedProgramSpecs struct {
-	TypedInetSkErrorReport *ebpf.ProgramSpec `ebpf:"typed_inet_sk_error_report"`
-	TypedInetSockSetState  *ebpf.ProgramSpec `ebpf:"typed_inet_sock_set_state"`
-	TypedSchedProcessExec  *ebpf.ProgramSpec `ebpf:"typed_sched_process_exec"`
-	TypedSchedProcessExit  *ebpf.ProgramSpec `ebpf:"typed_sched_process_exit"`
-	TypedSignalGenerate    *ebpf.ProgramSpec `ebpf:"typed_signal_generate"`
-	TypedTcpDestroySock    *ebpf.ProgramSpec `ebpf:"typed_tcp_destroy_sock"`
-	TypedTcpReceiveReset   *ebpf.ProgramSpec `ebpf:"typed_tcp_receive_reset"`
-	TypedTcpSendReset      *ebpf.ProgramSpec `ebpf:"typed_tcp_send_reset"`
+	EntryFilpClose           *ebpf.ProgramSpec `ebpf:"entry_filp_close"`
+	EntryFilpFlush           *ebpf.ProgramSpec `ebpf:"entry_filp_flush"`
+	EntryInetChildForget     *ebpf.ProgramSpec `ebpf:"entry_inet_child_forget"`
+	EntryInetSkSetState      *ebpf.ProgramSpec `ebpf:"entry_inet_sk_set_state"`
+	EntryInetSkStateStore    *ebpf.ProgramSpec `ebpf:"entry_inet_sk_state_store"`
+	EntryInetTwskKill        *ebpf.ProgramSpec `ebpf:"entry_inet_twsk_kill"`
+	EntryInetTwskSchedule    *ebpf.ProgramSpec `ebpf:"entry_inet_twsk_schedule"`
+	EntryProcExecConnector   *ebpf.ProgramSpec `ebpf:"entry_proc_exec_connector"`
+	EntrySendSig             *ebpf.ProgramSpec `ebpf:"entry_send_sig"`
+	EntrySkErrorReport       *ebpf.ProgramSpec `ebpf:"entry_sk_error_report"`
+	EntrySkStreamError       *ebpf.ProgramSpec `ebpf:"entry_sk_stream_error"`
+	EntryTaskstatsExit       *ebpf.ProgramSpec `ebpf:"entry_taskstats_exit"`
+	EntryTcpAbort            *ebpf.ProgramSpec `ebpf:"entry_tcp_abort"`
+	EntryTcpClose            *ebpf.ProgramSpec `ebpf:"entry_tcp_close"`
+	EntryTcpCloseLocked      *ebpf.ProgramSpec `ebpf:"entry_tcp_close_locked"`
+	EntryTcpConnRequest      *ebpf.ProgramSpec `ebpf:"entry_tcp_conn_request"`
+	EntryTcpConnect          *ebpf.ProgramSpec `ebpf:"entry_tcp_connect"`
+	EntryTcpDisconnect       *ebpf.ProgramSpec `ebpf:"entry_tcp_disconnect"`
+	EntryTcpReset            *ebpf.ProgramSpec `ebpf:"entry_tcp_reset"`
+	EntryTcpSendActiveReset  *ebpf.ProgramSpec `ebpf:"entry_tcp_send_active_reset"`
+	EntryTcpSendFin          *ebpf.ProgramSpec `ebpf:"entry_tcp_send_fin"`
+	EntryTcpShutdown         *ebpf.ProgramSpec `ebpf:"entry_tcp_shutdown"`
+	EntryTcpTimeWait         *ebpf.ProgramSpec `ebpf:"entry_tcp_time_wait"`
+	EntryTcpV4DestroySock    *ebpf.ProgramSpec `ebpf:"entry_tcp_v4_destroy_sock"`
+	EntryTcpV4SendReset      *ebpf.ProgramSpec `ebpf:"entry_tcp_v4_send_reset"`
+	EntryTcpV6SendReset      *ebpf.ProgramSpec `ebpf:"entry_tcp_v6_send_reset"`
+	EntryTcpValidateIncoming *ebpf.ProgramSpec `ebpf:"entry_tcp_validate_incoming"`
+	ExitInetCskAccept        *ebpf.ProgramSpec `ebpf:"exit_inet_csk_accept"`
+	ExitTcpRecvmsg           *ebpf.ProgramSpec `ebpf:"exit_tcp_recvmsg"`
+	TypedInetSkErrorReport   *ebpf.ProgramSpec `ebpf:"typed_inet_sk_error_report"`
+	TypedInetSockSetState    *ebpf.ProgramSpec `ebpf:"typed_inet_sock_set_state"`
+	TypedSchedProcessExec    *ebpf.ProgramSpec `ebpf:"typed_sched_process_exec"`
+	TypedSchedProcessExit    *ebpf.ProgramSpec `ebpf:"typed_sched_process_exit"`
+	TypedSignalGenerate      *ebpf.ProgramSpec `ebpf:"typed_signal_generate"`
+	TypedTcpDestroySock      *ebpf.ProgramSpec `ebpf:"typed_tcp_destroy_sock"`
+	TypedTcpReceiveReset     *ebpf.ProgramSpec `ebpf:"typed_tcp_receive_reset"`
+	TypedTcpSendActiveReset  *ebpf.ProgramSpec `ebpf:"typed_tcp_send_active_reset"`
+	TypedTcpSendReset        *ebpf.ProgramSpec `ebpf:"typed_tcp_send_reset"`
 }
 
 // TypedMapSpecs contains maps before they are loaded into the kernel.
@@ -261,10 +322,11 @@ type TypedVariableSpecs struct {
 	CfgPreemptSource    *ebpf.VariableSpec `ebpf:"cfg_preempt_source"`
 	CfgProbeRead        *ebpf.VariableSpec `ebpf:"cfg_probe_read"`
 	CfgReasonArg        *ebpf.VariableSpec `ebpf:"cfg_reason_arg"`
+	CfgRecvmsgArgs      *ebpf.VariableSpec `ebpf:"cfg_recvmsg_args"`
 	CfgResetSkb         *ebpf.VariableSpec `ebpf:"cfg_reset_skb"`
-	CfgSendResetArgs    *ebpf.VariableSpec `ebpf:"cfg_send_reset_args"`
 	CfgTaskBtf          *ebpf.VariableSpec `ebpf:"cfg_task_btf"`
 	CfgTaskRegs         *ebpf.VariableSpec `ebpf:"cfg_task_regs"`
+	CfgTpReasonArg      *ebpf.VariableSpec `ebpf:"cfg_tp_reason_arg"`
 	CfgWakeBytes        *ebpf.VariableSpec `ebpf:"cfg_wake_bytes"`
 	ContractHas         *ebpf.VariableSpec `ebpf:"contract_has"`
 	ContractHook        *ebpf.VariableSpec `ebpf:"contract_hook"`
@@ -322,10 +384,11 @@ type TypedVariables struct {
 	CfgPreemptSource    *ebpf.Variable `ebpf:"cfg_preempt_source"`
 	CfgProbeRead        *ebpf.Variable `ebpf:"cfg_probe_read"`
 	CfgReasonArg        *ebpf.Variable `ebpf:"cfg_reason_arg"`
+	CfgRecvmsgArgs      *ebpf.Variable `ebpf:"cfg_recvmsg_args"`
 	CfgResetSkb         *ebpf.Variable `ebpf:"cfg_reset_skb"`
-	CfgSendResetArgs    *ebpf.Variable `ebpf:"cfg_send_reset_args"`
 	CfgTaskBtf          *ebpf.Variable `ebpf:"cfg_task_btf"`
 	CfgTaskRegs         *ebpf.Variable `ebpf:"cfg_task_regs"`
+	CfgTpReasonArg      *ebpf.Variable `ebpf:"cfg_tp_reason_arg"`
 	CfgWakeBytes        *ebpf.Variable `ebpf:"cfg_wake_bytes"`
 	ContractHas         *ebpf.Variable `ebpf:"contract_has"`
 	ContractHook        *ebpf.Variable `ebpf:"contract_hook"`
@@ -336,18 +399,77 @@ type TypedVariables struct {
 //
 // It can be passed to LoadTypedObjects or ebpf.CollectionSpec.LoadAndAssign.
 type TypedPrograms struct {
-	TypedInetSkErrorReport *ebpf.Program `ebpf:"typed_inet_sk_error_report"`
-	TypedInetSockSetState  *ebpf.Program `ebpf:"typed_inet_sock_set_state"`
-	TypedSchedProcessExec  *ebpf.Program `ebpf:"typed_sched_process_exec"`
-	TypedSchedProcessExit  *ebpf.Program `ebpf:"typed_sched_process_exit"`
-	TypedSignalGenerate    *ebpf.Program `ebpf:"typed_signal_generate"`
-	TypedTcpDestroySock    *ebpf.Program `ebpf:"typed_tcp_destroy_sock"`
-	TypedTcpReceiveReset   *ebpf.Program `ebpf:"typed_tcp_receive_reset"`
-	TypedTcpSendReset      *ebpf.Program `ebpf:"typed_tcp_send_reset"`
+	EntryFilpClose           *ebpf.Program `ebpf:"entry_filp_close"`
+	EntryFilpFlush           *ebpf.Program `ebpf:"entry_filp_flush"`
+	EntryInetChildForget     *ebpf.Program `ebpf:"entry_inet_child_forget"`
+	EntryInetSkSetState      *ebpf.Program `ebpf:"entry_inet_sk_set_state"`
+	EntryInetSkStateStore    *ebpf.Program `ebpf:"entry_inet_sk_state_store"`
+	EntryInetTwskKill        *ebpf.Program `ebpf:"entry_inet_twsk_kill"`
+	EntryInetTwskSchedule    *ebpf.Program `ebpf:"entry_inet_twsk_schedule"`
+	EntryProcExecConnector   *ebpf.Program `ebpf:"entry_proc_exec_connector"`
+	EntrySendSig             *ebpf.Program `ebpf:"entry_send_sig"`
+	EntrySkErrorReport       *ebpf.Program `ebpf:"entry_sk_error_report"`
+	EntrySkStreamError       *ebpf.Program `ebpf:"entry_sk_stream_error"`
+	EntryTaskstatsExit       *ebpf.Program `ebpf:"entry_taskstats_exit"`
+	EntryTcpAbort            *ebpf.Program `ebpf:"entry_tcp_abort"`
+	EntryTcpClose            *ebpf.Program `ebpf:"entry_tcp_close"`
+	EntryTcpCloseLocked      *ebpf.Program `ebpf:"entry_tcp_close_locked"`
+	EntryTcpConnRequest      *ebpf.Program `ebpf:"entry_tcp_conn_request"`
+	EntryTcpConnect          *ebpf.Program `ebpf:"entry_tcp_connect"`
+	EntryTcpDisconnect       *ebpf.Program `ebpf:"entry_tcp_disconnect"`
+	EntryTcpReset            *ebpf.Program `ebpf:"entry_tcp_reset"`
+	EntryTcpSendActiveReset  *ebpf.Program `ebpf:"entry_tcp_send_active_reset"`
+	EntryTcpSendFin          *ebpf.Program `ebpf:"entry_tcp_send_fin"`
+	EntryTcpShutdown         *ebpf.Program `ebpf:"entry_tcp_shutdown"`
+	EntryTcpTimeWait         *ebpf.Program `ebpf:"entry_tcp_time_wait"`
+	EntryTcpV4DestroySock    *ebpf.Program `ebpf:"entry_tcp_v4_destroy_sock"`
+	EntryTcpV4SendReset      *ebpf.Program `ebpf:"entry_tcp_v4_send_reset"`
+	EntryTcpV6SendReset      *ebpf.Program `ebpf:"entry_tcp_v6_send_reset"`
+	EntryTcpValidateIncoming *ebpf.Program `ebpf:"entry_tcp_validate_incoming"`
+	ExitInetCskAccept        *ebpf.Program `ebpf:"exit_inet_csk_accept"`
+	ExitTcpRecvmsg           *ebpf.Program `ebpf:"exit_tcp_recvmsg"`
+	TypedInetSkErrorReport   *ebpf.Program `ebpf:"typed_inet_sk_error_report"`
+	TypedInetSockSetState    *ebpf.Program `ebpf:"typed_inet_sock_set_state"`
+	TypedSchedProcessExec    *ebpf.Program `ebpf:"typed_sched_process_exec"`
+	TypedSchedProcessExit    *ebpf.Program `ebpf:"typed_sched_process_exit"`
+	TypedSignalGenerate      *ebpf.Program `ebpf:"typed_signal_generate"`
+	TypedTcpDestroySock      *ebpf.Program `ebpf:"typed_tcp_destroy_sock"`
+	TypedTcpReceiveReset     *ebpf.Program `ebpf:"typed_tcp_receive_reset"`
+	TypedTcpSendActiveReset  *ebpf.Program `ebpf:"typed_tcp_send_active_reset"`
+	TypedTcpSendReset        *ebpf.Program `ebpf:"typed_tcp_send_reset"`
 }
 
 func (p *TypedPrograms) Close() error {
 	return _TypedClose(
+		p.EntryFilpClose,
+		p.EntryFilpFlush,
+		p.EntryInetChildForget,
+		p.EntryInetSkSetState,
+		p.EntryInetSkStateStore,
+		p.EntryInetTwskKill,
+		p.EntryInetTwskSchedule,
+		p.EntryProcExecConnector,
+		p.EntrySendSig,
+		p.EntrySkErrorReport,
+		p.EntrySkStreamError,
+		p.EntryTaskstatsExit,
+		p.EntryTcpAbort,
+		p.EntryTcpClose,
+		p.EntryTcpCloseLocked,
+		p.EntryTcpConnRequest,
+		p.EntryTcpConnect,
+		p.EntryTcpDisconnect,
+		p.EntryTcpReset,
+		p.EntryTcpSendActiveReset,
+		p.EntryTcpSendFin,
+		p.EntryTcpShutdown,
+		p.EntryTcpTimeWait,
+		p.EntryTcpV4DestroySock,
+		p.EntryTcpV4SendReset,
+		p.EntryTcpV6SendReset,
+		p.EntryTcpValidateIncoming,
+		p.ExitInetCskAccept,
+		p.ExitTcpRecvmsg,
 		p.TypedInetSkErrorReport,
 		p.TypedInetSockSetState,
 		p.TypedSchedProcessExec,
@@ -355,6 +477,7 @@ func (p *TypedPrograms) Close() error {
 		p.TypedSignalGenerate,
 		p.TypedTcpDestroySock,
 		p.TypedTcpReceiveReset,
+		p.TypedTcpSendActiveReset,
 		p.TypedTcpSendReset,
 	)
 }

@@ -4,114 +4,17 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"slices"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/link"
+	"golang.org/x/sys/unix"
 
 	"github.com/tcpbye/tcpbye/bpf"
 	"github.com/tcpbye/tcpbye/tracer/event"
 )
-
-// Rung is one way to attach a hook.
-type Rung string
-
-const (
-	RungKprobe Rung = "kprobe"
-	RungTyped  Rung = "tp_btf" // a raw tracepoint with BTF types
-)
-
-// A point is one place to attach one program.
-type point struct {
-	rung    Rung
-	symbol  string // kernel function or tracepoint
-	program string
-	ret     bool // at the function's return
-}
-
-// A hook is attached by the first of its ways that works; a way is a set of
-// points that are all needed.
-type hook struct {
-	hook event.Hook
-	ways [][]point
-	lost string // what cannot be told without it
-	data bool   // it sits on the way of the data: only on request
-}
-
-func kprobe(symbol, program string) point {
-	return point{rung: RungKprobe, symbol: symbol, program: program}
-}
-
-func typed(symbol, program string) point {
-	return point{rung: RungTyped, symbol: symbol, program: program}
-}
-
-func hooks(k *kernel) []hook {
-	reset := []point{kprobe("tcp_reset", bpf.ProbeProgProbeTcpReset)}
-	if !k.resetHasSegment {
-		// Before 6.1 the segment is only known one function earlier.
-		reset = append(reset, kprobe("tcp_validate_incoming", bpf.ProbeProgProbeTcpValidateIncoming))
-	}
-	return []hook{
-		{hook: event.HookSetState, ways: [][]point{{typed("inet_sock_set_state", bpf.TypedProgTypedInetSockSetState)}},
-			lost: "nothing can be told: it is the spine of every timeline"},
-		{hook: event.HookDestroy, ways: [][]point{{typed("tcp_destroy_sock", bpf.TypedProgTypedTcpDestroySock)}},
-			lost: "when a socket's address is used again"},
-		{hook: event.HookConnect, ways: [][]point{{kprobe("tcp_connect", bpf.ProbeProgProbeTcpConnect)}},
-			lost: "the local port of a connection that is refused at once"},
-		{hook: event.HookAccept, ways: [][]point{{{RungKprobe, "inet_csk_accept", bpf.ProbeProgProbeInetCskAccept, true}}},
-			lost: "which process accepted"},
-		{hook: event.HookCloseEntry, ways: [][]point{{kprobe("tcp_close", bpf.ProbeProgProbeTcpClose)}},
-			lost: "when close(2) had to wait for the socket's lock"},
-		{hook: event.HookClose, ways: [][]point{{kprobe("__tcp_close", bpf.ProbeProgProbeTcpCloseLocked)}},
-			lost: "who closed, and what was unread at that moment"},
-		{hook: event.HookShutdown, ways: [][]point{{kprobe("tcp_shutdown", bpf.ProbeProgProbeTcpShutdown)}},
-			lost: "who shut down, and which direction"},
-		{hook: event.HookSendFin, ways: [][]point{{kprobe("tcp_send_fin", bpf.ProbeProgProbeTcpSendFin)}},
-			lost: "when the FIN was queued"},
-		{hook: event.HookSendActiveReset, ways: [][]point{{kprobe("tcp_send_active_reset", bpf.ProbeProgProbeTcpSendActiveReset)}},
-			lost: "a reset that this kernel sent of its own accord"},
-		{hook: event.HookSendReset, ways: [][]point{
-			{kprobe("tcp_v4_send_reset", bpf.ProbeProgProbeTcpV4SendReset), kprobe("tcp_v6_send_reset", bpf.ProbeProgProbeTcpV6SendReset)},
-			{typed("tcp_send_reset", bpf.TypedProgTypedTcpSendReset)}},
-			lost: "a reset that this kernel sent in answer to a segment"},
-		{hook: event.HookReset, ways: [][]point{
-			reset,
-			{typed("tcp_receive_reset", bpf.TypedProgTypedTcpReceiveReset)}},
-			lost: "a reset that came in"},
-		{hook: event.HookDisconnect, ways: [][]point{{kprobe("tcp_disconnect", bpf.ProbeProgProbeTcpDisconnect)}},
-			lost: "linger-zero from other aborts"},
-		{hook: event.HookAbort, ways: [][]point{{kprobe("tcp_abort", bpf.ProbeProgProbeTcpAbort)}},
-			lost: "sock-destroy from other aborts"},
-		{hook: event.HookChildForget, ways: [][]point{{kprobe("inet_child_forget", bpf.ProbeProgProbeInetChildForget)}},
-			lost: "listener-closed from disconnect"},
-		{hook: event.HookTimeWait, ways: [][]point{{kprobe("tcp_time_wait", bpf.ProbeProgProbeTcpTimeWait)}},
-			lost: "which end keeps TIME_WAIT"},
-		{hook: event.HookTwskKill, ways: [][]point{{kprobe("inet_twsk_kill", bpf.ProbeProgProbeInetTwskKill)}},
-			lost: "when TIME_WAIT ended"},
-		{hook: event.HookTwskSchedule, ways: [][]point{{kprobe("__inet_twsk_schedule", bpf.ProbeProgProbeInetTwskSchedule)}},
-			lost: "when the peer's FIN reached a closed socket"},
-		{hook: event.HookErrorReport, ways: [][]point{{typed("inet_sk_error_report", bpf.TypedProgTypedInetSkErrorReport)}},
-			lost: "when the error was reported to the process"},
-		{hook: event.HookStreamError, ways: [][]point{{kprobe("sk_stream_error", bpf.ProbeProgProbeSkStreamError)}},
-			lost: "what a failed send(2) told the process"},
-		{hook: event.HookSignal, ways: [][]point{{typed("signal_generate", bpf.TypedProgTypedSignalGenerate)}},
-			lost: "SIGPIPE"},
-		{hook: event.HookExec, ways: [][]point{{typed("sched_process_exec", bpf.TypedProgTypedSchedProcessExec)}},
-			lost: "exec"},
-		{hook: event.HookExit, ways: [][]point{{typed("sched_process_exit", bpf.TypedProgTypedSchedProcessExit)}},
-			lost: "when and how a process ended"},
-		{hook: event.HookFileClose, ways: [][]point{
-			// close(2) calls filp_flush and not filp_close from 6.6 on.
-			{kprobe("filp_flush", bpf.ProbeProgProbeFilpFlush)},
-			{kprobe("filp_close", bpf.ProbeProgProbeFilpClose)}},
-			lost: "a close(2) that did not end the connection, because another descriptor holds it"},
-		{hook: event.HookSynDrop, ways: [][]point{{kprobe("tcp_conn_request", bpf.ProbeProgProbeTcpConnRequest)}},
-			lost: "a SYN dropped for want of room in the accept queue"},
-		{hook: event.HookReceive, ways: [][]point{{kprobe("tcp_recvmsg", bpf.ProbeProgProbeTcpRecvmsg),
-			{RungKprobe, "tcp_recvmsg", bpf.ProbeProgProbeTcpRecvmsgReturn, true}}},
-			lost: "whether the process read to the end", data: true},
-	}
-}
 
 // Attachment says how a hook is attached, or why it is not.
 type Attachment struct {
@@ -125,13 +28,29 @@ type Attachment struct {
 // programs holds what is loaded.
 type programs struct {
 	kernel *kernel
-	specs  map[Rung]*ebpf.CollectionSpec
+	specs  map[object]*ebpf.CollectionSpec
 	maps   map[string]*ebpf.Map
 	links  []link.Link
 	loaded []*ebpf.Program
 
-	wanted   map[Rung][]string                 // programs of the hooks that are asked for
-	together map[Rung]map[string]*ebpf.Program // nil: not to be loaded at once
+	tried    map[Rung]error                      // whether a rung works at all
+	wanted   map[object][]string                 // programs to be loaded at once
+	together map[object]map[string]*ebpf.Program // nil: not to be loaded at once
+}
+
+// object is one of the BPF objects.
+type object string
+
+const (
+	objectTyped object = "typed"
+	objectProbe object = "probe"
+)
+
+func (r Rung) object() object {
+	if r == RungKprobe {
+		return objectProbe
+	}
+	return objectTyped
 }
 
 func (p *programs) close() error {
@@ -163,11 +82,11 @@ func newPrograms(ringBytes uint32) (*programs, error) {
 		return nil, err
 	}
 	p := &programs{
-		kernel: k, specs: map[Rung]*ebpf.CollectionSpec{}, maps: map[string]*ebpf.Map{},
-		wanted: map[Rung][]string{}, together: map[Rung]map[string]*ebpf.Program{},
+		kernel: k, specs: map[object]*ebpf.CollectionSpec{}, maps: map[string]*ebpf.Map{},
+		tried: map[Rung]error{}, wanted: map[object][]string{}, together: map[object]map[string]*ebpf.Program{},
 	}
-	for rung, load := range map[Rung]func() (*ebpf.CollectionSpec, error){
-		RungKprobe: bpf.LoadProbe, RungTyped: bpf.LoadTyped,
+	for name, load := range map[object]func() (*ebpf.CollectionSpec, error){
+		objectProbe: bpf.LoadProbe, objectTyped: bpf.LoadTyped,
 	} {
 		spec, err := load()
 		if err != nil {
@@ -179,10 +98,10 @@ func newPrograms(ringBytes uint32) (*programs, error) {
 		for _, prog := range spec.Programs {
 			k.patch(prog.Instructions)
 		}
-		p.specs[rung] = spec
+		p.specs[name] = spec
 	}
 	for _, name := range []string{bpf.TypedMapEvents, bpf.TypedMapConns, bpf.TypedMapProcs, bpf.TypedMapLost, bpf.TypedMapReceiving, bpf.TypedMapIncoming} {
-		spec := p.specs[RungTyped].Maps[name].Copy()
+		spec := p.specs[objectTyped].Maps[name].Copy()
 		if name == bpf.TypedMapEvents && ringBytes != 0 {
 			spec.MaxEntries = ringBytes
 		}
@@ -195,39 +114,114 @@ func newPrograms(ringBytes uint32) (*programs, error) {
 	return p, nil
 }
 
-// want puts a hook's programs among those that are loaded together, as far as
-// this kernel has what they attach to.
+// want puts the programs of a hook's best way among those that are loaded
+// together.
 func (p *programs) want(h hook) {
-	for _, way := range h.ways {
-		for _, pt := range way {
-			if pt.rung == RungTyped && !p.kernel.has("btf_trace_"+pt.symbol) {
-				continue
-			}
-			p.wanted[pt.rung] = append(p.wanted[pt.rung], pt.program)
+	for _, w := range h.ways {
+		if p.possible(w) != nil {
+			continue
 		}
+		for _, pt := range w {
+			o := pt.rung.object()
+			p.wanted[o] = append(p.wanted[o], pt.program)
+		}
+		return
 	}
 }
 
-// load returns a loaded program. All of a rung are loaded at once, which is
-// much faster; where this kernel refuses one of them, each is loaded alone, so
-// that one takes nothing else down.
-func (p *programs) load(rung Rung, name string) (*ebpf.Program, error) {
-	if _, tried := p.together[rung]; !tried {
-		p.together[rung], _ = p.loadSet(rung, p.wanted[rung])
+// possible says, without loading anything of a way, why it cannot work here.
+func (p *programs) possible(w way) error {
+	if err := p.try(w[0].rung); err != nil {
+		return err
 	}
-	set := p.together[rung]
-	if set[name] == nil {
+	for _, pt := range w {
+		switch {
+		case pt.rung == RungFentry && p.kernel.params(pt.symbol) == nil:
+			return fmt.Errorf("fentry: %w: the function %s", errAbsent, pt.symbol)
+		case pt.rung == RungTyped && !p.kernel.has("btf_trace_"+pt.symbol):
+			return fmt.Errorf("tp_btf: %w: the tracepoint %s", errAbsent, pt.symbol)
+		}
+	}
+	return nil
+}
+
+// errAbsent is why a way to a function or tracepoint of other kernels fails.
+var errAbsent = errors.New("not in this kernel")
+
+// kprobeSource is there when the kernel can be probed through perf events.
+const kprobeSource = "/sys/bus/event_source/devices/kprobe/type"
+
+// trialFunction is in every kernel that has TCP.
+const trialFunction = "tcp_close"
+
+// try proves, once, by attaching a program that does nothing, whether a rung
+// works here at all.
+func (p *programs) try(r Rung) error {
+	err, known := p.tried[r]
+	if !known {
+		err = trial(r)
+		p.tried[r] = err
+	}
+	return err
+}
+
+func trial(r Rung) error {
+	spec := &ebpf.ProgramSpec{
+		License:      "Dual MIT/GPL",
+		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
+	}
+	switch r {
+	case RungFentry:
+		spec.Type, spec.AttachType, spec.AttachTo = ebpf.Tracing, ebpf.AttachTraceFEntry, trialFunction
+	case RungKprobe:
+		if _, err := os.Stat(kprobeSource); errors.Is(err, fs.ErrNotExist) {
+			return errors.New("kprobe: this kernel was built without kprobes (CONFIG_KPROBE_EVENTS)")
+		}
+		spec.Type = ebpf.Kprobe
+	default:
+		return nil // proven by each tracepoint alone
+	}
+	prog, err := ebpf.NewProgram(spec)
+	if err != nil {
+		return fmt.Errorf("%s: load a program that does nothing: %w", r, plain(err))
+	}
+	defer prog.Close()
+	var l link.Link
+	if r == RungFentry {
+		l, err = link.AttachTracing(link.TracingOptions{Program: prog})
+	} else {
+		l, err = link.Kprobe(trialFunction, prog, nil)
+	}
+	if err != nil {
+		return fmt.Errorf("%s: attach a program that does nothing: %w", r, plain(err))
+	}
+	if err := l.Close(); err != nil {
+		return fmt.Errorf("%s: detach a program that does nothing: %w", r, err)
+	}
+	return nil
+}
+
+// load returns a loaded program. Those that are wanted of an object are loaded
+// at once, which is much faster; where this kernel refuses one of them, each is
+// loaded alone, so that one takes nothing else down.
+func (p *programs) load(pt point) (*ebpf.Program, error) {
+	o := pt.rung.object()
+	if _, tried := p.together[o]; !tried {
+		p.together[o], _ = p.loadSet(o, p.wanted[o])
+	}
+	set := p.together[o]
+	if set[pt.program] == nil {
 		var err error
-		if set, err = p.loadSet(rung, []string{name}); err != nil {
+		if set, err = p.loadSet(o, []string{pt.program}); err != nil {
 			return nil, err
 		}
 	}
-	return set[name], nil
+	return set[pt.program], nil
 }
 
 // loadSet loads programs with the shared maps.
-func (p *programs) loadSet(rung Rung, names []string) (map[string]*ebpf.Program, error) {
-	spec := p.specs[rung]
+func (p *programs) loadSet(o object, names []string) (map[string]*ebpf.Program, error) {
+	spec := p.specs[o]
 	set := &ebpf.CollectionSpec{
 		Maps:      map[string]*ebpf.MapSpec{},
 		Programs:  map[string]*ebpf.ProgramSpec{},
@@ -261,13 +255,13 @@ func (p *programs) loadSet(rung Rung, names []string) (map[string]*ebpf.Program,
 }
 
 func (p *programs) attachPoint(pt point) (link.Link, error) {
-	prog, err := p.load(pt.rung, pt.program)
+	prog, err := p.load(pt)
 	if err != nil {
-		return nil, fmt.Errorf("load the program for %s: %w", pt.symbol, err)
+		return nil, fmt.Errorf("%s: load the program for %s: %w", pt.rung, pt.symbol, plain(err))
 	}
 	var l link.Link
 	switch {
-	case pt.rung == RungTyped:
+	case pt.rung != RungKprobe:
 		l, err = link.AttachTracing(link.TracingOptions{Program: prog})
 	case pt.ret:
 		l, err = link.Kretprobe(pt.symbol, prog, nil)
@@ -275,40 +269,66 @@ func (p *programs) attachPoint(pt point) (link.Link, error) {
 		l, err = link.Kprobe(pt.symbol, prog, nil)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("attach to %s: %w", pt.symbol, err)
+		return nil, fmt.Errorf("%s: attach to %s: %w", pt.rung, pt.symbol, plain(err))
 	}
 	return l, nil
+}
+
+// plain leaves out of a refusal what the loader guesses about it.
+func plain(err error) error {
+	var verifier *ebpf.VerifierError
+	switch {
+	case errors.As(err, &verifier):
+		return err
+	case errors.Is(err, unix.EPERM), errors.Is(err, unix.EACCES):
+		return fmt.Errorf("the kernel does not permit it: %w", unix.EPERM)
+	case errors.Is(err, fs.ErrNotExist):
+		return errAbsent
+	}
+	return err
 }
 
 // attach tries a hook's ways in order.
 func (p *programs) attach(h hook) Attachment {
 	a := Attachment{Hook: h.hook, Lost: h.lost}
 	var errs []error
-	for _, way := range h.ways {
-		var got []link.Link
-		var symbols []string
-		var err error
-		for _, pt := range way {
-			var l link.Link
-			if l, err = p.attachPoint(pt); err != nil {
-				break
-			}
-			got = append(got, l)
-			symbols = append(symbols, pt.symbol)
-		}
+	for _, w := range h.ways {
+		got, err := p.attachWay(w)
 		if err == nil {
 			p.links = append(p.links, got...)
-			a.Rung, a.Symbols = way[0].rung, symbols
+			a.Rung = w[0].rung
+			for _, pt := range w {
+				a.Symbols = append(a.Symbols, pt.symbol)
+			}
 			return a
 		}
-		for _, l := range got {
-			err = errors.Join(err, l.Close())
+		if !slices.Contains(errs, err) { // a rung's refusal is the same for all
+			errs = append(errs, err)
 		}
-		if errors.Is(err, fs.ErrNotExist) {
-			err = fmt.Errorf("%w: this kernel has no such function, or no such way to attach", err)
-		}
-		errs = append(errs, err)
+	}
+	if len(h.ways) == 0 {
+		errs = append(errs, ErrNoWay)
 	}
 	a.Err = errors.Join(errs...)
 	return a
+}
+
+// ErrNoWay is why a hook is not attached that the forced rung does not have.
+var ErrNoWay = errors.New("there is no such way to attach this hook")
+
+func (p *programs) attachWay(w way) (got []link.Link, err error) {
+	if err := p.possible(w); err != nil {
+		return nil, err
+	}
+	for _, pt := range w {
+		l, err := p.attachPoint(pt)
+		if err != nil {
+			for _, l := range got {
+				err = errors.Join(err, l.Close())
+			}
+			return nil, err
+		}
+		got = append(got, l)
+	}
+	return got, nil
 }

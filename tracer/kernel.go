@@ -27,18 +27,22 @@ type kernel struct {
 
 	reasonArg        uint32 // position of enum sk_rst_reason, from 1; 0 none
 	passiveReasonArg uint32
+	tpReasonArg      uint32
 	acceptArgs       uint32
+	recvmsgArgs      uint32
 	resetHasSegment  bool
-	sendResetArgs    uint32
 
 	preemptSource bpf.ProbePreemptSource
 	preemptVar    btf.TypeID
 	perCPUOffsets uint64 // address of __per_cpu_offset
 	preemptOffset uint64 // of __preempt_count in a CPU's area
 
-	taskBTF   bool
-	taskRegs  bool
-	probeRead bool
+	taskBTF      bool
+	taskRegs     bool
+	probeRead    bool
+	sockFromFile bool
+
+	fentryFirst bool // fentry is safe, and so the better one
 }
 
 func readKernel() (*kernel, error) {
@@ -51,21 +55,16 @@ func readKernel() (*kernel, error) {
 	k.passiveReasonArg = k.position("tcp_v4_send_reset", "sk_rst_reason")
 	k.acceptArgs = uint32(len(k.params("inet_csk_accept")))
 	k.resetHasSegment = k.position("tcp_reset", "sk_buff") == 2
-	// btf_trace_NAME is the tracepoint's prototype behind a void pointer.
-	var td *btf.Typedef
-	if err := spec.TypeByName("btf_trace_tcp_send_reset", &td); err == nil {
-		if p, ok := btf.UnderlyingType(td.Type).(*btf.Pointer); ok {
-			if proto, ok := p.Target.(*btf.FuncProto); ok && len(proto.Params) > 0 {
-				k.sendResetArgs = uint32(len(proto.Params) - 1)
-			}
-		}
-	}
+	k.recvmsgArgs = uint32(len(k.params("tcp_recvmsg")))
+	k.tpReasonArg = position(k.tracepoint("tcp_send_reset"), "sk_rst_reason")
+	k.fentryFirst = k.fentrySafe()
 	if err := k.findPreemptCount(); err != nil {
 		return nil, err
 	}
 	k.taskBTF = helper(asm.FnGetCurrentTaskBtf)
 	k.taskRegs = helper(asm.FnTaskPtRegs)
 	k.probeRead = helper(asm.FnProbeReadKernel)
+	k.sockFromFile = k.taskBTF // both came with 5.11, for tracing programs
 	return k, nil
 }
 
@@ -93,10 +92,55 @@ func (k *kernel) has(name string) bool {
 	return err == nil
 }
 
+// tracepoint lists what a tracepoint is given.
+func (k *kernel) tracepoint(name string) []btf.FuncParam {
+	// btf_trace_NAME is its prototype, after a void pointer, behind a pointer.
+	var td *btf.Typedef
+	if err := k.btf.TypeByName("btf_trace_"+name, &td); err != nil {
+		return nil
+	}
+	p, ok := btf.UnderlyingType(td.Type).(*btf.Pointer)
+	if !ok {
+		return nil
+	}
+	proto, ok := p.Target.(*btf.FuncProto)
+	if !ok || len(proto.Params) == 0 {
+		return nil
+	}
+	return proto.Params[1:]
+}
+
+// fentrySafe says whether nothing is known against fentry here.
+//
+// A trampoline's end waits for Tasks RCU with locks held, and until 6.9
+// ("rcu-tasks: Eliminate deadlocks involving do_exit() and RCU tasks") that
+// deadlocks with a task that wants one of them while it exits. Stable trees have
+// the repair, too, so it is recognised by the list that it added to task_struct;
+// a kernel without CONFIG_TASKS_RCU has no such lists and no such wait.
+//
+// Before 5.12 ("bpf: Fix fexit trampoline") a task that slept in a call woke up
+// in a trampoline that was freed; the repair added struct bpf_tramp_image.
+func (k *kernel) fentrySafe() bool {
+	var task *btf.Struct
+	if err := k.btf.TypeByName("task_struct", &task); err != nil {
+		return false
+	}
+	waits := hasMember(task, "rcu_tasks_holdout_list") && !hasMember(task, "rcu_tasks_exit_list")
+	return k.has("bpf_tramp_image") && !waits
+}
+
+func hasMember(s *btf.Struct, name string) bool {
+	return slices.ContainsFunc(s.Members, func(m btf.Member) bool { return m.Name == name })
+}
+
 // position is the place, from 1, of the function's argument of that type (or
 // of a pointer to it); 0 when there is none.
 func (k *kernel) position(function, typeName string) uint32 {
-	for i, p := range k.params(function) {
+	return position(k.params(function), typeName)
+}
+
+func position(params []btf.FuncParam, typeName string) uint32 {
+	for i, p := range params {
 		t := btf.UnderlyingType(p.Type)
 		if ptr, ok := t.(*btf.Pointer); ok {
 			t = btf.UnderlyingType(ptr.Target)
@@ -221,7 +265,8 @@ func (k *kernel) configure(spec *ebpf.CollectionSpec) error {
 	set(bpf.ProbeVarCfgPassiveReasonArg, k.passiveReasonArg)
 	set(bpf.ProbeVarCfgAcceptArgs, k.acceptArgs)
 	set(bpf.ProbeVarCfgResetSkb, k.resetHasSegment)
-	set(bpf.ProbeVarCfgSendResetArgs, k.sendResetArgs)
+	set(bpf.ProbeVarCfgTpReasonArg, k.tpReasonArg)
+	set(bpf.ProbeVarCfgRecvmsgArgs, k.recvmsgArgs)
 	return errors.Join(errs...)
 }
 

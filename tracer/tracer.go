@@ -23,6 +23,9 @@ type Options struct {
 	// Receive also watches every recv(2) for the end of input and for errors.
 	// It is the one hook on the way of the data.
 	Receive bool
+	// Attach forces one rung for every hook; "": the best that works for each.
+	// A hook that has no way on that rung is missing.
+	Attach Rung
 }
 
 // Stats counts what did not get through.
@@ -66,12 +69,16 @@ func Open(opts Options) (*Tracer, error) {
 	if t.reader, err = ringbuf.NewReader(p.maps[bpf.TypedMapEvents]); err != nil {
 		return nil, errors.Join(fmt.Errorf("open the ring buffer: %w", err), p.close())
 	}
+	var all []hook
 	for _, h := range hooks(p.kernel) {
+		all = append(all, h.only(opts.Attach))
+	}
+	for _, h := range all {
 		if !h.data || opts.Receive {
 			p.want(h)
 		}
 	}
-	for _, h := range hooks(p.kernel) {
+	for _, h := range all {
 		if h.data && !opts.Receive {
 			t.attachments = append(t.attachments, Attachment{Hook: h.hook, Lost: h.lost, Err: ErrNotAsked})
 			continue
