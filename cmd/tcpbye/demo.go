@@ -158,7 +158,7 @@ func (d *demo) one(ctx context.Context, name string) error {
 
 // onStage opens a tracer for scenarios, and says what it lacks.
 func (d *demo) onStage(play func(*stage.Stage) error) error {
-	st, err := stage.Open(tracer.Options{})
+	st, err := stage.Open(tracer.Options{Attach: tracer.Rung(d.attach)})
 	if err != nil {
 		return err
 	}
@@ -206,7 +206,7 @@ func (d *demo) all(ctx context.Context) error {
 
 // canTrace tries to attach everything.
 func (d *demo) canTrace() error {
-	t, err := tracer.Open(tracer.Options{Receive: true})
+	t, err := tracer.Open(tracer.Options{Receive: true, Attach: tracer.Rung(d.attach)})
 	if err != nil {
 		return &statusError{exitCannot, err}
 	}
@@ -281,7 +281,7 @@ func (d *demo) experiment(ctx context.Context, x experiment) (err error) {
 	ran := make(chan error, 1)
 	started := false
 	var s *shower
-	counts, err := session.Live(ctx, tracer.Options{Receive: true}, func(m record.Meta, attached []tracer.Attachment) (session.Config, error) {
+	counts, err := session.Live(ctx, tracer.Options{Receive: true, Attach: tracer.Rung(d.attach)}, func(m record.Meta, attached []tracer.Attachment) (session.Config, error) {
 		degraded(d.env.stderr, attached)
 		m.Scenario = x.name
 		var err error
@@ -392,11 +392,11 @@ func program(dir, name, command string) ([]string, error) {
 
 // aside says on what the demo ran: the kernel, and the rungs in use.
 func aside(m record.Meta, attached []tracer.Attachment) string {
-	rung := string(tracer.RungTyped)
-	for _, a := range attached {
-		if a.Rung == tracer.RungKprobe {
-			rung = string(a.Rung)
+	used := []string{"Linux " + m.Kernel}
+	for _, r := range tracer.Rungs() {
+		if slices.ContainsFunc(attached, func(a tracer.Attachment) bool { return a.Rung == r }) {
+			used = append(used, string(r))
 		}
 	}
-	return "Linux " + m.Kernel + ", " + rung
+	return strings.Join(used, ", ")
 }

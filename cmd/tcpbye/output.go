@@ -25,6 +25,7 @@ type output struct {
 	write   string
 	color   string
 	verbose bool
+	attach  rungFlag
 }
 
 func (o *output) flags(cmd *cobra.Command, format report.Format) {
@@ -36,6 +37,7 @@ func (o *output) flags(cmd *cobra.Command, format report.Format) {
 	cmd.Flags().StringVarP(&o.write, "write", "w", "", "record every event in `FILE` (- for standard output)")
 	cmd.Flags().StringVar(&o.color, "color", "auto", "auto, always or never")
 	cmd.Flags().BoolVarP(&o.verbose, "verbose", "v", false, "show the events that prove each verdict")
+	o.attach.flag(cmd)
 }
 
 // terminal looks at where standard output goes.

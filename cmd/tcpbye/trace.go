@@ -143,7 +143,7 @@ func (t *tracing) run(ctx context.Context) (err error) {
 			return config(m)
 		})
 	} else {
-		counts, err = session.Live(ctx, tracer.Options{Receive: t.receive}, func(m record.Meta, attached []tracer.Attachment) (session.Config, error) {
+		counts, err = session.Live(ctx, tracer.Options{Receive: t.receive, Attach: tracer.Rung(t.attach)}, func(m record.Meta, attached []tracer.Attachment) (session.Config, error) {
 			degraded(t.env.stderr, attached)
 			cfg, err := config(m)
 			if err == nil && t.readyFile != "" {
