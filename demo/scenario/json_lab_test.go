@@ -123,14 +123,13 @@ func TestDemoAllJSON(t *testing.T) {
 	start := time.Now()
 	err = cmd.Run()
 	t.Logf("tcpbye demo --all took %v; it says:\n%s", time.Since(start).Round(time.Second), &stderr)
-	switch {
-	case err == nil:
-	case degraded && cmd.ProcessState != nil && cmd.ProcessState.ExitCode() == 1:
-		// What is due is due to a view of everything: with less, a verdict may
-		// be less certain. What it says must be valid all the same.
-		t.Logf("not everything can be attached here, so verdicts may differ: %s", said)
-	default:
+	if err != nil {
 		t.Errorf("tcpbye demo --all -o json: %v", err)
+	}
+	if degraded {
+		// A verdict may then be less certain than is due, or another one; what
+		// it says must be valid all the same.
+		t.Logf("not everything can be attached here, so verdicts are not compared: %s", said)
 	}
 
 	records := map[string][]endRecord{}
