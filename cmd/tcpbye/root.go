@@ -10,6 +10,7 @@ func newRoot(env environment) *cobra.Command {
 		Short: "how every TCP connection said goodbye",
 		Long: `tcpbye tells, for every TCP connection on this machine, who ended it, how, why,
 and which bytes were lost, from the kernel's own events.`,
+		Version:       version(),
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		Args:          cobra.NoArgs,
@@ -21,7 +22,7 @@ and which bytes were lost, from the kernel's own events.`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
 		return &statusError{exitUsage, err}
 	})
-	root.AddCommand(newDemo(env), newTrace(env), newRst(env), newExplain(env), newEchoServer(env), newEchoClient(env))
+	root.AddCommand(newDemo(env), newTrace(env), newRst(env), newExplain(env), newEchoServer(env), newEchoClient(env), newGenMan(env))
 	return root
 }
 
