@@ -201,8 +201,9 @@ var refused = []Scenario{
 			w.Puppet("client").ConnectFails("client", l.at, unix.ECONNREFUSED).Close()
 		},
 		Ends: map[string]Expect{
+			// The server may as well live behind another address here (NAT).
 			"client": ending{class: verdict.Refused, cause: verdict.PathReset, ender: verdict.Path}.local(
-				Expect{AppSaw: []string{"ECONNREFUSED"}}),
+				likely(Expect{AppSaw: []string{"ECONNREFUSED"}})),
 		},
 		Counters: map[string]int64{"AttemptFails": 1},
 		Verify:   resetFrom("client", 1),

@@ -21,6 +21,13 @@ func fromFar(class verdict.Class, cause verdict.Cause, x Expect) Expect {
 	return ending{class: class, cause: cause, ender: verdict.Peer}.local(x)
 }
 
+// likely marks what one end alone cannot be certain of: a middlebox may have
+// sent what looks like the peer's reset.
+func likely(x Expect) Expect {
+	x.Confidence = verdict.Likely
+	return x
+}
+
 // unseen is the other machine's end: nothing is judged there, but the wire is
 // still checked.
 func unseen(x Expect) Expect {
@@ -81,7 +88,7 @@ var remotes = []Scenario{
 			wasReset(c)
 		},
 		Ends: map[string]Expect{
-			"client": fromFar(verdict.Aborted, verdict.PeerAbort, reset),
+			"client": fromFar(verdict.Aborted, verdict.PeerAbort, likely(reset)),
 			"server": unseen(Expect{Lost: Lost{Unread: 60}, RST: 1}),
 		},
 		Counters: onClose,

@@ -28,6 +28,10 @@ type Options struct {
 	// Hold keeps everything until Flush: for a run that has an end, so that
 	// every verdict rests on the whole story.
 	Hold bool
+	// Done is called for each connection when its story is complete, before a
+	// later event can add to that of its peer, which the judge looks at, too.
+	// nil: Advance and Flush return them, which is as good with Hold.
+	Done func(*Connection)
 	// Who adds to a process what is known of it beside the event that showed
 	// it at a time. It must be a function of the stream of events; nil: nothing
 	// is added.
@@ -103,6 +107,8 @@ type Joiner struct {
 	n        int
 	arrived  uint64
 	late     uint64
+	// lossyUntil: what begins before this may have begun within a loss.
+	lossyUntil time.Duration
 }
 
 // New makes a Joiner.
@@ -122,15 +128,17 @@ func (j *Joiner) Late() uint64 { return j.late }
 // Add takes an event in any order within the window.
 func (j *Joiner) Add(e event.Event) { j.push(arrival{Event: e}) }
 
-// Lose marks every connection that is being followed at a time: events were
-// lost by then.
-func (j *Joiner) Lose(at time.Duration) {
-	j.push(arrival{Event: event.Event{Time: at}, loss: true})
+// Lose marks every connection that lived at some time between two: events were
+// lost there. It must be called before Advance goes beyond from.
+func (j *Joiner) Lose(from, to time.Duration) {
+	j.push(arrival{Event: event.Event{Time: from}, loss: true, until: to})
 }
 
 func (j *Joiner) push(a arrival) {
-	if a.Time < j.now {
+	if a.Time < j.now && !a.loss {
+		// Its place in the order is lost, and with it what the order proves.
 		j.late++
+		j.heedLoss(a.Time)
 	}
 	j.arrived++
 	a.order = j.arrived
@@ -141,7 +149,8 @@ func (j *Joiner) push(a arrival) {
 func (j *Joiner) Now() time.Duration { return j.now }
 
 // Advance says that no event older than now will come, and returns the
-// connections whose story is complete, in the order in which they became so.
+// connections whose story is complete, in the order in which they became so,
+// unless Done takes them.
 func (j *Joiner) Advance(now time.Duration) []*Connection {
 	until := now - j.opts.Window
 	j.settle(until)
@@ -154,8 +163,8 @@ func (j *Joiner) Advance(now time.Duration) []*Connection {
 	return j.take()
 }
 
-// Flush returns everything that is left: first what is complete or will be,
-// then what has not ended.
+// Flush returns everything that is left, unless Done takes it: first what is
+// complete or will be, then what has not ended.
 func (j *Joiner) Flush() []*Connection {
 	j.settle(never)
 	if !j.opts.Hold {
@@ -169,6 +178,9 @@ func (j *Joiner) Flush() []*Connection {
 	return j.take()
 }
 
+// Pending says whether something is waiting for time to pass.
+func (j *Joiner) Pending() bool { return len(j.waiting) > 0 || len(j.agenda) > 0 }
+
 // Open visits the connections that are being followed, in the order of first
 // sight, until the visitor says false.
 func (j *Joiner) Open(visit func(*Connection) bool) {
@@ -176,6 +188,14 @@ func (j *Joiner) Open(visit func(*Connection) bool) {
 		if !c.judged && !c.listener && c.connected() && !visit(c.Connection) {
 			return
 		}
+	}
+}
+
+// heedLoss marks what is being followed, and what begins before until.
+func (j *Joiner) heedLoss(until time.Duration) {
+	j.lossyUntil = max(j.lossyUntil, until)
+	for _, c := range j.open {
+		c.Lossy = c.Lossy || !c.judged
 	}
 }
 
@@ -189,9 +209,7 @@ func (j *Joiner) settle(until time.Duration) {
 		}
 		j.now = max(j.now, a.Time)
 		if a.loss {
-			for _, c := range j.open {
-				c.Lossy = c.Lossy || !c.judged
-			}
+			j.heedLoss(max(a.until, a.Time))
 			continue
 		}
 		j.place(a.Event)
@@ -226,7 +244,11 @@ func (j *Joiner) finish(c *entry) {
 	}
 	j.forget(c)
 	if !c.listener && c.connected() {
-		j.done = append(j.done, c.Connection)
+		if j.opts.Done != nil {
+			j.opts.Done(c.Connection)
+		} else {
+			j.done = append(j.done, c.Connection)
+		}
 	}
 	if j.judged > 64 && j.judged > len(j.open)/2 {
 		j.open = slices.DeleteFunc(j.open, func(c *entry) bool { return c.judged })
@@ -358,7 +380,7 @@ func (j *Joiner) place(e event.Event) {
 			}
 		}
 	case event.HookTwskKill, event.HookTwskSchedule:
-		if c := j.newest(ends{e.Local, e.Remote}, e.NetNS); c != nil {
+		if c := j.newestMini(ends{e.Local, e.Remote}, e.NetNS); c != nil {
 			j.append(c, e)
 			if e.Hook == event.HookTwskKill {
 				c.miniEnd = e.Time
@@ -367,7 +389,7 @@ func (j *Joiner) place(e event.Event) {
 			}
 		}
 	case event.HookSynDrop:
-		if c := j.newest(ends{e.Remote, e.Local}, 0); c != nil {
+		if c := j.other(ends{e.Remote, e.Local}, e.NetNS); c != nil {
 			j.aside(c, e)
 		} else {
 			j.waitForTuple(e)
@@ -394,7 +416,7 @@ func (j *Joiner) reset(e event.Event) {
 		// A new connection's reset of a challenge ACK hits the old twin, which
 		// is not its peer.
 		if e.State == event.SynSent {
-			if c := j.newest(mine.reverse(), 0); c != nil && !c.judged {
+			if c := j.other(mine.reverse(), e.NetNS); c != nil && !c.judged {
 				j.aside(c, e)
 			}
 		}
@@ -409,7 +431,7 @@ func (j *Joiner) reset(e event.Event) {
 	}
 	// The other end, when it lives here, is told by whom it was reset, unless
 	// its peer has the event already.
-	switch c := j.newest(mine.reverse(), 0); {
+	switch c := j.other(mine.reverse(), e.NetNS); {
 	case c == nil:
 		j.waitForTuple(e)
 	case !c.judged && (own == nil || c.Peer != own.Connection):
@@ -441,7 +463,7 @@ func (j *Joiner) placeWaiting(c *entry) {
 		if j.now-e.Time > keep {
 			return true
 		}
-		if c.tuple != (ends{e.Remote, e.Local}) {
+		if c.tuple != (ends{e.Remote, e.Local}) || e.Time < c.First || c.Local.Addr().IsLoopback() && e.NetNS != c.NetNS && e.NetNS != 0 {
 			return false
 		}
 		j.aside(c, e)
@@ -484,13 +506,37 @@ func (j *Joiner) newest(t ends, netns uint32) *entry {
 	return nil
 }
 
+// newestMini is the last connection with these ends that left a mini-socket; the
+// ends may have a new connection already (TIME_WAIT reuse).
+func (j *Joiner) newestMini(t ends, netns uint32) *entry {
+	list := j.byEnds[t]
+	for i := len(list) - 1; i >= 0; i-- {
+		if list[i].NetNS == netns && list[i].Ended != 0 {
+			return list[i]
+		}
+	}
+	return nil
+}
+
+// other is the newest connection with these ends that an end in that namespace
+// can have talked to: loopback addresses mean something else in each.
+func (j *Joiner) other(t ends, netns uint32) *entry {
+	if c := j.newest(t, netns); c != nil || t.local.Addr().IsLoopback() {
+		return c
+	}
+	return j.newest(t, 0)
+}
+
 // own places an event of a full socket.
 func (j *Joiner) own(e event.Event) {
 	if e.Sock == 0 {
 		return
 	}
 	c := j.bySock[e.Sock]
-	if c == nil || (e.Conn != 0 && c.Gen != e.Conn) || (c.destroyed && e.Hook != event.HookDestroy) {
+	if c != nil && e.Conn != 0 && e.Conn < c.Gen {
+		return // of the socket that had this address before: its story is over
+	}
+	if c == nil || (e.Conn != 0 && c.Gen != e.Conn) || (c.destroyed && e.Hook != event.HookDestroy) || e.Conn == 0 && births(&e) {
 		c = j.birth(e)
 	}
 	if c.judged {
@@ -507,6 +553,12 @@ func (j *Joiner) own(e event.Event) {
 	}
 }
 
+// births says whether an event begins a connection whatever was known of its
+// socket's address.
+func births(e *event.Event) bool {
+	return e.Hook == event.HookSetState && (e.ToState == event.SynSent || e.State == event.Listen && e.ToState == event.SynRecv)
+}
+
 func (j *Joiner) birth(e event.Event) *entry {
 	if old := j.bySock[e.Sock]; old != nil && !old.destroyed {
 		old.destroyed, old.gone = true, e.Time
@@ -515,6 +567,7 @@ func (j *Joiner) birth(e event.Event) *entry {
 	j.n++
 	c := &entry{n: j.n, due: never, place: -1, Connection: &Connection{
 		ID: strconv.Itoa(j.n), Sock: e.Sock, Gen: e.Conn, First: e.Time,
+		Lossy: e.Time <= j.lossyUntil && j.lossyUntil != 0,
 	}}
 	j.bySock[e.Sock] = c
 	j.open = append(j.open, c)
@@ -582,6 +635,11 @@ func (j *Joiner) learn(c *entry, e event.Event) {
 	case event.HookShutdown, event.HookCloseEntry, event.HookClose, event.HookStreamError, event.HookFileClose:
 		if c.listener || e.State == event.Listen {
 			j.acts[e.Sock] = e
+			return
+		}
+		// Who drops one reference of several does not own the connection: a
+		// forked child closes its copies on exec.
+		if e.Hook == event.HookFileClose && e.Refs > 1 {
 			return
 		}
 		if e.ByProcess() && (c.Owner == nil || c.Owner.PID != e.PID) {
@@ -695,6 +753,7 @@ type arrival struct {
 	event.Event
 	order uint64
 	loss  bool
+	until time.Duration // of a loss
 }
 
 // events is a heap by time; equal times keep their order of arrival.

@@ -65,8 +65,8 @@ func stories(r *rand.Rand, n int) []event.Event {
 			return at
 		}
 		gen := uint64(i + 1)
-		a := &sock{0x1000 + uint64(i%7)*16, gen, netip.AddrPortFrom(client.Addr(), uint16(40000+i%5)), server, event.Close, uint32(100 + i%3), &all}
-		b := &sock{0x9000 + uint64(i%7)*16, gen, a.remote, a.local, event.Listen, uint32(200 + i%3), &all}
+		a := &sock{0x10000 + uint64(i)*16, gen, netip.AddrPortFrom(client.Addr(), uint16(40000+i%5)), server, event.Close, uint32(100 + i%3), &all}
+		b := &sock{0x90000 + uint64(i)*16, gen, a.remote, a.local, event.Listen, uint32(200 + i%3), &all}
 		a.to(step(), event.SynSent)
 		b.to(step(), event.SynRecv)
 		a.to(step(), event.Established)
@@ -158,7 +158,7 @@ func TestTicks(t *testing.T) {
 			last, lost := time.Duration(0), 0
 			for _, e := range in {
 				for lost < len(losses) && losses[lost] <= e.Time {
-					j.Lose(losses[lost])
+					j.Lose(losses[lost], losses[lost])
 					lost++
 				}
 				for every > 0 && last+every < e.Time {

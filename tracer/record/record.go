@@ -70,9 +70,10 @@ func (m Meta) Missing() []event.Hook {
 	return missing
 }
 
-// Loss says that events were lost about that time.
+// Loss says that events were lost between two times.
 type Loss struct {
-	Time time.Duration `json:"t_ns"` // CLOCK_MONOTONIC
+	From time.Duration `json:"from_ns"` // CLOCK_MONOTONIC
+	Time time.Duration `json:"t_ns"`    // CLOCK_MONOTONIC, the end
 	Lost uint64        `json:"lost"`
 }
 

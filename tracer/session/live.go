@@ -5,14 +5,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"runtime"
+	"strconv"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/tcpbye/tcpbye/tracer"
+	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/record"
+	"github.com/tcpbye/tcpbye/tracer/snapshot"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
@@ -21,7 +25,7 @@ var Program = "tcpbye"
 
 // lossEvery is how often a live run asks the kernel for losses: it costs a
 // system call for each program.
-const lossEvery = time.Second
+const lossEvery = 200 * time.Millisecond
 
 // Live traces until the context ends and then finishes the story. prepare is
 // called once everything is attached, with what a recording's head says; its
@@ -42,31 +46,12 @@ func Live(ctx context.Context, opts tracer.Options, prepare func(record.Meta, []
 	}
 	cfg.Scope = verdict.Scope{Missing: meta.Missing()}
 	s := New(cfg)
-	var lost uint64
-	var asked time.Duration
-	losses := func(now time.Duration) error {
-		st, err := t.Stats()
-		if err != nil {
-			return err
-		}
-		more := st.Lost() - lost
-		lost = st.Lost()
-		return s.Lose(now, more)
-	}
-	err = t.Run(ctx, s.Event, func(now time.Duration) error {
-		if now-asked >= lossEvery {
-			asked = now
-			if err := losses(now); err != nil {
-				return err
-			}
-		}
-		return s.Tick(now)
-	})
+	err = s.begin()
 	if err == nil {
-		var now time.Duration
-		if now, err = tracer.Monotonic(); err == nil {
-			err = losses(now)
-		}
+		err = s.run(ctx, t)
+	}
+	if errors.Is(err, ErrEnough) {
+		err = nil
 	}
 	if cfg.Drained != nil {
 		cfg.Drained()
@@ -74,6 +59,91 @@ func Live(ctx context.Context, opts tracer.Options, prepare func(record.Meta, []
 	// Whatever went wrong, what was recorded is judged and shown.
 	err = errors.Join(err, s.Finish())
 	return s.Counts(), err
+}
+
+// begin takes what was there before: the hooks are attached by now, and what
+// they told since then wins over it.
+func (s *Session) begin() error {
+	if s.cfg.Seeds != nil {
+		seeds, err := s.cfg.Seeds()
+		if err != nil {
+			return err
+		}
+		for _, seed := range seeds {
+			if err := s.Seed(seed); err != nil {
+				return err
+			}
+		}
+	}
+	if s.cfg.Started != nil {
+		return s.cfg.Started()
+	}
+	return nil
+}
+
+func (s *Session) run(ctx context.Context, t *tracer.Tracer) error {
+	var lost uint64
+	var asked time.Duration
+	losses := func(now time.Duration) error {
+		st, err := t.Stats()
+		if err != nil {
+			return err
+		}
+		more, from := st.Lost()-lost, asked
+		lost, asked = st.Lost(), now
+		return s.Lose(from, now, more)
+	}
+	err := t.Run(ctx, func(e event.Event) error {
+		if s.cfg.Witness != nil {
+			if p, news := s.cfg.Witness.Look(&e); news {
+				if err := s.Process(p); err != nil {
+					return err
+				}
+			}
+		}
+		return s.Event(e)
+	}, func(now time.Duration) error {
+		s.cfg.Witness.Update()
+		if now-asked >= lossEvery {
+			if err := losses(now); err != nil {
+				return err
+			}
+		}
+		// Nothing is told of a time whose losses have not been read.
+		if err := s.Tick(asked); err != nil {
+			return err
+		}
+		if s.cfg.Pulse != nil {
+			return s.cfg.Pulse(s)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	now, err := tracer.Monotonic()
+	if err != nil {
+		return err
+	}
+	return losses(now)
+}
+
+// Existing finds the connections that there are, for a Config's Seeds.
+func Existing(w *Witness) ([]conn.Seed, error) {
+	o := snapshot.Options{Who: w.Complete}
+	snap, err := snapshot.Take(o)
+	if err != nil {
+		return nil, err
+	}
+	seeds := make([]conn.Seed, 0, len(snap.Sockets))
+	for i := range snap.Sockets {
+		seed := snap.Sockets[i].Seed()
+		if w != nil && w.Blind() {
+			seed.Owner = nil // the events know it under another PID
+		}
+		seeds = append(seeds, seed)
+	}
+	return seeds, nil
 }
 
 // Describe says what this run is like.
@@ -89,6 +159,7 @@ func Describe(attachments []tracer.Attachment) (record.Meta, error) {
 	m := record.Meta{
 		Program: Program, Kernel: unix.ByteSliceToString(u.Release[:]), Arch: runtime.GOARCH,
 		Offset: time.Duration(time.Now().UnixNano()) - now,
+		Run:    strconv.FormatInt(int64(now), 36) + "-" + strconv.Itoa(os.Getpid()),
 	}
 	for _, a := range attachments {
 		m.Rungs = append(m.Rungs, record.Rung{Hook: a.Hook, Name: a.Hook.String(), Rung: string(a.Rung)})
@@ -96,53 +167,96 @@ func Describe(attachments []tracer.Attachment) (record.Meta, error) {
 	return m, nil
 }
 
+// ErrInterrupted is what a reader gives for a recording that is not read to its
+// end because nobody wants to know more: it is a normal end.
+var ErrInterrupted = errors.New("interrupted")
+
 // Replay reads a recording through the same code. prepare is called for each
 // run in it. A damaged tail is an error after everything before it was shown.
 func Replay(r io.Reader, prepare func(record.Meta) (Config, error)) (Counts, error) {
-	var total Counts
-	var s *Session
-	finish := func() error {
-		if s == nil {
-			return nil
-		}
-		err := s.Finish()
-		c := s.Counts()
-		total.Events += c.Events
-		total.Seen += c.Seen
-		total.Shown += c.Shown
-		total.Filtered += c.Filtered
-		total.Lost += c.Lost
-		s = nil
-		return err
-	}
+	p := replay{prepare: prepare}
 	err := record.Read(r, record.Handler{
-		Meta: func(m record.Meta) error {
-			if err := finish(); err != nil {
-				return err
-			}
-			cfg, err := prepare(m)
-			if err != nil {
-				return err
-			}
-			cfg.Scope = verdict.Scope{Missing: m.Missing()}
-			s = New(cfg)
-			return nil
-		},
+		Meta: p.head,
 		Event: func(e event.Event) error {
-			if s == nil {
+			if p.s == nil {
 				return errors.New("the recording has events before its head")
 			}
-			if err := s.Event(e); err != nil {
-				return err
-			}
-			return s.Tick(e.Time)
+			return p.s.Event(e)
 		},
-		Loss: func(l record.Loss) error {
-			if s == nil {
+		Loss: func(l record.Loss) error { return p.s.lose(l) },
+		Process: func(r record.Process) error {
+			if p.s == nil || r.Again && p.goesOn {
 				return nil
 			}
-			return s.Lose(l.Time, l.Lost)
+			r.Again = false
+			return p.s.Process(r)
+		},
+		Seed: func(r record.Seed) error {
+			if p.s == nil || r.Again && p.goesOn {
+				return nil
+			}
+			return p.s.Seed(seedOf(r))
+		},
+		Tick: func(t record.Tick) error {
+			if p.s == nil {
+				return nil
+			}
+			return p.s.Tick(t.Time)
 		},
 	})
-	return total, errors.Join(err, finish())
+	if errors.Is(err, ErrEnough) || errors.Is(err, ErrInterrupted) {
+		err = nil
+	}
+	err = errors.Join(err, p.finish())
+	return p.total, err
+}
+
+// replay is the run that is being read, and the count of those before.
+type replay struct {
+	prepare func(record.Meta) (Config, error)
+	meta    record.Meta
+	s       *Session
+	goesOn  bool // this part continues the one before
+	total   Counts
+}
+
+func (p *replay) head(m record.Meta) error {
+	p.goesOn = p.s != nil && m.Continues(p.meta)
+	p.meta = m
+	if p.goesOn {
+		return nil
+	}
+	if err := p.finish(); err != nil {
+		return err
+	}
+	cfg, err := p.prepare(m)
+	if err != nil {
+		return err
+	}
+	cfg.Scope = verdict.Scope{Missing: m.Missing()}
+	p.s = New(cfg)
+	return nil
+}
+
+func (p *replay) finish() error {
+	if p.s == nil {
+		return nil
+	}
+	err := p.s.Finish()
+	c := p.s.Counts()
+	p.total.Events += c.Events
+	p.total.Seen += c.Seen
+	p.total.Shown += c.Shown
+	p.total.Filtered += c.Filtered
+	p.total.Lost += c.Lost
+	p.s = nil
+	return err
+}
+
+// lose is Lose for a recorded loss.
+func (s *Session) lose(l record.Loss) error {
+	if s == nil {
+		return nil
+	}
+	return s.Lose(l.From, l.Time, l.Lost)
 }

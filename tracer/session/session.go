@@ -1,6 +1,7 @@
 package session
 
 import (
+	"errors"
 	"time"
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
@@ -9,19 +10,50 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
+// Recorder takes what a run is made of.
+type Recorder interface {
+	Event(event.Event) error
+	Loss(record.Loss) error
+	Process(record.Process) error
+	Seed(record.Seed) error
+	Tick(record.Tick) error
+	Flush() error
+	Close(record.End) error
+}
+
+// ErrEnough ends a run before its time, as its normal end.
+var ErrEnough = errors.New("enough was shown")
+
 // Config says what to do with what is seen.
 type Config struct {
-	Join  conn.Options
+	Join  conn.Options // its Who and Done are filled in
 	Scope verdict.Scope
-	// Keep says which endings to show; nil: all.
+	// Keep says which endings to show; nil: all. Both ends of a local
+	// connection are shown when one of them is kept.
 	Keep func(*conn.Connection, verdict.Verdict) bool
 	// Show takes each ending that is kept, once.
 	Show func(*conn.Connection, verdict.Verdict) error
+	// Count is how many endings are shown; then ErrEnough ends the run. 0: all.
+	Count uint64
+	// Record gets everything; nil: nothing is recorded.
+	Record Recorder
+
+	// The rest is for live runs.
+
+	// Witness looks processes up while they live; nil: what the events say of
+	// them is all.
+	Witness *Witness
+	// Seeds finds the connections that were there before; it is called when
+	// everything is attached. nil: they are not looked for.
+	Seeds func() ([]conn.Seed, error)
+	// Started is called when everything is attached and the seeds are known.
+	Started func() error
+	// Pulse is called twenty times a second, more or less; ErrEnough ends the
+	// run.
+	Pulse func(*Session) error
 	// Drained is called once the last event of a live run has been taken,
-	// before what is left is judged; nil: nothing is called.
+	// before what is left is judged.
 	Drained func()
-	// Record gets every event; nil: none.
-	Record *record.Writer
 }
 
 // Counts is the closing line.
@@ -33,83 +65,287 @@ type Counts struct {
 	Lost     uint64 // events
 }
 
+const (
+	// disorder is how much later than an event an older one may still come.
+	// Waiting for the time to pass is quicker, but it needs the clock of the
+	// live run.
+	disorder = time.Second
+	// step is how often the events' own time is told to the join.
+	step = 100 * time.Millisecond
+	// tickEvery is how often a recording is told the time while something waits
+	// for it.
+	tickEvery = time.Second
+	// maxHeld bounds the ends that wait for their peers.
+	maxHeld = 4096
+)
+
 // Session is a run.
 type Session struct {
 	cfg    Config
 	join   *conn.Joiner
+	people *people
 	counts Counts
+	err    error // the first that showing gave
+
+	newest, advanced time.Duration // of the events
+	ticked, written  time.Duration // the last tick, and the last that was recorded
+
+	held pairs[verdict.Verdict] // first ends that were not kept
+	told pairs[struct{}]        // first ends that were shown
 }
 
 // New starts a run.
 func New(cfg Config) *Session {
-	return &Session{cfg: cfg, join: conn.New(cfg.Join)}
+	s := &Session{cfg: cfg, people: newPeople()}
+	cfg.Join.Who = s.people.complete
+	cfg.Join.Done = s.judge
+	s.join = conn.New(cfg.Join)
+	if r, ok := cfg.Record.(*record.Rotator); ok {
+		r.Preamble = s.preamble
+	}
+	return s
 }
 
 // Event takes an event.
 func (s *Session) Event(e event.Event) error {
 	s.counts.Events++
+	if err := s.late(e.Time); err != nil {
+		return err
+	}
 	if s.cfg.Record != nil {
 		if err := s.cfg.Record.Event(e); err != nil {
 			return err
 		}
 	}
 	s.join.Add(e)
+	if s.newest = max(s.newest, e.Time); s.newest-s.advanced < step {
+		return nil
+	}
+	s.advanced = s.newest
+	s.join.Advance(s.newest - disorder)
+	return s.err
+}
+
+// late records the time when something of a time comes too late for the join: a
+// replay must find so, too.
+func (s *Session) late(at time.Duration) error {
+	if s.cfg.Record == nil || at >= s.join.Now() || s.ticked <= s.written {
+		return nil
+	}
+	return s.writeTick(s.ticked)
+}
+
+// Process takes what is known of a process, before the events that it is about.
+func (s *Session) Process(p record.Process) error {
+	if err := s.late(p.Time); err != nil {
+		return err
+	}
+	s.people.learn(p)
+	if s.cfg.Record != nil {
+		return s.cfg.Record.Process(p)
+	}
 	return nil
 }
 
-// Lose says that n more events were lost by now.
-func (s *Session) Lose(now time.Duration, n uint64) error {
+// Seed takes a connection that was there before, before any event.
+func (s *Session) Seed(seed conn.Seed) error {
+	s.join.Seed(seed)
+	if s.cfg.Record != nil {
+		return s.cfg.Record.Seed(seedRecord(seed))
+	}
+	return nil
+}
+
+// Lose says that n more events were lost between two times. Tick must not have
+// gone beyond from.
+func (s *Session) Lose(from, to time.Duration, n uint64) error {
 	if n == 0 {
 		return nil
 	}
 	s.counts.Lost += n
-	s.join.Lose(now)
+	s.join.Lose(from, to)
 	if s.cfg.Record != nil {
-		return s.cfg.Record.Loss(record.Loss{Time: now, Lost: n})
+		return s.cfg.Record.Loss(record.Loss{From: from, Time: to, Lost: n})
 	}
 	return nil
 }
 
 // Tick says that no event older than now will come, and shows what is complete.
 func (s *Session) Tick(now time.Duration) error {
-	if err := s.show(s.join.Advance(now)); err != nil {
-		return err
-	}
+	s.ticked = max(s.ticked, now)
 	if s.cfg.Record != nil {
-		return s.cfg.Record.Flush()
+		// Whoever reads the recording while it is written learns the time.
+		if now-s.written >= tickEvery && s.join.Pending() {
+			if err := s.writeTick(now); err != nil {
+				return err
+			}
+		}
+		if err := s.cfg.Record.Flush(); err != nil {
+			return err
+		}
 	}
-	return nil
+	s.join.Advance(now)
+	return s.err
+}
+
+func (s *Session) writeTick(now time.Duration) error {
+	s.written = now
+	return s.cfg.Record.Tick(record.Tick{Time: now})
+}
+
+// Following says whether a connection that match picks is not complete yet.
+func (s *Session) Following(match func(*conn.Connection) bool) bool {
+	found := false
+	s.join.Open(func(c *conn.Connection) bool {
+		found = match(c)
+		return !found
+	})
+	return found
 }
 
 // Finish judges and shows what is left.
 func (s *Session) Finish() error {
-	if err := s.show(s.join.Flush()); err != nil {
-		return err
+	failed := s.err != nil // and was told
+	s.join.Flush()
+	var err error
+	if !failed && !errors.Is(s.err, ErrEnough) {
+		err = s.err
 	}
+	s.counts.Filtered += uint64(s.held.len()) // their peers were not seen
+	s.held = pairs[verdict.Verdict]{}
 	if s.cfg.Record != nil {
-		return s.cfg.Record.Close(record.End{Events: s.counts.Events, Lost: s.counts.Lost})
+		err = errors.Join(err, s.cfg.Record.Close(record.End{Events: s.counts.Events, Lost: s.counts.Lost}))
 	}
-	return nil
+	return err
 }
 
 // Counts returns the counts so far.
 func (s *Session) Counts() Counts { return s.counts }
 
-func (s *Session) show(ended []*conn.Connection) error {
-	for _, c := range ended {
-		v := verdict.Judge(c, s.cfg.Scope)
-		s.counts.Seen++
-		if s.cfg.Keep != nil && !s.cfg.Keep(c, v) {
+// judge takes a connection whose story is complete. Once showing has failed, or
+// enough was shown, nothing more is.
+func (s *Session) judge(c *conn.Connection) {
+	if s.err != nil {
+		return
+	}
+	v := verdict.Judge(c, s.cfg.Scope)
+	name(c, &v)
+	s.counts.Seen++
+	s.err = s.offer(c, v)
+}
+
+// offer shows an end that is kept, or whose peer is. An end that is not waits
+// for its peer to be judged.
+func (s *Session) offer(c *conn.Connection, v verdict.Verdict) error {
+	if s.cfg.Keep == nil {
+		return s.emit(c, v)
+	}
+	if c.Peer != nil {
+		if _, shown := s.told.take(c.Peer); shown {
+			return s.emit(c, v)
+		}
+	}
+	kept := s.cfg.Keep(c, v)
+	if c.Peer == nil {
+		if !kept {
 			s.counts.Filtered++
-			continue
+			return nil
 		}
-		s.counts.Shown++
-		if s.cfg.Show == nil {
-			continue
+		return s.emit(c, v)
+	}
+	if first, waits := s.held.take(c.Peer); waits {
+		if !kept {
+			s.counts.Filtered += 2
+			return nil
 		}
+		if err := s.emit(c.Peer, first); err != nil {
+			return err
+		}
+		return s.emit(c, v)
+	}
+	if kept {
+		s.told.put(c, struct{}{})
+		return s.emit(c, v)
+	}
+	if s.held.put(c, v) {
+		s.counts.Filtered++
+	}
+	return nil
+}
+
+func (s *Session) emit(c *conn.Connection, v verdict.Verdict) error {
+	s.counts.Shown++
+	if s.cfg.Show != nil {
 		if err := s.cfg.Show(c, v); err != nil {
 			return err
 		}
 	}
+	if s.cfg.Count > 0 && s.counts.Shown >= s.cfg.Count {
+		return ErrEnough
+	}
 	return nil
+}
+
+// pairs remembers first ends until their second comes, a bounded number of them.
+type pairs[T any] struct {
+	values map[*conn.Connection]T
+	order  []*conn.Connection // some may be taken
+}
+
+func (p *pairs[T]) len() int { return len(p.values) }
+
+func (p *pairs[T]) take(c *conn.Connection) (T, bool) {
+	v, ok := p.values[c]
+	delete(p.values, c)
+	return v, ok
+}
+
+// put says whether an end had to go for it.
+func (p *pairs[T]) put(c *conn.Connection, v T) bool {
+	if p.values == nil {
+		p.values = map[*conn.Connection]T{}
+	}
+	p.values[c] = v
+	p.order = append(p.order, c)
+	gone := false
+	for len(p.values) > maxHeld {
+		_, ok := p.values[p.order[0]]
+		gone = gone || ok
+		delete(p.values, p.order[0])
+		p.order = p.order[1:]
+	}
+	if len(p.order) > 2*maxHeld {
+		var kept []*conn.Connection
+		for _, c := range p.order {
+			if _, ok := p.values[c]; ok {
+				kept = append(kept, c)
+			}
+		}
+		p.order = kept
+	}
+	return gone
+}
+
+// preamble repeats, for a part of a recording that is read alone, what the parts
+// before told of processes and of connections that are still open.
+func (s *Session) preamble(w *record.Writer) error {
+	err := s.people.each(func(p record.Process) error {
+		p.Again = true
+		return w.Process(p)
+	})
+	again := func(seed conn.Seed) {
+		if err == nil {
+			r := seedRecord(seed)
+			r.Again = true
+			err = w.Seed(r)
+		}
+	}
+	s.join.Seeds(again)
+	s.join.Open(func(c *conn.Connection) bool {
+		if c.Ended == 0 && c.Local.Port() != 0 {
+			again(conn.Seed{Time: s.join.Now(), NetNS: c.NetNS, Local: c.Local, Remote: c.Remote, State: c.State(), Owner: c.Owner})
+		}
+		return err == nil
+	})
+	return err
 }

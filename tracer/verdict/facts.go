@@ -235,6 +235,10 @@ func (f *facts) resets() {
 		return
 	}
 	e := &f.c.Events[f.reset]
+	if e.State == event.SynSent {
+		f.rst = true // tcp_rcv_synsent_state_process calls it for nothing else
+		return
+	}
 	if e.Has&event.HasSegment != 0 {
 		f.rst = e.Segment.Flags&event.RST != 0
 		f.abandoned = !f.rst
@@ -288,7 +292,7 @@ func (f *facts) lost() Lost {
 		}
 		// At the end a process may still hold the socket and read on: without
 		// its close, what it never read is not known.
-		if n == 0 || reader != end || f.release == f.closed || !end.HasSk || end.Context == event.ContextProcess && f.disconn == none && f.abort == none {
+		if n == 0 || reader != end || f.release == f.closed || !end.HasSk {
 			l.Unread = count(n)
 		}
 	}
@@ -322,7 +326,7 @@ func unacknowledged(e *event.Event) (sent, queued uint32) {
 	sent = e.SndNxt - e.SndUna
 	queued = e.WriteSeq - e.SndNxt
 	switch e.State {
-	case event.SynSent, event.SynRecv:
+	case event.SynSent:
 		if sent > 0 {
 			sent--
 		}
@@ -366,13 +370,17 @@ func (f *facts) bytes() Bytes {
 	if f.finAcked && acked > 0 {
 		acked--
 	}
+	known := f.c.Open != conn.OpenUnknown && !e.Repair // whether its SYN was counted
 	received := e.BytesReceived
 	if (f.finReceived(e) || (f.peerFin != none && f.peerFin <= f.closed)) && received > 0 {
 		received--
 	}
 	inFlight, _ := unacknowledged(e)
 	sent := acked + uint64(inFlight)
-	b.Acked, b.Received, b.Sent = &acked, &received, &sent
+	b.Received = &received
+	if known {
+		b.Acked, b.Sent = &acked, &sent
+	}
 	return b
 }
 

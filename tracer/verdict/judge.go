@@ -45,8 +45,12 @@ type finding struct {
 
 // did fills in who acted from the event of the act.
 func (x *finding) did(e *event.Event) *finding {
+	if e == nil {
+		return x
+	}
 	if e.KernelThread() {
-		// MPTCP's worker closes subflows some time after the process closed
+		// A worker: a file that was closed from where a process could not
+		// sleep, or MPTCP. MPTCP's worker closes subflows some time after the process closed
 		// the connection: the subflow does not tell which process that was.
 		x.by = byKernel
 		return x
@@ -100,7 +104,13 @@ func Judge(c *conn.Connection, s Scope) Verdict {
 // send, and be reset.
 func (f *facts) over(peer *facts) bool {
 	if f.closed == none {
-		return false
+		// The end itself may have been lost, or be older than the trace.
+		return f.destroy != none || f.release != none && f.at(f.release).State == event.Close
+	}
+	// A segment that met no socket at all says that there is no mini-socket
+	// (tcp_max_tw_buckets).
+	if f.dead != none && f.at(f.dead).Segment.Flags&event.SYN == 0 {
+		return true
 	}
 	waits := f.timeWait != none && event.State(f.at(f.timeWait).Arg) == event.FinWait2 &&
 		f.miniEnd == none && f.mini == none && f.peerFin == none
@@ -134,6 +144,9 @@ func (v *Verdict) fill(r *Rule, x *finding, a, b *facts, mine bool, s Scope) {
 	case x.by == byOther && mine:
 		v.Ender = PeerKernel
 	case x.by == byOther:
+		v.Ender = LocalKernel
+	case x.by == byPeer && !mine:
+		// The end that nothing more was known of is this one.
 		v.Ender = LocalKernel
 	case x.by == byPeer:
 		v.Ender = Peer

@@ -1,6 +1,8 @@
 package verdict
 
 import (
+	"time"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
@@ -86,7 +88,8 @@ func Rules() []Rule { return rules }
 
 // neverEstablished: an active opener whose SYN was never answered with success.
 func neverEstablished(a *facts) bool {
-	return a.c.Open == conn.OpenActive && a.c.Established == 0 && a.closed != none
+	// The state tells, also of a connection whose beginning was not seen.
+	return a.closed != none && (a.end().State == event.SynSent || a.end().State == event.SynRecv && a.c.Open == conn.OpenActive)
 }
 
 // elsewhere finds an event of that hook that happened elsewhere for this end.
@@ -115,12 +118,17 @@ func (f *facts) resetElsewhere(state event.State) int {
 
 func acceptOverflow(a, b *facts, s Scope) *finding {
 	drop := a.elsewhere(func(e *event.Event) bool { return e.Hook == event.HookSynDrop })
-	if neverEstablished(a) && !a.rst && drop != none {
+	// The kernel's own end, that is: the process may have lost patience first.
+	if end := a.end(); neverEstablished(a) && !a.rst && drop != none && end.Context != event.ContextProcess &&
+		end.Err == event.Errno(unix.ETIMEDOUT) {
 		return &finding{by: byKernel, class: TimedOut, a: []int{a.closed}, elseA: []int{drop}}
 	}
 	// tcp_abort_on_overflow: the reset comes from the full listener.
 	full := a.elsewhere(func(e *event.Event) bool {
-		return e.Hook == event.HookSendReset && e.State == event.Listen && e.Sock != 0 && e.AckBacklog > e.MaxAckBacklog
+		// Later it is data that finds its request forgotten, and the queue
+		// is full by chance. The kernel calls the former INVALID_SYN (10).
+		return e.Hook == event.HookSendReset && e.State == event.Listen && e.Sock != 0 && e.AckBacklog > e.MaxAckBacklog &&
+			(e.Arg == 10 || e.Arg < 0 && e.Time-a.c.Established < time.Second)
 	})
 	if a.rst && full != none && b == nil {
 		return &finding{by: byOther, a: []int{a.reset, a.closed}, elseA: []int{full}, needs: []event.Hook{event.HookSendReset}}
@@ -188,8 +196,12 @@ func unreachable(a, b *facts, s Scope) *finding {
 	if !neverEstablished(a) || a.rst {
 		return nil
 	}
-	if end := a.end(); end.Err != 0 || end.ErrSoft != 0 || end.Call == event.CallConnect {
-		return &finding{by: byPath, a: []int{a.closed}, needs: []event.Hook{event.HookReset}}
+	end := a.end()
+	if end.Err == event.Errno(unix.ECONNABORTED) {
+		return nil // tcp_abort
+	}
+	if end.Err != 0 || end.ErrSoft != 0 || end.Call == event.CallConnect {
+		return &finding{by: byPath, a: []int{a.closed}, needs: []event.Hook{event.HookReset, event.HookDisconnect}}
 	}
 	return nil
 }
@@ -235,6 +247,11 @@ func sockDestroy(a, b *facts, s Scope) *finding {
 		return nil
 	}
 	e := a.at(a.abort)
+	// tcp_abort may find nothing to do (5.10 leaves orphans alone), or the
+	// process may close while it waits for the socket.
+	if end := a.end(); e.TID != end.TID || end.Err != 0 && end.Err != event.Errno(e.Arg) {
+		return nil
+	}
 	x := &finding{by: byAdmin, act: ActDestroy, actor: process(e), a: []int{a.abort, a.active, a.closed}}
 	return x
 }
@@ -494,6 +511,10 @@ func (f *facts) gaveUp() bool {
 		return false
 	}
 	e := f.end()
+	// tcp_write_err: the soft error that ICMP left, else ETIMEDOUT.
+	if e.Err != event.Errno(unix.ETIMEDOUT) && (e.Err == 0 || e.Err != e.ErrSoft) {
+		return false
+	}
 	return e.Context != event.ContextProcess && (e.Err != 0 || e.SkFlags&event.SockDead != 0) && e.WriteSeq != e.SndUna &&
 		e.State != event.SynSent
 }
@@ -533,7 +554,10 @@ func finWait2Timeout(a, b *facts, s Scope) *finding {
 	if e := a.at(a.active); e != nil && e.State == event.FinWait2 && e.SkFlags&event.SockDead != 0 {
 		return &finding{by: byKernel, a: []int{a.release, a.active}, needs: []event.Hook{event.HookSendReset, event.HookReset}}
 	}
-	if a.miniEnd != none && event.State(a.at(a.miniEnd).Arg) == event.FinWait2 && a.mini == none {
+	// A mini-socket that ends before its time was ended by a RST, or by an
+	// operator (tcp_timewait_state_process, inet_twsk_purge).
+	if a.miniEnd != none && event.State(a.at(a.miniEnd).Arg) == event.FinWait2 && a.mini == none &&
+		(a.timeWait == none || a.at(a.miniEnd).Time-a.at(a.timeWait).Time >= time.Second/2) {
 		return &finding{by: byKernel, a: []int{a.release, a.miniEnd}, needs: []event.Hook{event.HookSendReset, event.HookReset}}
 	}
 	return nil
@@ -571,6 +595,9 @@ func pathReset(a, b *facts, s Scope) *finding {
 	if neverEstablished(a) {
 		x.class = Refused
 	}
+	// With the other end still there its silence is proof. With none, it may
+	// live elsewhere under other addresses (NAT).
+	x.likely = b == nil || (b.closed != none || b.destroy != none) && !b.rst
 	// "Nobody here sent it" is only as good as the view of everything sent.
 	for _, h := range []event.Hook{event.HookSendReset, event.HookSendActiveReset} {
 		if !s.has(h) {
@@ -592,7 +619,8 @@ func peerAbort(a, b *facts, s Scope) *finding {
 	if e.Has&event.HasSegment == 0 || e.Segment.Flags&event.ACK == 0 {
 		return nil
 	}
-	return &finding{by: byPeer, a: []int{a.reset, a.closed}, needs: []event.Hook{event.HookSendActiveReset}}
+	// Middleboxes send this form, too.
+	return &finding{by: byPeer, a: []int{a.reset, a.closed}, needs: []event.Hook{event.HookSendActiveReset}, likely: true}
 }
 
 func peerGone(a, b *facts, s Scope) *finding {
@@ -690,8 +718,14 @@ func descriptorHeld(a, b *facts, s Scope) *finding {
 	if a.held == none || a.fin != none || a.closed != none {
 		return nil
 	}
+	// Whoever drops a copy that it never used (a child that execs) is not the
+	// one who closed.
+	e := a.at(a.held)
+	if a.c.Owner == nil || a.c.Owner.PID != e.PID || e.Call == event.CallExec {
+		return nil
+	}
 	x := &finding{a: []int{a.held}, needs: []event.Hook{event.HookFileClose}}
-	x.did(a.at(a.held))
+	x.did(e)
 	x.by = byNobody
 	return x
 }

@@ -295,7 +295,11 @@ func tellPeerGone(t *telling) string {
 }
 
 func tellSimultaneousClose(t *telling) string {
-	return fmt.Sprintf("Both ends closed at the same time: the FINs of %s and %s crossed. Both keep TIME_WAIT. Nothing was lost.", end(t.a), t.other())
+	s := fmt.Sprintf("Both ends closed at the same time: the FINs of %s and %s crossed. Both keep TIME_WAIT.", end(t.a), t.other())
+	if complete(t.a, t.b) {
+		s += " Nothing was lost."
+	}
+	return s
 }
 
 func tellGraceful(t *telling) string {
@@ -310,7 +314,7 @@ func tellGraceful(t *telling) string {
 	case t.x.act == ActShutWr:
 		s = fmt.Sprintf("%s finished sending %s%s and went on reading.", t.who(), t.how(), t.when(t.a.at(t.a.fin)))
 	case t.x.act == NoAct:
-		s = fmt.Sprintf("The kernel closed the side of %s first%s, for a process that had closed the MPTCP connection.", end(t.a), t.when(t.a.at(t.a.fin)))
+		s = fmt.Sprintf("A kernel worker closed the side of %s first%s, for a process that had let go of it before.", end(t.a), t.when(t.a.at(t.a.fin)))
 	default:
 		s = fmt.Sprintf("%s closed first, %s%s.", t.who(), t.how(), t.when(t.a.at(t.a.fin)))
 	}

@@ -1,0 +1,180 @@
+package session
+
+import (
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/enrich"
+	"github.com/tcpbye/tcpbye/tracer/event"
+	"github.com/tcpbye/tcpbye/tracer/record"
+	"github.com/tcpbye/tcpbye/tracer/session/lineage"
+)
+
+// Witness looks processes up while they live: when they open, get or end a
+// connection, or execute a program.
+type Witness struct {
+	processes *enrich.Processes
+	cgroups   *enrich.Cgroups
+	tree      *lineage.Tree // nil: descent is not asked for
+	blind     bool          // this procfs shows other PIDs than the events
+	told      map[uint32]*telling
+	order     []uint32
+}
+
+// telling is what was last told of a PID.
+type telling struct {
+	record.Process
+	died bool
+}
+
+// WitnessOptions are the places to look at. The zero value is right for a host.
+type WitnessOptions struct {
+	Procfs   string // "/proc"
+	Cgroupfs string // "/sys/fs/cgroup"
+	// Lineage also tells whose child each process is.
+	Lineage bool
+}
+
+const (
+	maxCgroups = 1 << 14
+	maxTold    = 1 << 14
+)
+
+// NewWitness starts to look. Its warnings say what cannot be looked up here.
+func NewWitness(o WitnessOptions) (w *Witness, warnings []error) {
+	if o.Procfs == "" {
+		o.Procfs = "/proc"
+	}
+	if o.Cgroupfs == "" {
+		o.Cgroupfs = "/sys/fs/cgroup"
+	}
+	w = &Witness{
+		processes: enrich.NewProcesses(o.Procfs, maxTold),
+		cgroups:   enrich.NewCgroups(o.Cgroupfs, maxCgroups),
+		told:      map[uint32]*telling{},
+	}
+	initial, err := enrich.InitialPIDNamespace(o.Procfs)
+	if err == nil && !initial {
+		err = errors.New("processes have other PIDs here than the kernel's own: executables, containers and owners are not looked up (share the host's PID namespace)")
+	}
+	if err != nil {
+		w.blind = true
+		return w, []error{err}
+	}
+	if o.Lineage {
+		var err error
+		if w.tree, err = lineage.Open(o.Procfs); err != nil {
+			warnings = append(warnings, errors.Join(errors.New("children whose parents are gone may be missed"), err))
+		}
+	}
+	return w, warnings
+}
+
+// Close gives back what is open.
+func (w *Witness) Close() error {
+	if w == nil || w.tree == nil {
+		return nil
+	}
+	return w.tree.Close()
+}
+
+// Update takes the news of forks; call it now and then.
+func (w *Witness) Update() {
+	if w != nil && w.tree != nil {
+		w.tree.Update()
+	}
+}
+
+// Look learns from an event while its process lives. It says true when there is
+// something to tell before the event.
+func (w *Witness) Look(e *event.Event) (record.Process, bool) {
+	if w.blind || e.PID == 0 || !e.ByProcess() {
+		return record.Process{}, false
+	}
+	known := w.told[e.PID]
+	switch {
+	case known == nil:
+	case e.Hook == event.HookExit:
+		// What was told stays true: its sockets are closed after this.
+		known.died = true
+		w.processes.Exited(e.PID, e.Time)
+		return record.Process{}, false
+	case e.Hook == event.HookExec, e.Hook == event.HookConnect, e.Hook == event.HookAccept,
+		e.Hook == event.HookSetState && e.ToState == event.SynSent:
+	case known.died && !e.Exiting():
+		// The PID is another process's by now.
+	default:
+		return record.Process{}, false
+	}
+	p := w.ask(e.PID, e.Time, e.Cgroup)
+	if known == nil {
+		known = &telling{Process: record.Process{PID: e.PID}}
+		w.told[e.PID] = known
+		if w.order = append(w.order, e.PID); len(w.order) > maxTold {
+			delete(w.told, w.order[0])
+			w.order = w.order[1:]
+		}
+	}
+	known.died = e.Hook == event.HookExit
+	if same(p, known.Process) {
+		return p, false
+	}
+	known.Process = p
+	return p, true
+}
+
+// same compares all but the time.
+func same(a, b record.Process) bool {
+	if !slices.Equal(a.Ancestors, b.Ancestors) {
+		return false
+	}
+	return a.PID == b.PID && a.Leader == b.Leader && a.Exe == b.Exe && a.Container == b.Container &&
+		a.CgroupPath == b.CgroupPath && a.UID == b.UID && a.User == b.User
+}
+
+func (w *Witness) ask(pid uint32, at time.Duration, cgroup uint64) record.Process {
+	p := record.Process{Time: at, PID: pid}
+	// The event's own cgroup, unless it is the root: then the process is placed
+	// by cgroup v1, which has no ids.
+	if path, ok := w.path(cgroup); ok && path != "/" {
+		p.CgroupPath = record.Text(path)
+		p.Container = record.Text(enrich.ContainerOf(path).String())
+	}
+	if info, ok := w.processes.Lookup(pid, at); ok {
+		p.Leader, p.Exe, p.UID, p.User = record.Text(info.Comm), record.Text(info.Exe), info.UID, record.Text(info.User)
+		if p.CgroupPath == "" {
+			p.CgroupPath = record.Text(info.CgroupPath)
+		}
+		if info.Container != "" && (p.Container == "" || enrich.ContainerOf(info.CgroupPath).Runtime != enrich.Systemd) {
+			p.Container = record.Text(info.Container)
+		}
+	}
+	if w.tree != nil {
+		p.Ancestors = w.tree.Ancestors(pid)
+	}
+	return p
+}
+
+func (w *Witness) path(cgroup uint64) (string, bool) {
+	if cgroup == 0 {
+		return "", false
+	}
+	return w.cgroups.Path(cgroup)
+}
+
+// Complete adds what is known of a process that lives now.
+func (w *Witness) Complete(who *conn.Process) {
+	if w == nil || w.blind {
+		return
+	}
+	p := w.ask(who.PID, 0, 0)
+	if p.Leader != "" {
+		who.UID = p.UID
+	}
+	fill(who, &p)
+}
+
+// Blind says whether the PIDs of this procfs are other processes' in the events.
+func (w *Witness) Blind() bool { return w.blind }
