@@ -360,6 +360,9 @@ static __always_inline void fill_segment(struct event *e, struct sk_buff *skb, b
 	e->seg_flags = th.flags;
 	e->seg_window = bpf_ntohs(th.window);
 	doff = (th.doff_res >> 4) * 4;
+	/* Not from the IP header: its length is 0 in a BIG TCP packet. */
+	e->seg_len = BPF_CORE_READ(skb, len) +
+		     (__u32)(BPF_CORE_READ(skb, data) - (head + transport)) - doff;
 	e->has |= HAS_SEGMENT;
 	if (tuple) {
 		struct net_device *dev = BPF_CORE_READ(skb, dev);
@@ -371,7 +374,6 @@ static __always_inline void fill_segment(struct event *e, struct sk_buff *skb, b
 		e->has |= HAS_TUPLE;
 	}
 	if (ip.ver_ihl >> 4 == 4) {
-		e->seg_len = bpf_ntohs(ip.tot_len) - (ip.ver_ihl & 15) * 4 - doff;
 		e->seg_ttl = ip.ttl;
 		e->seg_ip_id = bpf_ntohs(ip.id);
 		if (tuple) {
@@ -387,7 +389,6 @@ static __always_inline void fill_segment(struct event *e, struct sk_buff *skb, b
 		count_lost(LOST_READ);
 		return;
 	}
-	e->seg_len = bpf_ntohs(ip6.payload_len) + sizeof(ip6) - (transport - network) - doff;
 	e->seg_ttl = ip6.hop_limit;
 	if (tuple) {
 		e->family = AF_INET6;
@@ -403,7 +404,11 @@ static __always_inline __u64 conn_id(__u64 key, __u64 now, bool birth)
 
 	if (id)
 		return *id;
-	if (bpf_map_update_elem(&conns, &key, &now, BPF_ANY)) {
+	if (bpf_map_update_elem(&conns, &key, &now, birth ? BPF_ANY : BPF_NOEXIST)) {
+		/* Another CPU may have seen the socket first, too: its id counts. */
+		id = bpf_map_lookup_elem(&conns, &key);
+		if (id)
+			return *id;
 		count_lost(LOST_MAP);
 		return 0;
 	}
@@ -630,7 +635,8 @@ static __always_inline int on_reset(struct sock *sk, struct sk_buff *skb)
 
 	if (!is_tcp(sk))
 		return 0;
-	if (cfg_incoming) {
+	/* A segment in SYN_SENT does not pass there, and addresses are used again. */
+	if (cfg_incoming && READ(sk, __sk_common.skc_state) != TCP_SYN_SENT) {
 		__u32 zero = 0;
 		struct incoming *in = bpf_map_lookup_elem(&incoming, &zero);
 
@@ -749,6 +755,16 @@ static __always_inline int on_file_close(struct file *file)
 		refs = READ(new, f_ref.refcnt.counter) + 1;
 	} else {
 		refs = READ(file, f_count.counter);
+	}
+	/*
+	 * A copy that is dropped by a process that never used it says nothing:
+	 * a child drops all that it inherited when it executes another program.
+	 */
+	if (refs > 1) {
+		__u32 pid = bpf_get_current_pid_tgid() >> 32;
+
+		if (READ(sk, __sk_common.skc_state) == TCP_LISTEN || !bpf_map_lookup_elem(&procs, &pid))
+			return 0;
 	}
 	e = begin(HOOK_FILE_CLOSE, sk);
 	if (!e)

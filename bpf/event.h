@@ -28,7 +28,7 @@ enum hook {
 	HOOK_TIME_WAIT = 14,	     /* tcp_time_wait; arg: substate */
 	HOOK_TWSK_KILL = 15,	     /* inet_twsk_kill; sock: the mini-socket; arg: substate */
 	HOOK_DESTROY = 16,	     /* tp tcp:tcp_destroy_sock */
-	HOOK_ERROR_REPORT = 17,	     /* tp sock:inet_sk_error_report */
+	HOOK_ERROR_REPORT = 17,	     /* tp sock:inet_sk_error_report; arg: sk_err where HAS_SOCKET is not set */
 	HOOK_STREAM_ERROR = 18,	     /* sk_stream_error; arg: the errno that send(2) returns, negative */
 	HOOK_SIGNAL = 19,	     /* tp signal:signal_generate; arg: signal number */
 	HOOK_EXEC = 20,		     /* tp sched:sched_process_exec */

@@ -33,6 +33,7 @@ enum bpf_map_type {
 
 enum {
 	BPF_ANY = 0,
+	BPF_NOEXIST = 1,
 	BPF_F_NO_PREALLOC = 1,
 	BPF_RB_NO_WAKEUP = 1,
 	BPF_RB_FORCE_WAKEUP = 2,
@@ -63,9 +64,13 @@ struct pt_regs {
 #define TCP_ESTABLISHED 1
 #define TCP_SYN_SENT 2
 #define TCP_SYN_RECV 3
+#define TCP_FIN_WAIT1 4
+#define TCP_FIN_WAIT2 5
 #define TCP_TIME_WAIT 6
 #define TCP_CLOSE 7
+#define TCP_LAST_ACK 9
 #define TCP_LISTEN 10
+#define TCP_CLOSING 11
 #define TCP_NEW_SYN_RECV 12
 
 #define PF_EXITING 0x00000004
@@ -73,6 +78,12 @@ struct pt_regs {
 
 #define S_IFMT 0170000
 #define S_IFSOCK 0140000
+
+#if defined(__TARGET_ARCH_x86)
+#define NR_EXIT_GROUP 231
+#elif defined(__TARGET_ARCH_arm64)
+#define NR_EXIT_GROUP 94
+#endif
 
 #define SIGPIPE 13
 #define MSG_NOSIGNAL 0x4000

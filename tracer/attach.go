@@ -3,9 +3,11 @@ package tracer
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -23,6 +25,7 @@ type Attachment struct {
 	Symbols []string // what the kernel calls it
 	Lost    string   // what cannot be told without it
 	Err     error    // why not, nil when attached
+	Partly  error    // what it lacks although it is attached, or nil
 }
 
 // programs holds what is loaded.
@@ -30,8 +33,10 @@ type programs struct {
 	kernel *kernel
 	specs  map[object]*ebpf.CollectionSpec
 	maps   map[string]*ebpf.Map
-	links  []link.Link
+	links  []io.Closer
 	loaded []*ebpf.Program
+
+	tracefs *tracefs // once it is needed
 
 	tried    map[Rung]error                      // whether a rung works at all
 	wanted   map[object][]string                 // programs to be loaded at once
@@ -42,19 +47,27 @@ type programs struct {
 type object string
 
 const (
-	objectTyped object = "typed"
-	objectProbe object = "probe"
+	objectTyped   object = "typed"
+	objectProbe   object = "probe"
+	objectClassic object = "classic"
 )
 
 func (r Rung) object() object {
-	if r == RungKprobe {
+	switch r {
+	case RungKprobe:
 		return objectProbe
+	case RungClassic:
+		return objectClassic
 	}
 	return objectTyped
 }
 
 func (p *programs) close() error {
 	err := p.detach()
+	if p.tracefs != nil {
+		err = errors.Join(err, p.tracefs.Close())
+		p.tracefs = nil
+	}
 	for _, prog := range p.loaded {
 		err = errors.Join(err, prog.Close())
 	}
@@ -86,13 +99,13 @@ func newPrograms(ringBytes uint32) (*programs, error) {
 		tried: map[Rung]error{}, wanted: map[object][]string{}, together: map[object]map[string]*ebpf.Program{},
 	}
 	for name, load := range map[object]func() (*ebpf.CollectionSpec, error){
-		objectProbe: bpf.LoadProbe, objectTyped: bpf.LoadTyped,
+		objectProbe: bpf.LoadProbe, objectTyped: bpf.LoadTyped, objectClassic: bpf.LoadClassic,
 	} {
 		spec, err := load()
 		if err != nil {
 			return nil, fmt.Errorf("read the BPF object: %w", err)
 		}
-		if err := k.configure(spec); err != nil {
+		if err := k.configure(name, spec); err != nil {
 			return nil, fmt.Errorf("configure the BPF object: %w", err)
 		}
 		for _, prog := range spec.Programs {
@@ -100,18 +113,32 @@ func newPrograms(ringBytes uint32) (*programs, error) {
 		}
 		p.specs[name] = spec
 	}
-	for _, name := range []string{bpf.TypedMapEvents, bpf.TypedMapConns, bpf.TypedMapProcs, bpf.TypedMapLost, bpf.TypedMapReceiving, bpf.TypedMapIncoming} {
-		spec := p.specs[objectTyped].Maps[name].Copy()
-		if name == bpf.TypedMapEvents && ringBytes != 0 {
-			spec.MaxEntries = ringBytes
+	events := p.specs[objectTyped].Maps[bpf.TypedMapEvents]
+	if ringBytes != 0 {
+		for _, spec := range p.specs {
+			spec.Maps[bpf.TypedMapEvents].MaxEntries = ringBytes
 		}
-		m, err := ebpf.NewMap(spec)
-		if err != nil {
-			return nil, errors.Join(fmt.Errorf("create the BPF map %s: %w", name, err), p.close())
+	}
+	for _, spec := range []*ebpf.MapSpec{events, p.specs[objectTyped].Maps[bpf.TypedMapLost]} {
+		if _, err := p.shared(spec); err != nil {
+			return nil, errors.Join(err, p.close())
 		}
-		p.maps[name] = m
 	}
 	return p, nil
+}
+
+// shared returns the map that all programs share under that name; the first
+// that needs it makes it.
+func (p *programs) shared(spec *ebpf.MapSpec) (*ebpf.Map, error) {
+	if m := p.maps[spec.Name]; m != nil {
+		return m, nil
+	}
+	m, err := ebpf.NewMap(spec.Copy())
+	if err != nil {
+		return nil, fmt.Errorf("create the BPF map %s: %w", spec.Name, err)
+	}
+	p.maps[spec.Name] = m
+	return m, nil
 }
 
 // want puts the programs of a hook's best way among those that are loaded
@@ -122,8 +149,9 @@ func (p *programs) want(h hook) {
 			continue
 		}
 		for _, pt := range w {
-			o := pt.rung.object()
-			p.wanted[o] = append(p.wanted[o], pt.program)
+			if o := pt.rung.object(); !slices.Contains(p.wanted[o], pt.program) {
+				p.wanted[o] = append(p.wanted[o], pt.program)
+			}
 		}
 		return
 	}
@@ -135,7 +163,14 @@ func (p *programs) possible(w way) error {
 		return err
 	}
 	for _, pt := range w {
+		if pt.aside {
+			continue
+		}
 		switch {
+		case pt.rung == RungClassic:
+			if _, err := p.tracefs.id(pt.symbol); err != nil {
+				return fmt.Errorf("tracepoint: %w", err)
+			}
 		case pt.rung == RungFentry && p.kernel.params(pt.symbol) == nil:
 			return fmt.Errorf("fentry: %w: the function %s", errAbsent, pt.symbol)
 		case pt.rung == RungTyped && !p.kernel.has("btf_trace_"+pt.symbol):
@@ -158,10 +193,17 @@ const trialFunction = "tcp_close"
 // works here at all.
 func (p *programs) try(r Rung) error {
 	err, known := p.tried[r]
-	if !known {
-		err = trial(r)
-		p.tried[r] = err
+	if known {
+		return err
 	}
+	if r == RungClassic {
+		if p.tracefs, err = openTracefs(); err != nil {
+			err = fmt.Errorf("tracepoint: %w", err)
+		}
+	} else {
+		err = trial(r)
+	}
+	p.tried[r] = err
 	return err
 }
 
@@ -236,10 +278,14 @@ func (p *programs) loadSet(o object, names []string) (map[string]*ebpf.Program, 
 	replace := map[string]*ebpf.Map{}
 	for n, m := range spec.Maps {
 		set.Maps[n] = m.Copy()
-		if shared, ok := p.maps[n]; ok {
-			set.Maps[n].MaxEntries = shared.MaxEntries()
-			replace[n] = shared
+		if strings.HasPrefix(n, ".") {
+			continue // constants, which each set has for itself
 		}
+		shared, err := p.shared(m)
+		if err != nil {
+			return nil, err
+		}
+		replace[n] = shared
 	}
 	coll, err := ebpf.NewCollectionWithOptions(set, ebpf.CollectionOptions{MapReplacements: replace})
 	if err != nil {
@@ -254,13 +300,18 @@ func (p *programs) loadSet(o object, names []string) (map[string]*ebpf.Program, 
 	return loaded, nil
 }
 
-func (p *programs) attachPoint(pt point) (link.Link, error) {
+func (p *programs) attachPoint(pt point) (io.Closer, error) {
 	prog, err := p.load(pt)
 	if err != nil {
 		return nil, fmt.Errorf("%s: load the program for %s: %w", pt.rung, pt.symbol, plain(err))
 	}
-	var l link.Link
+	var l io.Closer
 	switch {
+	case pt.rung == RungClassic:
+		var id uint64
+		if id, err = p.tracefs.id(pt.symbol); err == nil {
+			l, err = attachTracepoint(id, prog)
+		}
 	case pt.rung != RungKprobe:
 		l, err = link.AttachTracing(link.TracingOptions{Program: prog})
 	case pt.ret:
@@ -293,13 +344,8 @@ func (p *programs) attach(h hook) Attachment {
 	a := Attachment{Hook: h.hook, Lost: h.lost}
 	var errs []error
 	for _, w := range h.ways {
-		got, err := p.attachWay(w)
+		err := p.attachWay(w, &a)
 		if err == nil {
-			p.links = append(p.links, got...)
-			a.Rung = w[0].rung
-			for _, pt := range w {
-				a.Symbols = append(a.Symbols, pt.symbol)
-			}
 			return a
 		}
 		if !slices.Contains(errs, err) { // a rung's refusal is the same for all
@@ -316,19 +362,30 @@ func (p *programs) attach(h hook) Attachment {
 // ErrNoWay is why a hook is not attached that the forced rung does not have.
 var ErrNoWay = errors.New("there is no such way to attach this hook")
 
-func (p *programs) attachWay(w way) (got []link.Link, err error) {
+func (p *programs) attachWay(w way, a *Attachment) error {
 	if err := p.possible(w); err != nil {
-		return nil, err
+		return err
 	}
+	var got []io.Closer
+	var symbols []string
+	var aside []error
 	for _, pt := range w {
 		l, err := p.attachPoint(pt)
-		if err != nil {
+		switch {
+		case err == nil:
+			got, symbols = append(got, l), append(symbols, pt.symbol)
+		case pt.aside && errors.Is(err, errAbsent):
+			// Not every architecture has every system call.
+		case pt.aside:
+			aside = append(aside, err)
+		default:
 			for _, l := range got {
 				err = errors.Join(err, l.Close())
 			}
-			return nil, err
+			return err
 		}
-		got = append(got, l)
 	}
-	return got, nil
+	p.links = append(p.links, got...)
+	a.Rung, a.Symbols, a.Partly = w[0].rung, symbols, errors.Join(aside...)
+	return nil
 }

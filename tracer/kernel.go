@@ -153,6 +153,16 @@ func position(params []btf.FuncParam, typeName string) uint32 {
 }
 
 func (k *kernel) findPreemptCount() error {
+	// PREEMPT_RT keeps softirqs out of preempt_count: better no context than a
+	// wrong one.
+	var task *btf.Struct
+	if err := k.btf.TypeByName("task_struct", &task); err == nil {
+		for _, m := range task.Members {
+			if m.Name == "softirq_disable_cnt" {
+				return nil
+			}
+		}
+	}
 	var v *btf.Var
 	for _, c := range []struct {
 		name   string
@@ -243,8 +253,8 @@ func addressable(id btf.TypeID) bool {
 	return prog.Close() == nil
 }
 
-// configure sets the constants of a collection.
-func (k *kernel) configure(spec *ebpf.CollectionSpec) error {
+// configure sets the constants of an object.
+func (k *kernel) configure(o object, spec *ebpf.CollectionSpec) error {
 	var errs []error
 	set := func(name string, value any) {
 		v, ok := spec.Variables[name]
@@ -260,7 +270,11 @@ func (k *kernel) configure(spec *ebpf.CollectionSpec) error {
 	set(bpf.ProbeVarCfgIncoming, !k.resetHasSegment)
 	set(bpf.ProbeVarCfgTaskBtf, k.taskBTF)
 	set(bpf.ProbeVarCfgTaskRegs, k.taskRegs)
-	set(bpf.ProbeVarCfgProbeRead, k.probeRead)
+	// The classic rung reads nothing by address, allowed or not.
+	set(bpf.ProbeVarCfgProbeRead, k.probeRead && o != objectClassic)
+	if o == objectClassic {
+		set(bpf.ClassicVarCfgCalls, !k.taskRegs)
+	}
 	set(bpf.ProbeVarCfgReasonArg, k.reasonArg)
 	set(bpf.ProbeVarCfgPassiveReasonArg, k.passiveReasonArg)
 	set(bpf.ProbeVarCfgAcceptArgs, k.acceptArgs)

@@ -16,10 +16,12 @@ const (
 	RungFentry Rung = "fentry" // a function's entry or exit, with BTF types
 	RungKprobe Rung = "kprobe"
 	RungTyped  Rung = "tp_btf" // a raw tracepoint with BTF types
+	// RungClassic reads nothing of a socket but what the tracepoint records.
+	RungClassic Rung = "tracepoint"
 )
 
 // Rungs lists the rungs.
-func Rungs() []Rung { return []Rung{RungFentry, RungKprobe, RungTyped} }
+func Rungs() []Rung { return []Rung{RungFentry, RungKprobe, RungTyped, RungClassic} }
 
 // ParseRung reads a rung's name; "" and "auto" are the best for each hook.
 func ParseRung(name string) (Rung, error) {
@@ -39,12 +41,13 @@ func ParseRung(name string) (Rung, error) {
 // A point is one place to attach one program.
 type point struct {
 	rung    Rung
-	symbol  string // kernel function or tracepoint
+	symbol  string // kernel function or tracepoint (RungClassic: GROUP:NAME)
 	program string
 	ret     bool // at the function's return
+	aside   bool // the hook works without it, but tells less
 }
 
-// A way is a set of points, of one rung, that are all needed.
+// A way is a set of points of one rung that are all needed, except those aside.
 type way []point
 
 // A hook is attached by the first of its ways that works.
@@ -83,6 +86,13 @@ func typed(symbol, program string) way {
 	return way{{rung: RungTyped, symbol: symbol, program: program}}
 }
 
+func classic(symbol, program string) way {
+	return way{{rung: RungClassic, symbol: symbol, program: program}}
+}
+
+// endingCalls are the system calls that can end a connection.
+var endingCalls = []string{"close", "close_range", "dup2", "dup3", "shutdown", "connect", "execve", "execveat", "exit", "exit_group"}
+
 // hooks is the ladder: every hook with its ways, best first.
 //
 // A function is traced by fentry where that is safe, since it costs least, else
@@ -100,7 +110,7 @@ func hooks(k *kernel) []hook {
 		return call(way{fentry(symbol, entry)}, way{kprobe(symbol, probe)})
 	}
 	first := func(w way, rest []way) []way { return append([]way{w}, rest...) }
-	last := func(rest []way, w way) []way { return append(rest, w) }
+	last := func(rest []way, w ...way) []way { return append(rest, w...) }
 
 	resetEntry := way{fentry("tcp_reset", bpf.TypedProgEntryTcpReset)}
 	resetProbe := way{kprobe("tcp_reset", bpf.ProbeProgProbeTcpReset)}
@@ -116,15 +126,30 @@ func hooks(k *kernel) []hook {
 			one("filp_flush", bpf.TypedProgEntryFilpFlush, bpf.ProbeProgProbeFilpFlush),
 			one("filp_close", bpf.TypedProgEntryFilpClose, bpf.ProbeProgProbeFilpClose)...)
 	}
+	state := classic("sock:inet_sock_set_state", bpf.ClassicProgClassicInetSockSetState)
+	if !k.taskRegs {
+		// Nothing else tells the act here.
+		for _, name := range endingCalls {
+			state = append(state,
+				point{rung: RungClassic, symbol: "syscalls:sys_enter_" + name, program: bpf.ClassicProgClassicSysEnter, aside: true},
+				point{rung: RungClassic, symbol: "syscalls:sys_exit_" + name, program: bpf.ClassicProgClassicSysExit, aside: true})
+		}
+		state = append(state, point{rung: RungClassic, symbol: "sched:sched_process_free", program: bpf.ClassicProgClassicSchedProcessFree, aside: true})
+	}
+	sendReset, sendActiveReset := bpf.ClassicProgClassicTcpSendReset, bpf.ClassicProgClassicTcpSendActiveReset
+	if !k.has("trace_event_raw_tcp_send_reset") {
+		sendReset, sendActiveReset = bpf.ClassicProgClassicTcpSendResetOld, bpf.ClassicProgClassicTcpSendActiveResetOld
+	}
 	return []hook{
-		{hook: event.HookSetState, ways: first(
+		{hook: event.HookSetState, ways: last(first(
 			typed("inet_sock_set_state", bpf.TypedProgTypedInetSockSetState),
 			call(way{fentry("inet_sk_state_store", bpf.TypedProgEntryInetSkStateStore), fentry("inet_sk_set_state", bpf.TypedProgEntryInetSkSetState)},
-				way{kprobe("inet_sk_state_store", bpf.ProbeProgProbeInetSkStateStore), kprobe("inet_sk_set_state", bpf.ProbeProgProbeInetSkSetState)})),
+				way{kprobe("inet_sk_state_store", bpf.ProbeProgProbeInetSkStateStore), kprobe("inet_sk_set_state", bpf.ProbeProgProbeInetSkSetState)})), state),
 			lost: "nothing can be told: it is the spine of every timeline"},
-		{hook: event.HookDestroy, ways: first(
+		{hook: event.HookDestroy, ways: last(first(
 			typed("tcp_destroy_sock", bpf.TypedProgTypedTcpDestroySock),
 			one("tcp_v4_destroy_sock", bpf.TypedProgEntryTcpV4DestroySock, bpf.ProbeProgProbeTcpV4DestroySock)),
+			classic("tcp:tcp_destroy_sock", bpf.ClassicProgClassicTcpDestroySock)),
 			lost: "when a socket's address is used again"},
 		{hook: event.HookConnect, ways: one("tcp_connect", bpf.TypedProgEntryTcpConnect, bpf.ProbeProgProbeTcpConnect),
 			lost: "the local port of a connection that is refused at once"},
@@ -142,16 +167,19 @@ func hooks(k *kernel) []hook {
 			lost: "when the FIN was queued"},
 		{hook: event.HookSendActiveReset, ways: last(
 			one("tcp_send_active_reset", bpf.TypedProgEntryTcpSendActiveReset, bpf.ProbeProgProbeTcpSendActiveReset),
-			typed("tcp_send_reset", bpf.TypedProgTypedTcpSendActiveReset)),
+			typed("tcp_send_reset", bpf.TypedProgTypedTcpSendActiveReset),
+			classic("tcp:tcp_send_reset", sendActiveReset)),
 			lost: "a reset that this kernel sent of its own accord"},
 		{hook: event.HookSendReset, ways: last(
 			call(way{fentry("tcp_v4_send_reset", bpf.TypedProgEntryTcpV4SendReset), fentry("tcp_v6_send_reset", bpf.TypedProgEntryTcpV6SendReset)},
 				way{kprobe("tcp_v4_send_reset", bpf.ProbeProgProbeTcpV4SendReset), kprobe("tcp_v6_send_reset", bpf.ProbeProgProbeTcpV6SendReset)}),
-			typed("tcp_send_reset", bpf.TypedProgTypedTcpSendReset)),
+			typed("tcp_send_reset", bpf.TypedProgTypedTcpSendReset),
+			classic("tcp:tcp_send_reset", sendReset)),
 			lost: "a reset that this kernel sent in answer to a segment"},
 		{hook: event.HookReset, ways: last(
 			call(resetEntry, resetProbe),
-			typed("tcp_receive_reset", bpf.TypedProgTypedTcpReceiveReset)),
+			typed("tcp_receive_reset", bpf.TypedProgTypedTcpReceiveReset),
+			classic("tcp:tcp_receive_reset", bpf.ClassicProgClassicTcpReceiveReset)),
 			lost: "a reset that came in"},
 		{hook: event.HookDisconnect, ways: one("tcp_disconnect", bpf.TypedProgEntryTcpDisconnect, bpf.ProbeProgProbeTcpDisconnect),
 			lost: "linger-zero from other aborts"},
@@ -165,23 +193,27 @@ func hooks(k *kernel) []hook {
 			lost: "when TIME_WAIT ended"},
 		{hook: event.HookTwskSchedule, ways: one("__inet_twsk_schedule", bpf.TypedProgEntryInetTwskSchedule, bpf.ProbeProgProbeInetTwskSchedule),
 			lost: "when the peer's FIN reached a closed socket"},
-		{hook: event.HookErrorReport, ways: first(
+		{hook: event.HookErrorReport, ways: last(first(
 			typed("inet_sk_error_report", bpf.TypedProgTypedInetSkErrorReport),
 			one("sk_error_report", bpf.TypedProgEntrySkErrorReport, bpf.ProbeProgProbeSkErrorReport)),
+			classic("sock:inet_sk_error_report", bpf.ClassicProgClassicInetSkErrorReport)),
 			lost: "when the error was reported to the process"},
 		{hook: event.HookStreamError, ways: one("sk_stream_error", bpf.TypedProgEntrySkStreamError, bpf.ProbeProgProbeSkStreamError),
 			lost: "what a failed send(2) told the process"},
-		{hook: event.HookSignal, ways: first(
+		{hook: event.HookSignal, ways: last(first(
 			typed("signal_generate", bpf.TypedProgTypedSignalGenerate),
 			one("send_sig", bpf.TypedProgEntrySendSig, bpf.ProbeProgProbeSendSig)),
+			classic("signal:signal_generate", bpf.ClassicProgClassicSignalGenerate)),
 			lost: "SIGPIPE"},
-		{hook: event.HookExec, ways: first(
+		{hook: event.HookExec, ways: last(first(
 			typed("sched_process_exec", bpf.TypedProgTypedSchedProcessExec),
 			one("proc_exec_connector", bpf.TypedProgEntryProcExecConnector, bpf.ProbeProgProbeProcExecConnector)),
+			classic("sched:sched_process_exec", bpf.ClassicProgClassicSchedProcessExec)),
 			lost: "exec"},
-		{hook: event.HookExit, ways: first(
+		{hook: event.HookExit, ways: last(first(
 			typed("sched_process_exit", bpf.TypedProgTypedSchedProcessExit),
 			one("taskstats_exit", bpf.TypedProgEntryTaskstatsExit, bpf.ProbeProgProbeTaskstatsExit)),
+			classic("sched:sched_process_exit", bpf.ClassicProgClassicSchedProcessExit)),
 			lost: "when and how a process ended"},
 		{hook: event.HookFileClose, ways: fileClose,
 			lost: "a close(2) that did not end the connection, because another descriptor holds it"},

@@ -734,7 +734,9 @@ func neverAccepted(a, b *facts, s Scope) *finding {
 	if a.c.Open != conn.OpenPassive || a.c.Established == 0 || a.closed != none || a.accepted() || !s.has(event.HookAccept) {
 		return nil
 	}
-	return &finding{needs: []event.Hook{event.HookAccept}}
+	// A return probe has a limited number of instances, and accept(2) sleeps in
+	// one: with many waiting, an accept can be missed.
+	return &finding{needs: []event.Hook{event.HookAccept}, likely: true}
 }
 
 func closeWaitLeak(a, b *facts, s Scope) *finding {
