@@ -39,10 +39,10 @@ test-unit:
 	$(GO) test ./...
 
 test-lab:
-	$(GO) test -tags lab -count=1 -v -timeout 60m -run TestSuite ./demo/lab -suite.kernels=$(KERNEL)
+	$(GO) test -tags lab -count=1 -v -timeout 60m -run TestSuite ./demo/lab -suite.kernels=$(KERNEL) $(LONG)
 
 test-matrix:
-	$(MAKE) test-lab KERNEL=all
+	$(MAKE) test-lab KERNEL=all LONG=-suite.long
 
 lint:
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }

@@ -25,6 +25,7 @@ import (
 var (
 	suiteKernels = flag.String("suite.kernels", "6.1", "kernels to run the suite on, by commas, or all")
 	suiteOut     = flag.String("suite.record", "", "write the recordings of all scenarios to KERNEL.tcpbye in this directory")
+	suiteLong    = flag.Bool("suite.long", false, "also what takes minutes more on each kernel")
 	suiteRun     = flag.String("suite.run", "", "only guest tests that match")
 )
 
@@ -172,6 +173,9 @@ func print(table map[string]map[string]string, kernels []string) string {
 func runGuest(t *testing.T, root, kernel, path, bin string) []result {
 	t.Helper()
 	run := suite[path]
+	if *suiteLong && path == "./demo/scenario" {
+		run = "^(TestDemo|TestDemoAllJSON|TestCatalogueIsJudged)$"
+	}
 	if *suiteRun != "" {
 		run = *suiteRun
 	}
