@@ -79,7 +79,7 @@ type shower struct {
 	after  []report.Sink // shown when the sink is closed
 	opts   report.Options
 	buf    *bufio.Writer
-	record *record.Writer
+	record session.Recorder
 	file   *os.File
 }
 
@@ -113,9 +113,11 @@ func (o *output) open(meta record.Meta, heading func(left, right *report.Judged)
 		}
 		to = s.file
 	}
-	if s.record, err = record.NewWriter(to, meta); err != nil {
+	recording, err := record.NewWriter(to, meta)
+	if err != nil {
 		return nil, err
 	}
+	s.record = recording
 	return s, nil
 }
 
