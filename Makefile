@@ -8,7 +8,7 @@ BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w'
 # staticcheck knows no language version newer than itself: pinned.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help demo test test-unit test-lab test-matrix lint check-objects generate record build clean
+.PHONY: help demo test test-unit test-lab test-matrix lint check-objects generate record build dist test-dist clean
 
 help:
 	@echo 'make demo         both experiments, traced here or in the lab'
@@ -19,6 +19,8 @@ help:
 	@echo 'make check-objects  are the committed BPF objects what the sources make?'
 	@echo 'make record       the recordings in testdata, again, from the lab'
 	@echo 'make build        bin/tcpbye, for this machine'
+	@echo 'make dist         the commit as tar.gz, deb and rpm, in dist/'
+	@echo 'make test-dist    makes them, twice, and installs and removes them in the lab'
 
 build:
 	$(BUILD) -o bin/tcpbye ./cmd/tcpbye
@@ -63,6 +65,14 @@ check-objects:
 record:
 	$(GO) test -tags lab -count=1 -v -timeout 90m -run TestSuite ./demo/lab -suite.kernels=all -suite.record=$(CURDIR)/tracer/verdict/testdata
 	$(GO) test ./tracer/verdict -run TestRecordings -update
+
+# Of the commit, not of the files as they are.
+dist:
+	$(GO) run ./cmd/dist
+
+test-dist:
+	@bpf/need rpm rpm2cpio man-db systemd
+	$(GO) test -tags lab -count=1 -v -timeout 60m -run TestPackages ./cmd/dist
 
 clean:
 	rm -rf bin dist
