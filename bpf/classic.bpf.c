@@ -50,12 +50,16 @@ struct trace_event_raw_tcp_event_sk_skb {
 	__u8 daddr_v6[16];
 };
 
+enum sk_rst_reason {
+	SK_RST_REASON_NOT_SPECIFIED,
+};
+
 /* tcp_send_reset from 6.10 on; the addresses are struct sockaddr_in or _in6. */
 struct trace_event_raw_tcp_send_reset {
 	const void *skbaddr;
 	const void *skaddr;
 	int state;
-	int reason;
+	enum sk_rst_reason reason;
 	__u8 saddr[28];
 	__u8 daddr[28];
 };
