@@ -83,20 +83,28 @@ func Judge(c *conn.Connection, s Scope) Verdict {
 		if r.open == self.over(peer) && r.Cause != UnknownCause {
 			continue
 		}
-		if x := r.match(self, peer, s); x != nil {
+		if x := r.try(self, peer, s); x != nil {
 			v.fill(r, x, self, peer, true, s)
 			return v
 		}
 		if peer == nil || r.own {
 			continue
 		}
-		if x := r.match(peer, self, s); x != nil {
+		if x := r.try(peer, self, s); x != nil {
 			v.fill(r, x, peer, self, false, s)
 			return v
 		}
 	}
 	// The last rule matches everything.
 	return v
+}
+
+// try matches a rule. Those of an ending need to have seen the end.
+func (r *Rule) try(a, b *facts, s Scope) *finding {
+	if a.closed == none && !r.open && r.Cause != UnknownCause {
+		return nil
+	}
+	return r.match(a, b, s)
 }
 
 // over says whether the connection has ended at this end. A socket that is
