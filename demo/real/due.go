@@ -1,0 +1,279 @@
+package real
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/verdict"
+)
+
+// Ending is what both ends of a connection are due in common.
+type Ending struct {
+	Class  verdict.Class
+	Cause  verdict.Cause
+	Act    verdict.Act
+	Signal int
+	Actor  string // the role that acted; "" nobody
+	// By is whose process or kernel ended it: "client" or "server"; "" nobody's.
+	By string
+	// Kernel: it was no process, but the kernel's own decision or answer.
+	Kernel bool
+	// Admin: an administrator did, whoever's the connection was.
+	Admin bool
+	// Harmless: a RST after all had been said.
+	Harmless bool
+}
+
+// Numbers of bytes that are not known in advance.
+const (
+	Some = -1 // at least one
+	Any  = -2 // any number, none included
+)
+
+// Side is what is due to one end alone.
+type Side struct {
+	Unread, Unsent, Unacked int
+	// Saw lists what its application was told of the ending. Where that depends
+	// on which call came first, Or lists the others that may be.
+	Saw []string
+	Or  [][]string
+	// SawAny: many calls were on their way, and any of them may have been told.
+	SawAny bool
+	FIN    int // different FINs that left
+	RST    int // RSTs that left
+	// HalfClose: one direction outlived the other.
+	HalfClose bool
+	// TimeWait: this end keeps the TIME_WAIT.
+	TimeWait bool
+	// Open is the cause of an end that has not ended, or outlived its peer; ""
+	// it is due what the Ending says.
+	Open verdict.Cause
+	// None: there is no such socket, as where the connection was refused.
+	None bool
+}
+
+// Link is a connection of a run's story.
+type Link struct {
+	Name   string // "curl > nginx"
+	Port   uint16 // the server's
+	Ending Ending
+	Client Side
+	Server Side
+	// Says are words that the client's or the server's verdict must have, in its
+	// sentence or its advice: what the case's report came to in the end.
+	Says []string
+}
+
+// JudgedEnd is one connection as the tracer joined and judged it.
+type JudgedEnd struct {
+	*conn.Connection
+	Verdict verdict.Verdict
+}
+
+// LinkResult is a Link and what was found.
+type LinkResult struct {
+	Link           Link
+	Client, Server *JudgedEnd // nil: no verdict
+	Wrong          []error
+	// Unsure says that hooks were missing, so that not all of it was held against
+	// what is due.
+	Unsure bool
+}
+
+// judge holds the verdicts on a run's connections against what is due. Where the
+// tracer was blind to some hooks, only what it is certain of is.
+func judge(links []Link, roles map[string]Process, segs []segment, waits []Row, ends []JudgedEnd, blind bool) (results []LinkResult, wrong []error) {
+	taken := map[uint16]int{}
+	used := map[*conn.Connection]bool{}
+	for _, l := range links {
+		r := LinkResult{Link: l, Unsure: blind}
+		all := callers(segs, l.Port)
+		n := taken[l.Port]
+		taken[l.Port]++
+		if n >= len(all) {
+			r.Wrong = append(r.Wrong, errors.New("the capture shows no such connection"))
+			results = append(results, r)
+			continue
+		}
+		port := all[n]
+		for i := range ends {
+			e := &ends[i]
+			switch {
+			case e.Local.Port() == port && e.Remote.Port() == l.Port:
+				r.Client = e
+				used[e.Connection] = true
+			case e.Local.Port() == l.Port && e.Remote.Port() == port:
+				r.Server = e
+				used[e.Connection] = true
+			}
+		}
+		waiting := func(local, remote uint16) bool {
+			return slices.ContainsFunc(waits, func(r Row) bool { return r.Local == local && r.Remote == remote })
+		}
+		r.check("client", r.Client, l.Client, roles, flowOf(segs, port, l.Port), waiting(port, l.Port))
+		r.check("server", r.Server, l.Server, roles, flowOf(segs, l.Port, port), waiting(l.Port, port))
+		r.checkWords()
+		results = append(results, r)
+	}
+	for port, n := range taken {
+		if have := len(callers(segs, port)); have > n {
+			wrong = append(wrong, fmt.Errorf("the capture shows %d connections to port %d, the story tells of %d", have, port, n))
+		}
+	}
+	for _, e := range ends {
+		if !used[e.Connection] {
+			wrong = append(wrong, fmt.Errorf("a connection that the story does not know: %v > %v, %s", e.Local, e.Remote, Summary(e.Verdict)))
+		}
+	}
+	return results, wrong
+}
+
+// checkWords looks for what the case came to in what tcpbye says of it.
+func (r *LinkResult) checkWords() {
+	if r.Unsure {
+		return
+	}
+	var text string
+	for _, e := range []*JudgedEnd{r.Client, r.Server} {
+		if e != nil {
+			text += e.Verdict.Sentence + " " + e.Verdict.Advice + "\n"
+		}
+	}
+	for _, word := range r.Link.Says {
+		if !strings.Contains(text, word) {
+			r.Wrong = append(r.Wrong, fmt.Errorf("nothing says %q, but:\n%s", word, text))
+		}
+	}
+}
+
+func (r *LinkResult) check(side string, e *JudgedEnd, due Side, roles map[string]Process, wire flow, waits bool) {
+	bad := func(format string, args ...any) {
+		r.Wrong = append(r.Wrong, fmt.Errorf("%s: %w", side, fmt.Errorf(format, args...)))
+	}
+	// First what happened, which needs no tracer.
+	if wire.fins != due.FIN && !(due.FIN == Some && wire.fins > 0) {
+		bad("%d FINs left, not %d", wire.fins, due.FIN)
+	}
+	if wire.rsts != due.RST && !(due.RST == Some && wire.rsts > 0) {
+		bad("%d RSTs left, not %d", wire.rsts, due.RST)
+	}
+	if waits != due.TimeWait {
+		bad("the kernel's table says %v of a TIME_WAIT, not %v", waits, due.TimeWait)
+	}
+	switch {
+	case due.None && e != nil:
+		bad("there is a verdict on a socket that never was: %s", Summary(e.Verdict))
+		return
+	case due.None:
+		return
+	case e == nil:
+		bad("no verdict")
+		return
+	}
+	v, end := e.Verdict, r.Link.Ending
+	class, cause, ender := end.Class, end.Cause, end.ender(side)
+	act, signal, actor := end.Act, end.Signal, end.Actor
+	if due.Open != "" {
+		class, cause, ender = verdict.Open, due.Open, verdict.NoEnder
+		if end.Class != verdict.Open { // it outlived its peer, and nobody said goodbye to it
+			act, signal, actor = verdict.NoAct, 0, ""
+		}
+	}
+	differs := v.Class != class || v.Cause != cause || v.Ender != ender
+	if r.Unsure && v.Confidence != verdict.Certain {
+		return
+	}
+	if v.Confidence != verdict.Certain {
+		bad("the confidence is %s, though nothing was missing", v.Confidence)
+	}
+	if differs {
+		bad("judged %s, ender %q, not %s: %s, ender %q", Summary(v), v.Ender, class, cause, ender)
+	}
+	if r.Unsure {
+		return
+	}
+	if v.Act != act || v.Signal != signal {
+		bad("the act is %q (signal %d), not %q (signal %d)", v.Act, v.Signal, act, signal)
+	}
+	if harmless := end.Harmless && due.Open == ""; v.Harmless != harmless {
+		bad("harmless is %v, not %v", v.Harmless, harmless)
+	}
+	if (v.HalfClose != nil) != due.HalfClose {
+		bad("the half-close is %v, but there being one is %v", v.HalfClose, due.HalfClose)
+	}
+	if v.TimeWait != due.TimeWait {
+		bad("the TIME_WAIT is %v, not %v", v.TimeWait, due.TimeWait)
+	}
+	if !due.SawAny && !slices.ContainsFunc(append(due.Or, due.Saw), func(saw []string) bool { return slices.Equal(saw, v.AppSaw) }) {
+		bad("the application saw %v, not %v", v.AppSaw, append([][]string{due.Saw}, due.Or...))
+	}
+	switch p, known := roles[actor]; {
+	case actor == "" && v.Actor != nil:
+		bad("the actor is %s (%d), but nobody acted", v.Actor.Comm, v.Actor.PID)
+	case actor == "":
+	case !known:
+		bad("the story has no process %s", actor)
+	case v.Actor == nil:
+		bad("no actor, but it was %s, %s (%d)", actor, p.Comm, p.PID)
+	case int(v.Actor.PID) != p.PID || v.Actor.Comm != p.Comm:
+		bad("the actor is %s (%d), not %s, %s (%d)", v.Actor.Comm, v.Actor.PID, actor, p.Comm, p.PID)
+	}
+	lost := func(what string, got *uint64, want int) {
+		switch {
+		case class == verdict.Open && got != nil:
+			bad("%s is %d on a connection that has not ended", what, *got)
+		case class == verdict.Open:
+		case got == nil:
+			bad("%s is not known", what)
+		case want == Some && *got == 0:
+			bad("%s is 0, but there was some", what)
+		case want >= 0 && *got != uint64(want):
+			bad("%s is %d, not %d", what, *got, want)
+		}
+	}
+	lost("unread", v.Lost.Unread, due.Unread)
+	lost("unsent", v.Lost.Unsent, due.Unsent)
+	lost("unacked", v.Lost.Unacked, due.Unacked)
+	if v.Sentence == "" {
+		bad("the verdict has no sentence")
+	}
+}
+
+// ender is who ended it, seen from a side.
+func (e Ending) ender(side string) verdict.Ender {
+	mine := e.By == side
+	switch {
+	case e.Admin:
+		return verdict.Admin
+	case e.By == "":
+		return verdict.NoEnder
+	case e.Kernel && mine:
+		return verdict.LocalKernel
+	case e.Kernel:
+		return verdict.PeerKernel
+	case mine:
+		return verdict.LocalProcess
+	}
+	return verdict.PeerProcess
+}
+
+// Summary is a verdict in a few words: class, cause, act and actor.
+func Summary(v verdict.Verdict) string {
+	s := fmt.Sprintf("%s: %s", v.Class, v.Cause)
+	if v.Harmless {
+		s += " (harmless)"
+	}
+	if v.Act != verdict.NoAct {
+		s += ", " + string(v.Act)
+		if v.Signal != 0 {
+			s += fmt.Sprintf("(%d)", v.Signal)
+		}
+	}
+	if v.Actor != nil {
+		s += fmt.Sprintf(" by %s[%d]", v.Actor.Comm, v.Actor.PID)
+	}
+	return s
+}

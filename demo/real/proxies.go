@@ -1,0 +1,138 @@
+package real
+
+import (
+	"fmt"
+
+	"github.com/tcpbye/tcpbye/tracer/event"
+	"github.com/tcpbye/tcpbye/tracer/verdict"
+)
+
+// haproxy starts haproxy with the run's sections.
+func (w *World) haproxy(config string) *Program {
+	p := w.Start("haproxy", "haproxy", "-db", "-f", w.File("haproxy.cfg", "global\n\tnbthread 1\n\tlog stdout format raw local0\n"+config))
+	return p
+}
+
+var proxies = []Run{
+	{
+		Name: "haproxy-nolinger", Case: "C23", Programs: []string{"haproxy", "python3"},
+		Title: "haproxy with option nolinger cuts a reply that the client has not fetched yet",
+		Play: func(w *World) {
+			w.Big("www/file", 400<<10)
+			server := w.Start("http.server", "python3", "-m", "http.server", "-p", "HTTP/1.1", "--bind", "127.0.0.1", "--directory", w.Dir+"/www", "8000")
+			w.WaitListen(8000)
+			w.haproxy(`
+	tune.sndbuf.client 2000000
+defaults
+	mode http
+	option nolinger
+	option httpclose
+	timeout connect 60s
+	timeout client 60s
+	timeout server 60s
+listen web
+	bind 127.0.0.1:8080
+	server s 127.0.0.1:8000
+`)
+			w.WaitListen(8080)
+			client := w.Python("client")
+			client.Do(`
+import socket
+s = socket.socket()
+s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+s.connect(("127.0.0.1", 8080))
+s.sendall(b"GET /file HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+`)
+			w.WaitClient(8080, 0, "the reset", func(Row) bool { return true })
+			said := client.Try("while s.recv(10000): pass")
+			w.Check(said != "", "the client should have been reset")
+			client.Do(`s.close()`)
+			w.WaitEnded(8080)
+			w.WaitEnded(8000)
+			server.WaitOutput("ConnectionResetError")
+			w.Due(
+				Link{
+					Name: "python3 > haproxy", Port: 8080,
+					Ending: Ending{Class: verdict.Aborted, Cause: verdict.LingerZero, Act: verdict.ActClose, Actor: "haproxy", By: "server"},
+					Client: Side{Saw: []string{"ECONNRESET"}},
+					Server: Side{Unsent: Some, Unacked: Some, RST: 1},
+					Says:   []string{"haproxy (pid", "SO_LINGER", "never left its send queue"},
+				},
+				Link{
+					Name: "haproxy > python3", Port: 8000,
+					Ending: Ending{Class: verdict.Aborted, Cause: verdict.LingerZero, Act: verdict.ActClose, Actor: "haproxy", By: "client"},
+					Client: Side{RST: 1},
+					Server: Side{Saw: []string{"ECONNRESET"}},
+					Says:   []string{"haproxy (pid", "SO_LINGER"},
+				})
+		},
+	},
+	{
+		Name: "haproxy-health-check", Case: "C12", Programs: []string{"haproxy", "python3"},
+		Title: "haproxy checks that a server is there, and aborts the connection on purpose",
+		Play: func(w *World) {
+			w.Start("http.server", "python3", "-m", "http.server", "--bind", "127.0.0.1", "--directory", w.Dir, "8000")
+			w.WaitListen(8000)
+			p := w.haproxy(`
+defaults
+	mode tcp
+	log global
+	option log-health-checks
+	timeout connect 60s
+	timeout client 60s
+	timeout server 60s
+	timeout check 60s
+listen web
+	bind 127.0.0.1:8080
+	server s 127.0.0.1:8000 check inter 3600s
+`)
+			p.WaitOutput("succeeded")
+			w.WaitEnded(8000)
+			w.Due(Link{
+				Name: "haproxy > python3", Port: 8000,
+				Ending: Ending{Class: verdict.Aborted, Cause: verdict.LingerZero, Act: verdict.ActClose, Actor: "haproxy", By: "client"},
+				Client: Side{RST: 1},
+				Server: Side{None: true},
+				Says:   []string{"haproxy (pid", "SO_LINGER"},
+			})
+		},
+	},
+	{
+		Name: "haproxy-timeout", Case: "C76", Programs: []string{"haproxy", "nc.openbsd"},
+		Title: "haproxy closes a quiet connection on both sides after its timeout",
+		Play: func(w *World) {
+			server := w.Start("server", "nc.openbsd", "-l", "127.0.0.1", "8000")
+			w.WaitListen(8000)
+			w.haproxy(`
+defaults
+	mode tcp
+	timeout connect 60s
+	timeout client 1s
+	timeout server 60s
+listen web
+	bind 127.0.0.1:8080
+	server s 127.0.0.1:8000
+`)
+			w.WaitListen(8080)
+			client := w.Start("client", "nc.openbsd", "127.0.0.1", "8080")
+			client.Say("hello\n")
+			server.WaitOutput("hello")
+			w.WaitClient(8080, 1, "haproxy's FIN", In(event.CloseWait))
+			client.EndInput()
+			client.WaitExit()
+			server.WaitExit()
+			w.WaitEnded(8080)
+			w.WaitEnded(8000)
+			closed := Ending{Class: verdict.Graceful, Cause: verdict.HalfClose, Act: verdict.ActShutWr, Actor: "haproxy"}
+			front, back := closed, closed
+			front.By, back.By = "server", "client"
+			w.Due(
+				Link{Name: "nc > haproxy", Port: 8080, Ending: front,
+					Client: Side{FIN: 1, HalfClose: true, Saw: []string{"EOF"}}, Server: Side{FIN: 1, HalfClose: true, TimeWait: true},
+					Says: []string{fmt.Sprintf("haproxy (pid %d)", w.roles["haproxy"].PID)}},
+				Link{Name: "haproxy > nc", Port: 8000, Ending: back,
+					Client: Side{FIN: 1, HalfClose: true, TimeWait: true}, Server: Side{FIN: 1, HalfClose: true, Saw: []string{"EOF"}},
+					Says: []string{fmt.Sprintf("haproxy (pid %d)", w.roles["haproxy"].PID)}})
+		},
+	},
+}

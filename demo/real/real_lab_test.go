@@ -1,0 +1,118 @@
+//go:build lab
+
+package real
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tcpbye/tcpbye/demo/lab"
+)
+
+var (
+	kernel   = flag.String("real.kernel", "6.1", "the kernel that TestRealInLab boots")
+	only     = flag.String("real.run", "", "only runs whose name has this in it")
+	verbose  = flag.Bool("real.dump", false, "show all that is known of every run")
+	patience = flag.Duration("real.patience", time.Minute, "how long a step of a run may take")
+)
+
+// TestRealPrograms plays every run under the tracer, here, and prints the table
+// of runs and verdicts. Where hooks are missing a verdict may be unsure, but what
+// it is certain of must be so.
+func TestRealPrograms(t *testing.T) {
+	if err := Install(t.Context(), os.Stderr); err != nil {
+		t.Fatal(err)
+	}
+	theatre, err := Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := theatre.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	if missing := theatre.Missing(); len(missing) > 0 {
+		t.Logf("hooks that are not attached here: %v", missing)
+	}
+	var all []Result
+	for _, run := range All() {
+		if !strings.Contains(run.Name, *only) {
+			continue
+		}
+		t.Run(run.Name, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+			defer cancel()
+			r, err := theatre.Play(ctx, run, *patience)
+			if err != nil {
+				t.Error(err)
+				r.Wrong = append(r.Wrong, err)
+			}
+			all = append(all, r)
+			for _, err := range r.Wrong {
+				t.Error(err)
+			}
+			for _, l := range r.Links {
+				for _, err := range l.Wrong {
+					t.Errorf("%s: %v", l.Link.Name, err)
+				}
+			}
+			if t.Failed() || *verbose {
+				t.Log("\n" + r.Dump)
+			}
+		})
+	}
+	if len(all) == 0 {
+		t.Fatalf("no run is named like %q", *only)
+	}
+	if err := Print(os.Stdout, all); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestRealInLab plays the runs under a real kernel with all hooks. The programs
+// are the host's: the guest has its root.
+func TestRealInLab(t *testing.T) {
+	if err := Install(t.Context(), os.Stderr); err != nil {
+		t.Fatal(err)
+	}
+	if err := lab.EnsureHost(t.Context(), "", os.Stderr); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	bin := filepath.Join(dir, "real.test")
+	build := exec.Command("go", "test", "-tags", "lab", "-c", "-o", bin, ".")
+	build.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("build the tests: %v\n%s", err, out)
+	}
+	if _, err := lab.Build(t.Context(), dir, "", os.Stderr); err != nil {
+		t.Fatal(err)
+	}
+	here, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	res, err := lab.Run(t.Context(), lab.Config{
+		Kernel: *kernel, Dir: here, PathDirs: []string{dir},
+		Args: []string{bin, "-test.timeout=20m", "-test.run=^TestRealPrograms$", "-real.run=" + *only, fmt.Sprintf("-real.dump=%v", *verbose)},
+		// Everything that the runs need is there, or it is a failure.
+		Timeout: 20 * time.Minute, Stdout: os.Stdout, Stderr: os.Stdout, Progress: os.Stderr,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.ExitCode != 0 {
+		t.Errorf("on %s not every verdict is as it should be: status %d", res.KernelRelease, res.ExitCode)
+	}
+}

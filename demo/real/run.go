@@ -1,0 +1,194 @@
+package real
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/tcpbye/tcpbye/tracer"
+	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/event"
+	"github.com/tcpbye/tcpbye/tracer/session"
+	"github.com/tcpbye/tcpbye/tracer/verdict"
+)
+
+// Run is one scripted run of real programs.
+type Run struct {
+	Name     string
+	Title    string   // what happens, in one line
+	Case     string   // the report that it plays again: what people wrote about
+	Programs []string // names of Tools
+	Play     func(w *World)
+}
+
+// All lists the runs, in the order in which they are best read.
+func All() []Run {
+	return slices.Concat(web, redis, pipes, proxies, tls, shells, silences)
+}
+
+// Result is how a run went.
+type Result struct {
+	Run   Run
+	Links []LinkResult
+	Wrong []error // what is wrong with the run as a whole
+	// Dump is all that is known, for whoever looks for what went wrong.
+	Dump string
+}
+
+// OK says whether every verdict is as it should be.
+func (r Result) OK() bool {
+	return len(r.Wrong) == 0 && !slices.ContainsFunc(r.Links, func(l LinkResult) bool { return len(l.Wrong) > 0 })
+}
+
+// Theatre is a running tracer that runs play before.
+type Theatre struct {
+	tracer *tracer.Tracer
+	scope  verdict.Scope
+	cancel context.CancelFunc
+	done   chan struct{}
+	err    error // valid once done is closed
+
+	mu      sync.Mutex
+	events  []event.Event
+	settled time.Duration
+	moved   chan struct{} // closed and replaced when settled moves
+}
+
+// Open attaches everything, recv(2) included, and traces until Close.
+func Open() (*Theatre, error) {
+	t, err := tracer.Open(tracer.Options{Receive: true, RingBytes: 32 << 20})
+	if err != nil {
+		return nil, err
+	}
+	meta, err := session.Describe(t.Attachments())
+	if err != nil {
+		return nil, errors.Join(err, t.Close())
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	th := &Theatre{tracer: t, scope: verdict.Scope{Missing: meta.Missing()}, cancel: cancel, done: make(chan struct{}), moved: make(chan struct{})}
+	go func() {
+		defer close(th.done)
+		th.err = t.Run(ctx, th.take, th.tick)
+	}()
+	return th, nil
+}
+
+func (t *Theatre) take(e event.Event) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.events = append(t.events, e)
+	return nil
+}
+
+func (t *Theatre) tick(now time.Duration) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.settled = now
+	close(t.moved)
+	t.moved = make(chan struct{})
+	return nil
+}
+
+// Missing are the hooks that could not be attached.
+func (t *Theatre) Missing() []event.Hook {
+	var list []event.Hook
+	for _, a := range t.tracer.Attachments() {
+		if a.Err != nil {
+			list = append(list, a.Hook)
+		}
+	}
+	return list
+}
+
+// Close ends the trace. Its error says, too, that events were lost.
+func (t *Theatre) Close() error {
+	t.cancel()
+	<-t.done
+	st, err := t.tracer.Stats()
+	if st.Lost() != 0 || st.Map != 0 || st.Read != 0 {
+		err = errors.Join(err, fmt.Errorf("events were lost: %+v", st))
+	}
+	return errors.Join(t.err, err, t.tracer.Close())
+}
+
+// Play plays a run and judges it. Its error says that the run did not happen as
+// the story tells. patience is how long a step may take.
+func (t *Theatre) Play(ctx context.Context, run Run, patience time.Duration) (res Result, err error) {
+	res.Run = run
+	since, err := tracer.Monotonic()
+	if err != nil {
+		return res, err
+	}
+	t.mu.Lock()
+	t.events = nil // of earlier runs
+	t.mu.Unlock()
+	w, err := newWorld(ctx, patience)
+	if err != nil {
+		return res, err
+	}
+	run.Play(w)
+	err = w.err
+	// What is later is the cleaning up.
+	until, merr := tracer.Monotonic()
+	rows, terr := w.table()
+	segs, cerr := w.capture.stop()
+	err = errors.Join(err, merr, terr, cerr, w.close())
+	events, serr := t.story(ctx, w, since, until)
+	if serr != nil {
+		return res, errors.Join(err, serr)
+	}
+	j := conn.New(conn.Options{Hold: true})
+	for _, e := range events {
+		j.Add(e)
+	}
+	var ends []JudgedEnd
+	for _, c := range j.Flush() {
+		ends = append(ends, JudgedEnd{c, verdict.Judge(c, t.scope)})
+	}
+	res.Dump = dump(w, segs, ends, since)
+	if err != nil {
+		return res, err
+	}
+	waits := slices.DeleteFunc(rows, func(r Row) bool { return r.State != event.TimeWait })
+	res.Links, res.Wrong = judge(w.links, w.roles, segs, waits, ends, len(t.scope.Missing) > 0)
+	return res, nil
+}
+
+// story picks the events of a run, once the last of them must have come.
+func (t *Theatre) story(ctx context.Context, w *World, since, until time.Duration) ([]event.Event, error) {
+	t.mu.Lock()
+	for t.settled <= until {
+		moved := t.moved
+		t.mu.Unlock()
+		select {
+		case <-moved:
+		case <-t.done:
+			return nil, fmt.Errorf("the trace ended in the middle of a run: %w", t.err)
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		t.mu.Lock()
+	}
+	defer t.mu.Unlock()
+	// Processes are known by their part in the run, or by having had to do with
+	// one of its connections.
+	mine := map[uint32]bool{}
+	for _, p := range w.roles {
+		mine[uint32(p.PID)] = true
+	}
+	for _, e := range t.events {
+		if e.NetNS == w.ns.inode && e.PID != 0 {
+			mine[e.PID] = true
+		}
+	}
+	var list []event.Event
+	for _, e := range t.events {
+		if e.Time >= since && e.Time <= until && (e.NetNS == w.ns.inode || e.NetNS == 0 && mine[e.PID]) {
+			list = append(list, e)
+		}
+	}
+	return list, nil
+}
