@@ -24,6 +24,7 @@ type Attachment struct {
 	Rung    Rung     // "" when it is not attached
 	Symbols []string // what the kernel calls it
 	Lost    string   // what cannot be told without it
+	Minor   bool     // no verdict rests on it
 	Err     error    // why not, nil when attached
 	Partly  error    // what it lacks although it is attached, or nil
 }
@@ -51,6 +52,10 @@ const (
 	objectProbe   object = "probe"
 	objectClassic object = "classic"
 )
+
+var loaders = map[object]func() (*ebpf.CollectionSpec, error){
+	objectTyped: bpf.LoadTyped, objectProbe: bpf.LoadProbe, objectClassic: bpf.LoadClassic,
+}
 
 func (r Rung) object() object {
 	switch r {
@@ -98,9 +103,7 @@ func newPrograms(ringBytes uint32) (*programs, error) {
 		kernel: k, specs: map[object]*ebpf.CollectionSpec{}, maps: map[string]*ebpf.Map{},
 		tried: map[Rung]error{}, wanted: map[object][]string{}, together: map[object]map[string]*ebpf.Program{},
 	}
-	for name, load := range map[object]func() (*ebpf.CollectionSpec, error){
-		objectProbe: bpf.LoadProbe, objectTyped: bpf.LoadTyped, objectClassic: bpf.LoadClassic,
-	} {
+	for name, load := range loaders {
 		spec, err := load()
 		if err != nil {
 			return nil, fmt.Errorf("read the BPF object: %w", err)
@@ -341,7 +344,7 @@ func plain(err error) error {
 
 // attach tries a hook's ways in order.
 func (p *programs) attach(h hook) Attachment {
-	a := Attachment{Hook: h.hook, Lost: h.lost}
+	a := Attachment{Hook: h.hook, Lost: h.lost, Minor: h.minor}
 	var errs []error
 	for _, w := range h.ways {
 		err := p.attachWay(w, &a)

@@ -4,33 +4,177 @@ package tracer
 
 import (
 	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/btf"
+
+	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
+// childName is the argument that makes this program the self-test's child.
+const childName = "self-test-child"
+
+func TestMain(m *testing.M) {
+	if len(os.Args) == 3 && os.Args[1] == childName {
+		if err := Child(os.Args[2], []string{os.Args[0], childName}, os.Stdout); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
+	os.Exit(m.Run())
+}
+
+// Hooks by what they sit on; a hook on a function has no way on the rungs of
+// tracepoints.
+var (
+	onTracepoints = []event.Hook{event.HookSetState, event.HookDestroy, event.HookSendActiveReset, event.HookSendReset,
+		event.HookReset, event.HookErrorReport, event.HookSignal, event.HookExec, event.HookExit}
+	onFunctions = []event.Hook{event.HookConnect, event.HookAccept, event.HookCloseEntry, event.HookClose, event.HookShutdown,
+		event.HookSendFin, event.HookDisconnect, event.HookAbort, event.HookChildForget, event.HookTimeWait, event.HookTwskKill,
+		event.HookTwskSchedule, event.HookStreamError, event.HookFileClose, event.HookSynDrop, event.HookReceive}
+)
+
+// expect lists the hooks that must be attached on a rung, from what the kernel
+// says that it has.
+func expect(t *testing.T, spec *btf.Spec, r Rung) []event.Hook {
+	t.Helper()
+	has := func(name string) bool { _, err := spec.AnyTypeByName(name); return err == nil }
+	want := slices.Concat(onTracepoints, onFunctions)
+	if len(want) != len(event.Hooks()) {
+		t.Fatalf("this test knows %d hooks of %d", len(want), len(event.Hooks()))
+	}
+	without := func(h event.Hook) {
+		want = slices.DeleteFunc(want, func(w event.Hook) bool { return w == h })
+	}
+	if r == RungTyped || r == RungClassic {
+		want = slices.Clone(onTracepoints)
+	}
+	if !has("btf_trace_inet_sk_error_report") { // 5.10
+		without(event.HookErrorReport)
+	}
+	var helpers *btf.Enum
+	if err := spec.TypeByName("bpf_func_id", &helpers); err != nil {
+		t.Fatal(err)
+	}
+	if r == RungFentry && !slices.ContainsFunc(helpers.Values, func(v btf.EnumValue) bool { return v.Name == "BPF_FUNC_sock_from_file" }) {
+		without(event.HookFileClose) // nothing else types a file's socket
+	}
+	return want
+}
+
+// probed says whether the kernel's functions can be traced at all: the lab's
+// kernels can, one without kprobes need not.
+func probed() bool {
+	_, err := os.Stat(kprobeSource)
+	return err == nil
+}
+
+// TestHooks forces each rung, and holds what attaches and what fires against
+// what the kernel has.
 func TestHooks(t *testing.T) {
-	for _, r := range append([]Rung{""}, Rungs()...) {
-		t.Run(string(r), func(t *testing.T) {
+	spec, err := btf.LoadKernelSpec()
+	if err != nil {
+		t.Fatal(err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	rungs := append([]Rung{""}, Rungs()...)
+	table := map[event.Hook]map[Rung]string{}
+	for _, h := range event.Hooks() {
+		table[h] = map[Rung]string{}
+	}
+	for _, r := range rungs {
+		name := string(r)
+		if r == "" {
+			name = "auto"
+		}
+		t.Run(name, func(t *testing.T) {
 			start := time.Now()
 			tr, err := Open(Options{Attach: r, Receive: true})
+			if (r == RungKprobe || r == RungFentry) && !probed() {
+				if err == nil {
+					tr.Close()
+					t.Fatalf("%s attached on a kernel without kprobes", r)
+				}
+				t.Logf("as is due: %v", err)
+				return
+			}
 			if err != nil {
 				t.Fatal(err)
 			}
-			t.Logf("opened in %v", time.Since(start))
-			for _, a := range tr.Attachments() {
-				t.Logf("%-22v %-8v %v %v", a.Hook, a.Rung, a.Symbols, a.Err)
-				var v *ebpf.VerifierError
-				if errors.As(a.Err, &v) {
-					t.Logf("%+v", v)
+			defer func() {
+				if err := tr.Close(); err != nil {
+					t.Error(err)
 				}
+			}()
+			opened := time.Since(start)
+			want := expect(t, spec, r)
+			if r == "" && !probed() {
+				want = slices.DeleteFunc(want, func(h event.Hook) bool { return slices.Contains(onFunctions, h) })
 			}
-			start = time.Now()
-			if err := tr.Close(); err != nil {
+			x, err := tr.exercise(t.Context(), []string{self, childName})
+			if err != nil {
 				t.Fatal(err)
 			}
-			t.Logf("closed in %v", time.Since(start))
+			for _, a := range tr.Attachments() {
+				wanted := slices.Contains(want, a.Hook)
+				said := fmt.Sprint(x.fired[a.Hook])
+				switch {
+				case a.Rung == "":
+					said = "-"
+					if wanted {
+						t.Errorf("%v is not attached: %v", a.Hook, a.Err)
+						var v *ebpf.VerifierError
+						if errors.As(a.Err, &v) {
+							t.Logf("%+v", v)
+						}
+					}
+				case !wanted:
+					t.Errorf("%v is attached to %v by %s, which this test does not expect", a.Hook, a.Symbols, a.Rung)
+				case r != "" && a.Rung != r:
+					t.Errorf("%v is attached by %s although %s was forced", a.Hook, a.Rung, r)
+				case x.failed[a.Hook] != nil:
+					t.Errorf("%v: no story ran through it: %v", a.Hook, x.failed[a.Hook])
+				case x.fired[a.Hook] == 0:
+					t.Errorf("%v is attached to %v by %s, and never fired", a.Hook, a.Symbols, a.Rung)
+				}
+				if a.Partly != nil {
+					t.Errorf("%v: %v", a.Hook, a.Partly)
+				}
+				if r == "" && a.Rung != "" {
+					said = fmt.Sprintf("%s %s", a.Rung, said)
+				}
+				table[a.Hook][r] = said
+			}
+			if !x.calls {
+				t.Error("no close told its system call")
+			}
+			st, err := tr.Stats()
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("attached in %v; %+v", opened, st)
 		})
 	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "events of the self-test, by hook and rung\n%-22s", "")
+	for _, r := range rungs {
+		fmt.Fprintf(&b, " %-14s", r)
+	}
+	for _, h := range event.Hooks() {
+		fmt.Fprintf(&b, "\n%-22v", h)
+		for _, r := range rungs {
+			fmt.Fprintf(&b, " %-14s", table[h][r])
+		}
+	}
+	t.Log(b.String())
 }

@@ -31,6 +31,7 @@ type kernel struct {
 	acceptArgs       uint32
 	recvmsgArgs      uint32
 	resetHasSegment  bool
+	sendResetRecord  bool // tp tcp_send_reset has a record of its own (6.10)
 
 	preemptSource bpf.ProbePreemptSource
 	preemptVar    btf.TypeID
@@ -57,6 +58,7 @@ func readKernel() (*kernel, error) {
 	k.resetHasSegment = k.position("tcp_reset", "sk_buff") == 2
 	k.recvmsgArgs = uint32(len(k.params("tcp_recvmsg")))
 	k.tpReasonArg = position(k.tracepoint("tcp_send_reset"), "sk_rst_reason")
+	k.sendResetRecord = k.has("trace_event_raw_tcp_send_reset")
 	k.fentryFirst = k.fentrySafe()
 	if err := k.findPreemptCount(); err != nil {
 		return nil, err

@@ -56,6 +56,8 @@ type hook struct {
 	ways []way
 	lost string // what cannot be told without it
 	data bool   // it sits on the way of the data: only on request
+
+	minor bool // no verdict rests on it
 }
 
 // only keeps the ways of one rung; "" keeps all.
@@ -137,7 +139,7 @@ func hooks(k *kernel) []hook {
 		state = append(state, point{rung: RungClassic, symbol: "sched:sched_process_free", program: bpf.ClassicProgClassicSchedProcessFree, aside: true})
 	}
 	sendReset, sendActiveReset := bpf.ClassicProgClassicTcpSendReset, bpf.ClassicProgClassicTcpSendActiveReset
-	if !k.has("trace_event_raw_tcp_send_reset") {
+	if !k.sendResetRecord {
 		sendReset, sendActiveReset = bpf.ClassicProgClassicTcpSendResetOld, bpf.ClassicProgClassicTcpSendActiveResetOld
 	}
 	return []hook{
@@ -197,7 +199,7 @@ func hooks(k *kernel) []hook {
 			typed("inet_sk_error_report", bpf.TypedProgTypedInetSkErrorReport),
 			one("sk_error_report", bpf.TypedProgEntrySkErrorReport, bpf.ProbeProgProbeSkErrorReport)),
 			classic("sock:inet_sk_error_report", bpf.ClassicProgClassicInetSkErrorReport)),
-			lost: "when the error was reported to the process"},
+			lost: "when the error was reported to the process", minor: true},
 		{hook: event.HookStreamError, ways: one("sk_stream_error", bpf.TypedProgEntrySkStreamError, bpf.ProbeProgProbeSkStreamError),
 			lost: "what a failed send(2) told the process"},
 		{hook: event.HookSignal, ways: last(first(

@@ -15,7 +15,10 @@ import (
 )
 
 // tracefs is the directory that numbers the classic tracepoints.
-type tracefs struct{ dir *os.File }
+type tracefs struct {
+	dir   *os.File
+	where string // for a person
+}
 
 // tracefsDirs are where it is mounted: by itself, or below debugfs.
 var tracefsDirs = []string{"/sys/kernel/tracing", "/sys/kernel/debug/tracing"}
@@ -31,7 +34,7 @@ func openTracefs() (*tracefs, error) {
 			if err != nil {
 				return nil, fmt.Errorf("open tracefs: %w", err)
 			}
-			return &tracefs{f}, nil
+			return &tracefs{f, dir}, nil
 		case errors.Is(err, fs.ErrPermission):
 			return nil, fmt.Errorf("read tracefs at %s: %w; it is root's: run as root, or with CAP_DAC_READ_SEARCH", dir, unix.EACCES)
 		}
@@ -40,7 +43,7 @@ func openTracefs() (*tracefs, error) {
 	if err != nil {
 		return nil, fmt.Errorf("tracefs is not mounted, and mounting it failed: %w; as root: mount -t tracefs tracefs %s", err, tracefsDirs[0])
 	}
-	return &tracefs{f}, nil
+	return &tracefs{f, "not mounted; mounted for this process alone"}, nil
 }
 
 // mountTracefs makes a mount that no path leads to; it goes with the file.

@@ -9,7 +9,6 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/ringbuf"
-	"github.com/cilium/ebpf/rlimit"
 	"golang.org/x/sys/unix"
 
 	"github.com/tcpbye/tcpbye/bpf"
@@ -51,15 +50,29 @@ type Tracer struct {
 	decode      uint64
 }
 
-// Open loads and attaches. It fails only when the spine cannot be attached;
-// every other hook that is missing is named by Attachments.
+// A CannotError says why this kernel or this user cannot trace.
+type CannotError struct{ Err error }
+
+func (e *CannotError) Error() string { return e.Err.Error() }
+
+func (e *CannotError) Unwrap() error { return e.Err }
+
+// Open loads and attaches. It fails, with a CannotError, only when the spine
+// cannot be attached; every other hook that is missing is named by Attachments.
 func Open(opts Options) (*Tracer, error) {
+	t, err := open(opts)
+	if err != nil {
+		return nil, &CannotError{err}
+	}
+	return t, nil
+}
+
+func open(opts Options) (*Tracer, error) {
 	if opts.Poll == 0 {
 		opts.Poll = 50 * time.Millisecond
 	}
-	// Kernels before 5.11 account BPF memory against RLIMIT_MEMLOCK.
-	if err := rlimit.RemoveMemlock(); err != nil {
-		return nil, fmt.Errorf("raise the limit on locked memory, which this kernel needs for BPF: %w; run as root", err)
+	if err := mayTrace(); err != nil {
+		return nil, err
 	}
 	p, err := newPrograms(opts.RingBytes)
 	if err != nil {
@@ -86,7 +99,7 @@ func Open(opts Options) (*Tracer, error) {
 		a := p.attach(h)
 		t.attachments = append(t.attachments, a)
 		if a.Hook == event.HookSetState && a.Err != nil {
-			return nil, errors.Join(explain(fmt.Errorf("attach the tracepoint sock:inet_sock_set_state, without which nothing can be told: %w", a.Err)), t.Close())
+			return nil, errors.Join(explain(fmt.Errorf("attach to the changes of a socket's state, without which nothing can be told: %w", a.Err)), t.Close())
 		}
 	}
 	return t, nil
@@ -95,13 +108,6 @@ func Open(opts Options) (*Tracer, error) {
 // ErrNotAsked is why a hook that costs too much to be always there is not
 // attached.
 var ErrNotAsked = errors.New("not asked for")
-
-func explain(err error) error {
-	if errors.Is(err, unix.EPERM) && os.Geteuid() != 0 {
-		return fmt.Errorf("%w; tcpbye needs root, or the capabilities CAP_BPF and CAP_PERFMON", err)
-	}
-	return err
-}
 
 // Attachments says how each hook is attached, in a fixed order.
 func (t *Tracer) Attachments() []Attachment { return t.attachments }

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tcpbye/tcpbye/demo/scenario"
+	"github.com/tcpbye/tcpbye/tracer"
 )
 
 // Exit statuses.
@@ -74,5 +75,9 @@ func run(args []string, env environment) int {
 		return status.status
 	}
 	fmt.Fprintf(env.stderr, "tcpbye: %v\n", err)
+	var cannot *tracer.CannotError
+	if errors.As(err, &cannot) {
+		return exitCannot
+	}
 	return exitFailure
 }
