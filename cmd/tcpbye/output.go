@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
 	"strings"
+	"sync"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -26,6 +29,8 @@ type output struct {
 	color   string
 	verbose bool
 	attach  rungFlag
+	// rotation is how a recording goes on in other files; zero: it does not.
+	rotation record.Rotation
 }
 
 func (o *output) flags(cmd *cobra.Command, format report.Format) {
@@ -91,6 +96,7 @@ func (o *output) open(meta record.Meta, heading func(left, right *report.Judged)
 		return nil, err
 	}
 	opts.Heading = heading
+	quietPipes()
 	s := &shower{opts: opts}
 	w := o.env.stdout
 	if o.write == "-" {
@@ -104,6 +110,14 @@ func (o *output) open(meta record.Meta, heading func(left, right *report.Judged)
 		return nil, usage(err)
 	}
 	if o.write == "" {
+		return s, nil
+	}
+	if o.rotation.Size > 0 {
+		r, err := record.NewRotator(o.write, meta, o.rotation, func(name string) (io.WriteCloser, error) { return os.Create(name) })
+		if err != nil {
+			return nil, err
+		}
+		s.record = r
 		return s, nil
 	}
 	to := o.env.stdout
@@ -120,6 +134,18 @@ func (o *output) open(meta record.Meta, heading func(left, right *report.Judged)
 	s.record = recording
 	return s, nil
 }
+
+// quietPipes makes a write to a pipe that nobody reads an error, EPIPE, and not
+// the end by a signal. The signal is not ignored, since what is run inherits
+// that.
+var quietPipes = sync.OnceFunc(func() {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGPIPE)
+	go func() {
+		for range signals {
+		}
+	}()
+})
 
 func (s *shower) show(scenario string) func(*conn.Connection, verdict.Verdict) error {
 	return func(c *conn.Connection, v verdict.Verdict) error {

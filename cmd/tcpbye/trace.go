@@ -1,89 +1,118 @@
 package main
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
+	"os/signal"
+	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/tcpbye/tcpbye/tracer"
 	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/filter"
 	"github.com/tcpbye/tcpbye/tracer/record"
 	"github.com/tcpbye/tcpbye/tracer/report"
 	"github.com/tcpbye/tcpbye/tracer/session"
+	"github.com/tcpbye/tcpbye/tracer/snapshot"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
 // tracing is what trace and rst share.
 type tracing struct {
 	output
-	read      string
+	choose    filter.Spec
+	read      []string
 	readyFile string
-	ports     []uint
 	receive   bool
 	duration  time.Duration
+	count     uint64
+	fileSize  string
+	fileCount int
+
 	// kept says which endings the command is about; nil: all.
 	kept func(verdict.Verdict) bool
 	// sink replaces the one that the format names; nil: it does not.
 	sink func(io.Writer, report.Options) []report.Sink
 }
 
+// formatResets is the one that tcpbye rst alone has.
+const formatResets = "resets"
+
 func (t *tracing) flags(cmd *cobra.Command, format report.Format) {
 	t.output.flags(cmd, format)
-	cmd.Flags().StringVarP(&t.read, "read", "r", "", "read a recording from `FILE` (- for standard input) instead of tracing")
-	cmd.Flags().StringVar(&t.readyFile, "ready-file", "", "create `FILE` once everything is attached")
-	cmd.Flags().UintSliceVar(&t.ports, "port", nil, "only connections with this port at either end (repeatable)")
-	cmd.Flags().BoolVar(&t.receive, "receive", false, "also watch every recv(2), to tell exactly what the application was told; costs a little for each call")
-	cmd.Flags().DurationVar(&t.duration, "duration", 0, "stop after this long; 0: on ^C")
+	f, c := cmd.Flags(), &t.choose
+	f.StringArrayVarP(&c.PIDs, "pid", "p", nil, "only connections of the process `PID`: it opened them, holds them, or acted on them")
+	f.BoolVar(&c.Follow, "follow", false, "with -p: and those of its descendants")
+	f.StringArrayVar(&c.Comms, "comm", nil, "only those of processes or threads of this `NAME` (may be a glob)")
+	f.StringArrayVar(&c.Exes, "exe", nil, "only those of this executable: a `PATH`, or a name (may be a glob)")
+	f.StringArrayVar(&c.Users, "uid", nil, "only those of this `USER`, by number or name")
+	f.StringArrayVar(&c.Cgroups, "cgroup", nil, "only those of the cgroup at `PATH`, and below it")
+	f.StringArrayVar(&c.Containers, "container", nil, "only those of the container whose id begins with `ID` (also RUNTIME/ID, or a systemd unit)")
+	f.StringArrayVar(&c.Ports, "port", nil, "only those with one of these `PORTS` at either end: 80,443,8000-8099")
+	f.StringArrayVar(&c.Local, "local", nil, "only those with this local `ADDRESS` or prefix: 10.0.0.0/8")
+	f.StringArrayVar(&c.Remote, "remote", nil, "only those with this remote `ADDRESS` or prefix")
+	f.StringArrayVar(&c.NetNS, "netns", nil, "only those in this network `NAMESPACE`: inode number, name or path")
+	f.StringArrayVar(&c.Classes, "class", nil, "only endings of this `CLASS`: graceful, aborted, timed-out, refused, open, unknown")
+	f.StringArrayVar(&c.Causes, "cause", nil, "only endings with this `CAUSE` (tcpbye explain lists them)")
+	f.StringArrayVarP(&t.read, "read", "r", nil, "read a recording from `FILE` (- for standard input) instead of tracing; several are read in their order")
+	f.StringVarP(&t.fileSize, "file-size", "C", "", "with -w: go on in another file after `SIZE` million bytes (or 64k, 10m, 1g)")
+	f.IntVarP(&t.fileCount, "file-count", "W", 0, "with -C: keep the last `COUNT` files")
+	f.StringVar(&t.readyFile, "ready-file", "", "create `FILE` once everything is attached")
+	f.BoolVar(&t.receive, "receive", false, "also watch every recv(2), to tell exactly what the application was told; costs a little for each call")
+	f.DurationVar(&t.duration, "duration", 0, "stop after this long; 0: on ^C")
+	f.Uint64Var(&t.count, "count", 0, "stop after showing so many endings; 0: on ^C")
 }
 
-func (t *tracing) keep(c *conn.Connection, v verdict.Verdict) bool {
-	if t.kept != nil && !t.kept(v) {
-		return false
-	}
-	if len(t.ports) == 0 {
-		return true
-	}
-	for _, p := range t.ports {
-		if uint(c.Local.Port()) == p || uint(c.Remote.Port()) == p {
-			return true
-		}
-	}
-	return false
-}
+const commandHelp = `
+With -- COMMAND, run it, trace it and its children, and end with it and with its
+exit status. ^C stops, judges what is left and counts. All conditions must hold;
+each may be given several times, or have a list with commas, of which one must.
+Both ends of a connection inside this machine are shown when one of them is
+wanted.`
 
 func newTrace(env environment) *cobra.Command {
 	t := &tracing{output: output{env: env}}
+	var open bool
 	cmd := &cobra.Command{
-		Use:   "trace",
+		Use:   "trace [-- COMMAND [ARGUMENT…]]",
 		Short: "watch the connections of this machine end",
-		Long:  "A row for each connection end, as it ends. ^C stops, judges what is left and counts.",
-		Args:  usageArgs(cobra.NoArgs),
-		RunE:  func(cmd *cobra.Command, _ []string) error { return t.run(cmd.Context()) },
+		Long: `A row for each connection end, as it ends; with --open, what is open now, and
+what of it will not end by itself.` + "\n" + commandHelp,
+		Args: commandArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if open {
+				return t.open(cmd, args)
+			}
+			return t.run(cmd, args)
+		},
 	}
 	t.flags(cmd, report.Table)
+	cmd.Flags().BoolVar(&open, "open", false, "show what is open now, and end")
 	return cmd
 }
-
-// formatResets is the one that tcpbye rst alone has.
-const formatResets = "resets"
 
 func newRst(env environment) *cobra.Command {
 	t := &tracing{output: output{env: env}}
 	var all bool
 	cmd := &cobra.Command{
-		Use:   "rst",
+		Use:   "rst [-- COMMAND [ARGUMENT…]]",
 		Short: "explain the connections that did not end gracefully",
 		Long: `Each ending that was not graceful, as it happens: who, why, what was lost, what
 the application saw, what to do. Repeats are counted, not repeated. ^C stops and
-shows a table by cause and process.`,
-		Args: usageArgs(cobra.NoArgs),
-		RunE: func(cmd *cobra.Command, _ []string) error {
+shows a table by cause and process.` + "\n" + commandHelp,
+		Args: commandArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
 			t.kept = func(v verdict.Verdict) bool {
 				return v.Class != verdict.Graceful && v.Class != verdict.Open && (all || !v.Harmless)
 			}
@@ -92,7 +121,7 @@ shows a table by cause and process.`,
 					return []report.Sink{report.NewResets(w, o), &summing{w: w, s: report.NewSummary(o)}}
 				}
 			}
-			return t.run(cmd.Context())
+			return t.run(cmd, args)
 		},
 	}
 	t.flags(cmd, formatResets)
@@ -111,55 +140,270 @@ func (s *summing) End(j report.Judged) error { return s.s.End(j) }
 
 func (s *summing) Close() error { return s.s.Write(s.w) }
 
-func (t *tracing) run(ctx context.Context) (err error) {
-	if t.duration > 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, t.duration)
-		defer cancel()
+// commandArgs takes a command after two dashes and nothing else.
+func commandArgs(cmd *cobra.Command, args []string) error {
+	switch n := cmd.ArgsLenAtDash(); {
+	case n < 0 && len(args) > 0:
+		return usage(fmt.Errorf("%q: a command to run comes after --", args[0]))
+	case n > 0:
+		return usage(fmt.Errorf("%q before --: a command to run comes after it", args[0]))
+	case n == 0 && len(args) == 0:
+		return usage(errors.New("which command? there is none after --"))
+	}
+	return nil
+}
+
+// excluded is a usage error when one of the flags is given: what is asked for
+// cannot go with it.
+func excluded(cmd *cobra.Command, with string, flags ...string) error {
+	for _, name := range flags {
+		if cmd.Flags().Changed(name) {
+			return usage(fmt.Errorf("--%s does not go with %s", name, with))
+		}
+	}
+	return nil
+}
+
+// check holds the flags against each other and reads what they say.
+func (t *tracing) check(cmd *cobra.Command, args []string) (*filter.Filter, error) {
+	world := session.World()
+	if t.read != nil {
+		if len(args) > 0 {
+			return nil, usage(errors.New("a command cannot be run while a recording is read (-r)"))
+		}
+		if err := excluded(cmd, "-r", "duration", "ready-file", "receive", "attach"); err != nil {
+			return nil, err
+		}
+		world = filter.World{} // a recording may come from another machine
+	}
+	f, err := filter.Parse(t.choose, world)
+	if err != nil {
+		return nil, usage(err)
+	}
+	if t.duration < 0 {
+		return nil, usage(fmt.Errorf("--duration %v: want a time to come", t.duration))
+	}
+	if t.rotation, err = rotation(t.fileSize, t.fileCount, t.write); err != nil {
+		return nil, usage(err)
+	}
+	// What is wrong with the output is said before anything is attached.
+	if _, err := t.options(report.Clock{}); err != nil {
+		return nil, err
+	}
+	if t.sink == nil && !slices.Contains(report.Formats(), report.Format(t.format)) {
+		_, err := report.New(report.Format(t.format), io.Discard, report.Options{})
+		return nil, usage(err)
+	}
+	return f, nil
+}
+
+// rotation reads -C and -W as tcpdump does: millions of bytes, unless there is a
+// unit.
+func rotation(size string, count int, file string) (record.Rotation, error) {
+	r := record.Rotation{Count: count}
+	switch {
+	case count < 0:
+		return r, fmt.Errorf("-W %d: want a number of files", count)
+	case size == "" && count > 0:
+		return r, errors.New("-W goes with -C, which says when to begin another file")
+	case size == "":
+		return r, nil
+	case file == "" || file == "-":
+		return r, errors.New("-C goes with -w FILE")
+	}
+	unit := int64(1_000_000)
+	number := strings.TrimRight(strings.ToLower(size), "kmg")
+	switch strings.ToLower(strings.TrimPrefix(size, number)) {
+	case "":
+	case "k":
+		unit = 1 << 10
+	case "m":
+		unit = 1 << 20
+	case "g":
+		unit = 1 << 30
+	default:
+		number = ""
+	}
+	n, err := strconv.ParseInt(number, 10, 32)
+	if err != nil || n <= 0 {
+		return r, fmt.Errorf("-C %s: want a size such as 10 (million bytes), 64k, 10m or 1g", size)
+	}
+	r.Size = n * unit
+	return r, nil
+}
+
+func (t *tracing) run(cmd *cobra.Command, args []string) error {
+	choice, err := t.check(cmd, args)
+	if err != nil {
+		return err
 	}
 	var s *shower
 	config := func(meta record.Meta) (session.Config, error) {
 		var err error
-		if s, err = t.open(meta, nil, t.sink); err != nil {
+		if s, err = t.output.open(meta, nil, t.sink); err != nil {
 			return session.Config{}, err
 		}
-		return session.Config{Keep: t.keep, Show: s.show(""), Record: s.record}, nil
+		c := session.Config{Show: s.show(meta.Scenario), Record: s.record, Count: t.count}
+		c.Keep = func(c *conn.Connection, v verdict.Verdict) bool {
+			return (t.kept == nil || t.kept(v)) && choice.Match(c, v)
+		}
+		// A demo was judged at its end, with the whole story at hand.
+		c.Join.Hold = meta.Scenario != ""
+		return c, nil
 	}
 	var counts session.Counts
-	if t.read != "" {
-		in := io.Reader(t.env.stdin)
-		if t.read != "-" {
-			f, err := os.Open(t.read)
-			if err != nil {
-				return fmt.Errorf("open the recording: %w", err)
-			}
-			defer f.Close()
-			in = f
-		}
-		counts, err = session.Replay(in, func(m record.Meta) (session.Config, error) {
+	var status error
+	if t.read != nil {
+		counts, err = t.replay(cmd.Context(), func(m record.Meta) (session.Config, error) {
 			if err := s.close(); err != nil {
 				return session.Config{}, err
 			}
 			return config(m)
 		})
 	} else {
-		counts, err = session.Live(ctx, tracer.Options{Receive: t.receive, Attach: tracer.Rung(t.attach)}, func(m record.Meta, attached []tracer.Attachment) (session.Config, error) {
-			degraded(t.env.stderr, attached)
-			cfg, err := config(m)
-			if err == nil && t.readyFile != "" {
-				if err = os.WriteFile(t.readyFile, []byte("ready\n"), 0o644); err != nil {
-					err = fmt.Errorf("write the ready file: %w", err)
-				}
-			}
-			return cfg, err
-		})
+		counts, status, err = t.live(cmd.Context(), args, choice, config)
 	}
 	err = errors.Join(err, s.close())
 	if s != nil {
 		closing(t.env.stderr, counts)
 	}
+	if err == nil {
+		err = status
+	}
 	return err
 }
+
+// replay reads the recordings.
+func (t *tracing) replay(ctx context.Context, config func(record.Meta) (session.Config, error)) (session.Counts, error) {
+	var in []io.Reader
+	for _, name := range t.read {
+		if name == "-" {
+			in = append(in, session.Input(ctx, t.env.stdin))
+			continue
+		}
+		f, err := os.Open(name)
+		if err != nil {
+			return session.Counts{}, fmt.Errorf("open the recording: %w", err)
+		}
+		defer f.Close()
+		in = append(in, session.Input(ctx, f))
+	}
+	return session.Replay(io.MultiReader(in...), config)
+}
+
+// live traces this machine. status is the command's exit status, where there is
+// a command.
+func (t *tracing) live(ctx context.Context, args []string, choice *filter.Filter, config func(record.Meta) (session.Config, error)) (counts session.Counts, status, err error) {
+	var command *session.Command
+	if len(args) > 0 {
+		if command, err = session.NewCommand(args, t.env.stdin, t.env.stdout, t.env.stderr); err != nil {
+			return counts, nil, &statusError{commandStatus(err), err}
+		}
+		// The command says when it is over, and not the signal that it gets, too.
+		ctx = context.WithoutCancel(ctx)
+		defer passSignals(command)()
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	witness, warnings := session.NewWitness(session.WitnessOptions{
+		Lineage: command != nil || t.choose.Follow || t.write != "",
+	})
+	defer func() { err = errors.Join(err, witness.Close()) }()
+	for _, w := range warnings {
+		fmt.Fprintf(t.env.stderr, "tcpbye: %s\n", oneLine(w))
+	}
+	counts, err = session.Live(ctx, tracer.Options{Receive: t.receive, Attach: tracer.Rung(t.attach)}, func(m record.Meta, attached []tracer.Attachment) (session.Config, error) {
+		degraded(t.env.stderr, attached)
+		c, err := config(m)
+		c.Witness = witness
+		c.Seeds = func() ([]conn.Seed, error) { return session.Existing(witness) }
+		c.Started = func() error { return t.started(command, choice, stop) }
+		c.Pulse = func(s *session.Session) error {
+			if command != nil && command.Over(s) {
+				stop()
+			}
+			return gone(t.env.stdout)
+		}
+		return c, err
+	})
+	if command == nil || command.PID() == 0 {
+		return counts, nil, err
+	}
+	n, waitErr := command.Status()
+	if n != 0 {
+		status = &statusError{status: n}
+	}
+	return counts, status, errors.Join(err, waitErr)
+}
+
+// started begins what waits for the trace.
+func (t *tracing) started(command *session.Command, choice *filter.Filter, stop func()) error {
+	if t.readyFile != "" {
+		if err := os.WriteFile(t.readyFile, []byte("ready\n"), 0o644); err != nil {
+			return fmt.Errorf("write the ready file: %w", err)
+		}
+	}
+	if t.duration > 0 {
+		time.AfterFunc(t.duration, stop)
+	}
+	if command == nil {
+		return nil
+	}
+	if err := command.Start(); err != nil {
+		return &statusError{commandStatus(err), err}
+	}
+	choice.PIDs, choice.Follow = append(choice.PIDs, command.PID()), true
+	return nil
+}
+
+// commandStatus is what a shell returns for a command that it cannot run.
+func commandStatus(err error) int {
+	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, os.ErrNotExist) {
+		return 127
+	}
+	return 126
+}
+
+// passSignals passes on what only this process gets, until the function that it
+// returns is called. ^C at a terminal goes to the command, too.
+func passSignals(c *session.Command) (stop func()) {
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGTERM, os.Interrupt)
+	go func() {
+		for s := range signals {
+			if s != os.Interrupt || !inForeground() {
+				c.Signal(s)
+			}
+		}
+	}()
+	return func() { signal.Stop(signals); close(signals) }
+}
+
+// inForeground says whether a terminal sends its signals to this process.
+func inForeground() bool {
+	tty, err := os.Open("/dev/tty")
+	if err != nil {
+		return false
+	}
+	defer tty.Close()
+	group, err := unix.IoctlGetInt(int(tty.Fd()), unix.TIOCGPGRP)
+	return err == nil && group == unix.Getpgrp()
+}
+
+// gone is a broken pipe before anything is written to it.
+func gone(w io.Writer) error {
+	f, ok := w.(*os.File)
+	if !ok {
+		return nil
+	}
+	fds := []unix.PollFd{{Fd: int32(f.Fd())}}
+	if n, err := unix.Poll(fds, 0); err == nil && n > 0 && fds[0].Revents&unix.POLLERR != 0 {
+		return fmt.Errorf("write to standard output: %w", unix.EPIPE)
+	}
+	return nil
+}
+
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", ": ") }
 
 // degraded says in one line what is missing.
 func degraded(w io.Writer, attached []tracer.Attachment) {
@@ -172,4 +416,66 @@ func degraded(w io.Writer, attached []tracer.Attachment) {
 	if n > 0 {
 		fmt.Fprintf(w, "tcpbye: %d of %d hooks cannot be attached here; verdicts say what they could not see\n", n, len(attached))
 	}
+}
+
+// open shows what there is now.
+func (t *tracing) open(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usage(errors.New("--open runs no command"))
+	}
+	if err := excluded(cmd, "--open", "read", "write", "file-size", "file-count", "duration", "ready-file", "receive", "attach"); err != nil {
+		return err
+	}
+	if f := report.Format(t.format); f != report.Table && f != report.JSON {
+		return usage(fmt.Errorf("-o %s: --open has the formats %s and %s", t.format, report.Table, report.JSON))
+	}
+	choice, err := t.check(cmd, args)
+	if err != nil {
+		return err
+	}
+	look, err := t.options(report.Clock{})
+	if err != nil {
+		return err
+	}
+	quietPipes()
+	witness, warnings := session.NewWitness(session.WitnessOptions{Lineage: t.choose.Follow})
+	defer witness.Close()
+	for _, w := range warnings {
+		fmt.Fprintf(t.env.stderr, "tcpbye: %s\n", oneLine(w))
+	}
+	snap, err := snapshot.Take(snapshot.Options{Who: witness.Complete})
+	if err != nil {
+		return err
+	}
+	seen := len(snap.Sockets)
+	sockets := slices.DeleteFunc(snap.Sockets, func(s snapshot.Socket) bool {
+		return !choice.Match(s.Connection(), verdict.Verdict{Class: verdict.Open, Cause: s.Mark().Cause})
+	})
+	shown := len(sockets)
+	if t.count > 0 && uint64(shown) > t.count {
+		sockets = sockets[:t.count]
+	}
+	w := bufio.NewWriter(t.env.stdout)
+	if report.Format(t.format) == report.JSON {
+		err = snapshot.JSON(w, sockets)
+	} else {
+		err = snapshot.Table(w, snapshot.Rows(sockets, t.verbose), snapshot.Look{Color: look.Color, ASCII: look.ASCII, Width: look.Width})
+	}
+	if err = errors.Join(err, w.Flush()); err != nil {
+		return fmt.Errorf("write: %w", err)
+	}
+	marked := 0
+	for i := range sockets {
+		if sockets[i].Mark().Marked() {
+			marked++
+		}
+	}
+	for _, err := range snap.Skipped {
+		fmt.Fprintf(t.env.stderr, "tcpbye: %s\n", oneLine(err))
+	}
+	if os.Geteuid() != 0 {
+		fmt.Fprintln(t.env.stderr, "tcpbye: without root, who holds other users' connections is not known")
+	}
+	fmt.Fprintf(t.env.stderr, "%d open, %d shown, %d will not end by themselves; %d in TIME_WAIT\n", seen, len(sockets), marked, snap.TimeWait)
+	return nil
 }

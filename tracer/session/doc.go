@@ -6,5 +6,5 @@
 // recorded. So everything that is shown is a function of what a recording holds,
 // and a replay shows the same.
 //
-// It prints nothing itself and starts no goroutine.
+// It prints nothing itself, and everything in a run is called from one goroutine.
 package session

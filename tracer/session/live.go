@@ -103,7 +103,6 @@ func (s *Session) run(ctx context.Context, t *tracer.Tracer) error {
 		}
 		return s.Event(e)
 	}, func(now time.Duration) error {
-		s.cfg.Witness.Update()
 		if now-asked >= lossEvery {
 			if err := losses(now); err != nil {
 				return err

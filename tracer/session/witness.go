@@ -17,8 +17,9 @@ import (
 type Witness struct {
 	processes *enrich.Processes
 	cgroups   *enrich.Cgroups
-	tree      *lineage.Tree // nil: descent is not asked for
-	blind     bool          // this procfs shows other PIDs than the events
+	tree      *lineage.Tree
+	descent   bool // whose child each process is, is told, too
+	blind     bool // this procfs shows other PIDs than the events
 	told      map[uint32]*telling
 	order     []uint32
 }
@@ -63,11 +64,9 @@ func NewWitness(o WitnessOptions) (w *Witness, warnings []error) {
 		w.blind = true
 		return w, []error{err}
 	}
-	if o.Lineage {
-		var err error
-		if w.tree, err = lineage.Open(o.Procfs); err != nil {
-			warnings = append(warnings, errors.Join(errors.New("children whose parents are gone may be missed"), err))
-		}
+	w.descent = o.Lineage
+	if w.tree, err = lineage.Open(o.Procfs); err != nil && o.Lineage {
+		warnings = append(warnings, errors.Join(errors.New("children whose parents are gone may be missed"), err))
 	}
 	return w, warnings
 }
@@ -78,13 +77,6 @@ func (w *Witness) Close() error {
 		return nil
 	}
 	return w.tree.Close()
-}
-
-// Update takes the news of forks; call it now and then.
-func (w *Witness) Update() {
-	if w != nil && w.tree != nil {
-		w.tree.Update()
-	}
 }
 
 // Look learns from an event while its process lives. It says true when there is
@@ -151,7 +143,10 @@ func (w *Witness) ask(pid uint32, at time.Duration, cgroup uint64) record.Proces
 			p.Container = record.Text(info.Container)
 		}
 	}
-	if w.tree != nil {
+	if p.Exe == "" {
+		p.Exe = record.Text(w.tree.Exe(pid)) // it is gone
+	}
+	if w.descent {
 		p.Ancestors = w.tree.Ancestors(pid)
 	}
 	return p

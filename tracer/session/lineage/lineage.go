@@ -6,25 +6,37 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"strconv"
 	"strings"
+	"sync"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
 
-// Tree is the tree of processes. It is not safe for concurrent use.
+// Tree is the tree of processes. It may be used from several goroutines.
 type Tree struct {
-	procfs  string
-	fd      int // -1: /proc alone
-	parents map[uint32]uint32
-	order   []uint32 // of parents, the oldest first
-	oldest  int
-	lost    uint64
-	buf     []byte
+	procfs string
+	fd     int           // the socket; -1: /proc alone
+	stop   int           // an eventfd that ends the reader
+	done   chan struct{} // closed when the reader has ended
+
+	mu     sync.Mutex
+	known  map[uint32]process
+	order  []uint32 // of known, the oldest first
+	oldest int
+	lost   uint64
+	buf    []byte
 }
 
-// most is how many forks are remembered.
+// process is what the kernel told of one.
+type process struct {
+	parent uint32 // 0 not told
+	exe    string // "" not known
+}
+
+// most is how many processes are remembered.
 const most = 1 << 16
 
 // include/uapi/linux/cn_proc.h and connector.h.
@@ -34,16 +46,18 @@ const (
 	procListen      = 1
 	procIgnore      = 2
 	procEventFork   = 1
+	procEventExec   = 2
 	sizeofCnMsg     = 20
 	offsetWhat      = unix.SizeofNlMsghdr + sizeofCnMsg
 	offsetEventData = offsetWhat + 16 // what, cpu, timestamp
 	sizeofForkEvent = 16
+	sizeofExecEvent = 8
 )
 
 // Open starts to listen. Its error says why the kernel does not tell; the tree
 // then knows what /proc does, and is not nil.
 func Open(procfs string) (*Tree, error) {
-	t := &Tree{procfs: procfs, fd: -1, parents: map[uint32]uint32{}, buf: make([]byte, 64<<10)}
+	t := newTree(procfs)
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_CONNECTOR)
 	if err != nil {
 		return t, fmt.Errorf("listen for forks: %w", err)
@@ -51,12 +65,38 @@ func Open(procfs string) (*Tree, error) {
 	if err := listen(fd); err != nil {
 		return t, errors.Join(fmt.Errorf("listen for forks: %w", err), unix.Close(fd))
 	}
-	t.fd = fd
+	stop, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
+	if err != nil {
+		return t, errors.Join(fmt.Errorf("listen for forks: %w", err), unix.Close(fd))
+	}
+	t.fd, t.stop = fd, stop
+	go t.follow()
 	return t, nil
 }
 
+func newTree(procfs string) *Tree {
+	return &Tree{procfs: procfs, fd: -1, known: map[uint32]process{}, buf: make([]byte, 64<<10), done: make(chan struct{})}
+}
+
+// follow takes the news as they come: what a process executes must be asked for
+// while it lives. So the thread is its own, and goes first where it may.
+func (t *Tree) follow() {
+	defer close(t.done)
+	runtime.LockOSThread() // and never unlocked: the thread ends with this
+	_ = unix.Setpriority(unix.PRIO_PROCESS, unix.Gettid(), -20)
+	for {
+		fds := []unix.PollFd{{Fd: int32(t.fd), Events: unix.POLLIN}, {Fd: int32(t.stop), Events: unix.POLLIN}}
+		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) || fds[1].Revents != 0 {
+			return
+		}
+		t.mu.Lock()
+		t.drain()
+		t.mu.Unlock()
+	}
+}
+
 func listen(fd int) error {
-	if err := onlyForks(fd); err != nil {
+	if err := onlyBirths(fd); err != nil {
 		return err
 	}
 	const room = 4 << 20
@@ -70,14 +110,18 @@ func listen(fd int) error {
 	return request(fd, procListen)
 }
 
-// onlyForks keeps all other events away: before 6.6 the kernel cannot be asked
-// to. A packet filter sees words in network order.
-func onlyForks(fd int) error {
-	var fork [4]byte
-	binary.NativeEndian.PutUint32(fork[:], procEventFork)
+// onlyBirths keeps all but forks and execs away: before 6.6 the kernel cannot be
+// asked to. A packet filter sees words in network order.
+func onlyBirths(fd int) error {
+	word := func(what uint32) uint32 {
+		var b [4]byte
+		binary.NativeEndian.PutUint32(b[:], what)
+		return binary.BigEndian.Uint32(b[:])
+	}
 	program := []unix.SockFilter{
 		{Code: unix.BPF_LD | unix.BPF_W | unix.BPF_ABS, K: offsetWhat},
-		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 1, K: binary.BigEndian.Uint32(fork[:])},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jt: 1, K: word(procEventFork)},
+		{Code: unix.BPF_JMP | unix.BPF_JEQ | unix.BPF_K, Jf: 1, K: word(procEventExec)},
 		{Code: unix.BPF_RET | unix.BPF_K, K: 0xffffffff},
 		{Code: unix.BPF_RET | unix.BPF_K, K: 0},
 	}
@@ -99,16 +143,32 @@ func request(fd int, op uint32) error {
 	return unix.Sendto(fd, b.Bytes(), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 }
 
-// Listens says whether the kernel tells of forks.
-func (t *Tree) Listens() bool { return t.fd >= 0 }
-
 // Lost counts the times at which the kernel dropped news for want of room.
-func (t *Tree) Lost() uint64 { return t.lost }
+func (t *Tree) Lost() uint64 {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.lost
+}
 
-// Update takes what the kernel has told since. It does not block.
-func (t *Tree) Update() {
+// lock gives the tree as the kernel has told of it until now. Mostly the reader
+// has taken all; to take it in its place, with its lock, would only delay it.
+func (t *Tree) lock() {
+	fds := []unix.PollFd{{Fd: int32(t.fd), Events: unix.POLLIN}}
+	pending := false
+	if t.fd >= 0 {
+		n, err := unix.Poll(fds, 0)
+		pending = err == nil && n > 0
+	}
+	t.mu.Lock()
+	if pending {
+		t.drain()
+	}
+}
+
+// drain takes what the kernel has told since.
+func (t *Tree) drain() {
 	for t.fd >= 0 {
-		n, from, err := unix.Recvfrom(t.fd, t.buf, 0)
+		n, from, err := unix.Recvfrom(t.fd, t.buf, unix.MSG_DONTWAIT)
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
@@ -118,51 +178,63 @@ func (t *Tree) Update() {
 		case err != nil:
 			return
 		}
-		if sa, ok := from.(*unix.SockaddrNetlink); !ok || sa.Pid != 0 {
-			continue // not from the kernel
+		if sa, ok := from.(*unix.SockaddrNetlink); ok && sa.Pid == 0 { // from the kernel
+			t.read(t.buf[:n])
 		}
-		t.read(t.buf[:n])
 	}
 }
 
 func (t *Tree) read(b []byte) {
 	order := binary.NativeEndian
-	if len(b) < offsetEventData+sizeofForkEvent || order.Uint32(b[offsetWhat:]) != procEventFork {
+	if len(b) < offsetEventData {
 		return
 	}
 	data := b[offsetEventData:]
-	parent, child, childThread := order.Uint32(data[4:]), order.Uint32(data[12:]), order.Uint32(data[8:])
-	if child != childThread {
-		return // a thread
+	switch what := order.Uint32(b[offsetWhat:]); {
+	case what == procEventFork && len(data) >= sizeofForkEvent:
+		parent, childThread, child := order.Uint32(data[4:]), order.Uint32(data[8:]), order.Uint32(data[12:])
+		if child == childThread { // and not a thread
+			t.learn(child, process{parent: parent, exe: t.known[parent].exe})
+		}
+	case what == procEventExec && len(data) >= sizeofExecEvent:
+		pid := order.Uint32(data[4:])
+		// Where it is gone already, nothing is known any more.
+		exe, _ := os.Readlink(t.procfs + "/" + strconv.FormatUint(uint64(pid), 10) + "/exe")
+		t.learn(pid, process{parent: t.known[pid].parent, exe: exe})
 	}
-	t.born(child, parent)
 }
 
-func (t *Tree) born(child, parent uint32) {
-	if _, again := t.parents[child]; !again {
+func (t *Tree) learn(pid uint32, p process) {
+	if _, again := t.known[pid]; !again {
 		if len(t.order) < most {
-			t.order = append(t.order, child)
+			t.order = append(t.order, pid)
 		} else {
-			delete(t.parents, t.order[t.oldest])
-			t.order[t.oldest] = child
+			delete(t.known, t.order[t.oldest])
+			t.order[t.oldest] = pid
 			t.oldest = (t.oldest + 1) % most
 		}
 	}
-	t.parents[child] = parent
+	t.known[pid] = p
+}
+
+// Exe is the executable of a process that may be gone; "" not known.
+func (t *Tree) Exe(pid uint32) string {
+	t.lock()
+	defer t.mu.Unlock()
+	return t.known[pid].exe
 }
 
 // Ancestors is a process's parent, its parent's parent and so on; nil where
 // nothing is known.
 func (t *Tree) Ancestors(pid uint32) []uint32 {
-	t.Update()
+	t.lock()
+	defer t.mu.Unlock()
 	const deepest = 64
 	var line []uint32
 	for len(line) < deepest {
-		parent, ok := t.parents[pid]
-		if !ok {
-			if parent, ok = t.ask(pid); !ok {
-				break
-			}
+		parent := t.known[pid].parent
+		if parent == 0 {
+			parent = t.ask(pid)
 		}
 		if parent == 0 {
 			break
@@ -173,23 +245,26 @@ func (t *Tree) Ancestors(pid uint32) []uint32 {
 	return line
 }
 
-// ask reads the parent from /proc/PID/stat. The name, in parentheses, may hold
-// any bytes, parentheses too.
-func (t *Tree) ask(pid uint32) (uint32, bool) {
+// ask reads the parent from /proc/PID/stat; 0 it is gone, or has none. The name,
+// in parentheses, may hold any bytes, parentheses too.
+func (t *Tree) ask(pid uint32) uint32 {
 	b, err := os.ReadFile(t.procfs + "/" + strconv.FormatUint(uint64(pid), 10) + "/stat")
 	if err != nil {
-		return 0, false
+		return 0
 	}
 	i := bytes.LastIndexByte(b, ')')
 	if i < 0 {
-		return 0, false
+		return 0
 	}
 	fields := strings.Fields(string(b[i+1:]))
 	if len(fields) < 2 {
-		return 0, false
+		return 0
 	}
 	parent, err := strconv.ParseUint(fields[1], 10, 32)
-	return uint32(parent), err == nil
+	if err != nil {
+		return 0
+	}
+	return uint32(parent)
 }
 
 // Close stops the kernel's telling.
@@ -197,7 +272,11 @@ func (t *Tree) Close() error {
 	if t.fd < 0 {
 		return nil
 	}
-	err := errors.Join(request(t.fd, procIgnore), unix.Close(t.fd))
+	var one [8]byte
+	binary.NativeEndian.PutUint64(one[:], 1)
+	_, err := unix.Write(t.stop, one[:])
+	<-t.done
+	err = errors.Join(err, request(t.fd, procIgnore), unix.Close(t.fd), unix.Close(t.stop))
 	t.fd = -1
 	return err
 }
