@@ -207,8 +207,7 @@ func runGuest(t *testing.T, root, kernel, path, bin string) []result {
 	failed := false
 	var leaves []result
 	for _, x := range c.results {
-		if c.parent(x.name) {
-			failed = failed || x.verdict == "FAIL"
+		if c.parent(x.name) && (x.verdict != "FAIL" || c.failedBelow(x.name)) {
 			continue // its subtests are what counts
 		}
 		x.log = c.logs[x.name]
@@ -255,6 +254,13 @@ func join(t *testing.T, dir, to string) {
 	if err := os.WriteFile(to, all, 0o644); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// failedBelow says whether a part of that test failed: else it failed itself.
+func (c *collect) failedBelow(name string) bool {
+	return slices.ContainsFunc(c.results, func(r result) bool {
+		return r.verdict == "FAIL" && strings.HasPrefix(r.name, name+"/")
+	})
 }
 
 // parent says whether other tests are parts of that one.

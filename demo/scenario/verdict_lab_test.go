@@ -94,7 +94,7 @@ func playAll(t *testing.T, st *stage.Stage, kernel scenario.Kernel) {
 					defer func() { <-slots }()
 					ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 					defer cancel()
-					p, err := st.Play(ctx, s, scenario.Options{Family: family, Stderr: os.Stderr, MachineWide: true})
+					p, errs, err := play(ctx, t, st, s, family)
 					var missing *scenario.Missing
 					if errors.As(err, &missing) {
 						if !missing.Expected(kernel) {
@@ -105,7 +105,7 @@ func playAll(t *testing.T, st *stage.Stage, kernel scenario.Kernel) {
 					if err != nil {
 						t.Error(err)
 					}
-					for _, err := range append(s.CheckOutcome(p.Outcome), s.CheckVerdicts(p.Outcome, p.Ends)...) {
+					for _, err := range errs {
 						t.Error(err)
 					}
 					if t.Failed() {
@@ -117,6 +117,31 @@ func playAll(t *testing.T, st *stage.Stage, kernel scenario.Kernel) {
 			}
 		}
 	})
+}
+
+// play plays a scenario, once more where the kernel skipped an event meanwhile
+// and the verdict suffered from it.
+func play(ctx context.Context, t *testing.T, st *stage.Stage, s scenario.Scenario, family scenario.Family) (stage.Played, []error, error) {
+	t.Helper()
+	for again := false; ; again = true {
+		before, err := st.Skipped()
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := st.Play(ctx, s, scenario.Options{Family: family, Stderr: os.Stderr, MachineWide: true})
+		if err != nil {
+			return p, nil, err
+		}
+		errs := append(s.CheckOutcome(p.Outcome), s.CheckVerdicts(p.Outcome, p.Ends)...)
+		after, err := st.Skipped()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if len(errs) == 0 || again || after == before {
+			return p, errs, nil
+		}
+		t.Logf("%d events were skipped: once more (%v)", after-before, errors.Join(errs...))
+	}
 }
 
 // explain logs all that is known of a run whose verdict is wrong.
