@@ -89,7 +89,30 @@ func (r demoRun) wire(from netip.AddrPort) []string {
 	return out
 }
 
+// runDemo runs a demo, again where tcpbye says that the kernel skipped an event
+// meanwhile: everything is attached, and still it is not certain.
 func runDemo(t *testing.T, args ...string) demoRun {
+	t.Helper()
+	const most = 3
+	for n := 1; ; n++ {
+		r := runDemoOnce(t, args...)
+		if n == most || !r.skipped() {
+			return r
+		}
+		t.Log("an event was skipped: once more")
+	}
+}
+
+func (r demoRun) skipped() bool {
+	for _, x := range []*judgedRecord{r.client, r.server} {
+		if x.Verdict.Confidence == "likely" && len(x.Verdict.Missing) == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func runDemoOnce(t *testing.T, args ...string) demoRun {
 	t.Helper()
 	tcpbye, err := exec.LookPath("tcpbye")
 	if err != nil {
