@@ -149,6 +149,22 @@ func drain(c *net.TCPConn) error {
 	return err
 }
 
+// drainAndAck reads to the end of input and sends the acknowledgement of the
+// peer's FIN, which could wait for the next segment: the peer's socket becomes
+// a mini-socket in FIN_WAIT2.
+func drainAndAck(c *net.TCPConn) error {
+	if err := drain(c); err != nil {
+		return err
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var optErr error
+	err = raw.Control(func(fd uintptr) { optErr = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_QUICKACK, 1) })
+	return errors.Join(err, optErr)
+}
+
 func (s *stories) polite(ctx context.Context) error {
 	return s.connected(ctx, func(client, server *net.TCPConn) error {
 		if _, err := client.Write([]byte("question")); err != nil {
@@ -178,8 +194,7 @@ func (s *stories) closeTwice(ctx context.Context) error {
 		if err := client.Close(); err != nil {
 			return err
 		}
-		// The FIN has come, so the client waits for ours in FIN_WAIT2.
-		if err := drain(server); err != nil {
+		if err := drainAndAck(server); err != nil {
 			return err
 		}
 		return server.Close()
@@ -191,7 +206,7 @@ func (s *stories) dataAfterClose(ctx context.Context) error {
 		if err := client.Close(); err != nil {
 			return err
 		}
-		if err := drain(server); err != nil {
+		if err := drainAndAck(server); err != nil {
 			return err
 		}
 		// Answered by a reset. From CLOSE_WAIT that is told as EPIPE.

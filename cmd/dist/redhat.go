@@ -41,7 +41,8 @@ func redhat(r release) (string, []byte, error) {
 	if err != nil {
 		return fail(err)
 	}
-	for _, dir := range []string{licences, "/usr/share/doc/tcpbye"} {
+	dirs := []string{licences, "/usr/share/doc/tcpbye"}
+	for _, dir := range dirs {
 		p.AddFile(rpmpack.RPMFile{Name: dir, Mode: 0o40755, Owner: "root", Group: "root", MTime: uint32(r.date.Unix())})
 	}
 	for _, f := range files {
@@ -57,9 +58,27 @@ func redhat(r release) (string, []byte, error) {
 	p.AddPostin(string(r.scripts["rpm/post"]))
 	p.AddPreun(string(r.scripts["rpm/preun"]))
 	p.AddPostun(string(r.scripts["rpm/postun"]))
+	// rpmpack counts the files' bytes here, rpm the whole cpio archive's.
+	size := cpioSize("TRAILER!!!", 0)
+	for _, dir := range dirs {
+		size += cpioSize(dir, 0)
+	}
+	for _, f := range files {
+		size += cpioSize(f.path, len(f.body))
+	}
+	const payloadSize = 1007 // RPMSIGTAG_PAYLOADSIZE
+	p.AddCustomSig(payloadSize, rpmpack.EntryInt32([]int32{int32(size)}))
 	var b bytes.Buffer
 	if err := p.Write(&b); err != nil {
 		return fail(err)
 	}
 	return name, b.Bytes(), nil
+}
+
+// cpioSize is what a file takes in a cpio archive of the new ASCII format: head
+// and name, and body, each filled up to 4 bytes.
+func cpioSize(name string, body int) int {
+	const head = 110
+	fill := func(n int) int { return (n + 3) &^ 3 }
+	return fill(head+len(name)+1) + fill(body)
 }

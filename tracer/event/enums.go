@@ -38,6 +38,7 @@ const (
 	HookSynDrop      // a SYN meets a full accept queue
 	HookTwskSchedule // a mini-socket's time starts again; Arg: substate
 	HookReceive      // recv(2) told the end; Arg: 0 (end of input) or a negative errno
+	HookStack        // where in its program a thread acts; Arg: the hook of the act
 	hookLast
 )
 
@@ -53,6 +54,7 @@ var hookNames = [...]string{
 	HookSignal: "signal_generate", HookExec: "sched_process_exec", HookExit: "sched_process_exit",
 	HookFileClose: "filp_close", HookSynDrop: "tcp_conn_request",
 	HookTwskSchedule: "__inet_twsk_schedule", HookReceive: "tcp_recvmsg",
+	HookStack: "user_stack",
 }
 
 // String is the kernel's name of the hook.
@@ -80,7 +82,7 @@ func Hooks() []Hook {
 func (h Hook) Acting() bool {
 	switch h {
 	case HookConnect, HookAccept, HookCloseEntry, HookClose, HookShutdown, HookAbort,
-		HookStreamError, HookReceive, HookSignal, HookExec, HookExit, HookFileClose:
+		HookStreamError, HookReceive, HookSignal, HookExec, HookExit, HookFileClose, HookStack:
 		return true
 	}
 	return false

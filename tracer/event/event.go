@@ -111,6 +111,14 @@ type Event struct {
 	Segment Segment `rec:"51"`
 
 	Call Call `rec:"52"` // Syscall, told apart the same on every architecture
+
+	// How long ago payload was last sent and received, by the kernel's jiffies;
+	// the handshake counts as both. With HasTCP; 0: not told.
+	SinceSent     time.Duration `rec:"53"`
+	SinceReceived time.Duration `rec:"54"`
+
+	Text  string `rec:"55"` // HookReset: what the RST carried, any bytes, cut at 64
+	Stack Stack  `rec:"56"` // HookStack
 }
 
 // Signal is the signal that is killing the task, or 0.

@@ -32,7 +32,7 @@ var fields, byNumber = func() ([]field, map[uint64]field) {
 		}
 		f := field{number: tag << 1, index: i}
 		switch t.Field(i).Type.Kind() {
-		case reflect.Struct, reflect.Array:
+		case reflect.Struct, reflect.Array, reflect.String:
 			f.bytes = true
 			f.number |= 1
 		}
@@ -79,6 +79,9 @@ func appendEvent(b []byte, e *event.Event) ([]byte, error) {
 }
 
 func encodeBytes(v reflect.Value) ([]byte, error) {
+	if v.Kind() == reflect.String {
+		return []byte(v.String()), nil
+	}
 	switch v.Type() {
 	case addrPortType:
 		return v.Interface().(netip.AddrPort).MarshalBinary()
@@ -161,6 +164,10 @@ func decodeEvent(b []byte) (event.Event, error) {
 }
 
 func decodeBytes(v reflect.Value, raw []byte) error {
+	if v.Kind() == reflect.String {
+		v.SetString(string(raw))
+		return nil
+	}
 	switch v.Type() {
 	case addrPortType:
 		var a netip.AddrPort

@@ -89,6 +89,7 @@ type Session struct {
 
 	newest, advanced time.Duration // of the events
 	ticked, written  time.Duration // the last tick, and the last that was recorded
+	owed             bool          // a reader of the recording has not heard of the time since
 
 	held pairs[verdict.Verdict] // first ends that were not kept
 	told pairs[struct{}]        // first ends that were shown
@@ -118,6 +119,7 @@ func (s *Session) Event(e event.Event) error {
 		}
 	}
 	s.join.Add(e)
+	s.owed = true
 	if s.newest = max(s.newest, e.Time); s.newest-s.advanced < step {
 		return nil
 	}
@@ -175,10 +177,11 @@ func (s *Session) Tick(now time.Duration) error {
 	s.ticked = max(s.ticked, now)
 	if s.cfg.Record != nil {
 		// Whoever reads the recording while it is written learns the time.
-		if now-s.written >= tickEvery && s.join.Pending() {
+		if s.owed && now-s.written >= tickEvery {
 			if err := s.writeTick(now); err != nil {
 				return err
 			}
+			s.owed = s.join.Pending()
 		}
 		if err := s.cfg.Record.Flush(); err != nil {
 			return err

@@ -456,3 +456,36 @@ func TestBrokenReplay(t *testing.T) {
 		t.Errorf("the whole shows %d, the half %d, error %v", whole.Shown, half.Shown, err)
 	}
 }
+
+// TestReaderHearsOfTheTime: whoever reads a recording while it is written is
+// told the time for as long as something waits for it, and no longer.
+func TestReaderHearsOfTheTime(t *testing.T) {
+	var buf bytes.Buffer
+	w, err := record.NewWriter(&buf, record.Meta{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := New(Config{Record: w})
+	e := event.Event{Time: 10 * time.Second, Hook: event.HookSetState, Has: event.HasTuple, Sock: 1, Conn: 1, NetNS: 1,
+		State: event.Established, ToState: event.Close,
+		Local: netip.MustParseAddrPort("10.0.0.1:1"), Remote: netip.MustParseAddrPort("10.0.0.2:2")}
+	if err := s.Event(e); err != nil {
+		t.Fatal(err)
+	}
+	for now := e.Time; now < e.Time+time.Minute; now += 50 * ms {
+		if err := s.Tick(now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	shown, ticks := 0, 0
+	r := New(Config{Show: func(*conn.Connection, verdict.Verdict) error { shown++; return nil }})
+	if err := record.Read(&buf, record.Handler{
+		Event: r.Event,
+		Tick:  func(x record.Tick) error { ticks++; return r.Tick(x.Time) },
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if shown != 1 || ticks == 0 || ticks > 4 {
+		t.Errorf("%d ends are shown before the recording ends, by %d ticks", shown, ticks)
+	}
+}
