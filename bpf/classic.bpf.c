@@ -206,25 +206,6 @@ static __always_inline void shorten(__u8 *addr)
 		}                                              \
 	})
 
-/*
- * Whether a process can make that change. Without the CPU's context that is all
- * that tells its calls from a segment or a timer that came while it was in one:
- * a mini-socket is made, and a last ACK taken, by segments only.
- */
-static __always_inline bool by_call(int from, int to)
-{
-	switch (to) {
-	case TCP_SYN_SENT:
-	case TCP_FIN_WAIT1:
-	case TCP_LAST_ACK:
-	case TCP_LISTEN:
-		return true;
-	case TCP_CLOSE:
-		return from != TCP_LAST_ACK && from != TCP_FIN_WAIT2 && from != TCP_CLOSING;
-	}
-	return false;
-}
-
 static __always_inline bool just_reset(__u64 sock)
 {
 	__u32 zero = 0;
@@ -273,6 +254,25 @@ int classic_inet_sock_set_state(struct trace_event_raw_inet_sock_set_state *ctx)
 	return end(e);
 }
 
+SEC("tracepoint/sock/inet_sock_set_state")
+int classic_stack_state(struct trace_event_raw_inet_sock_set_state *ctx)
+{
+	struct event *e;
+
+	if (ctx->protocol != IPPROTO_TCP || !by_call(ctx->oldstate, ctx->newstate))
+		return 0;
+	e = begin_long(HOOK_STACK, (void *)ctx->skaddr, TAIL_STACK);
+	if (!e)
+		return 0;
+	if (fill_stack(ctx, e, HOOK_SET_STATE) <= 0) {
+		bpf_ringbuf_discard(e, BPF_RB_NO_WAKEUP);
+		return 0;
+	}
+	FILL_BOTH(e, ctx, ctx->family);
+	e->conn = conn_id(e->sock, e->time, false);
+	return end(e);
+}
+
 SEC("tracepoint/tcp/tcp_destroy_sock")
 int classic_tcp_destroy_sock(struct trace_event_raw_tcp_event_sk *ctx)
 {
@@ -296,7 +296,7 @@ int classic_tcp_destroy_sock(struct trace_event_raw_tcp_event_sk *ctx)
 SEC("tracepoint/tcp/tcp_receive_reset")
 int classic_tcp_receive_reset(struct trace_event_raw_tcp_event_sk *ctx)
 {
-	struct event *e = begin(HOOK_RESET, (void *)ctx->skaddr);
+	struct event *e = begin_long(HOOK_RESET, (void *)ctx->skaddr, TAIL_TEXT);
 
 	if (!e)
 		return 0;

@@ -83,7 +83,15 @@ type ClassicEvent struct {
 	Raddr         [16]uint8
 	Comm          [16]uint8
 	Pad           [4]uint8
+	SinceSent     uint32
+	SinceReceived uint32
 	_             [4]byte
+}
+
+type ClassicHandshake struct {
+	_    structs.HostLayout
+	Sock uint64
+	Skb  uint64
 }
 
 type ClassicHas uint32
@@ -128,7 +136,9 @@ const (
 	ClassicHookHOOK_SYN_DROP          ClassicHook = 23
 	ClassicHookHOOK_TWSK_SCHEDULE     ClassicHook = 24
 	ClassicHookHOOK_RECEIVE           ClassicHook = 25
-	ClassicHookHOOK_LAST              ClassicHook = 26
+	ClassicHookHOOK_STACK             ClassicHook = 26
+	ClassicHookHOOK_HANDSHAKE         ClassicHook = 27
+	ClassicHookHOOK_LAST              ClassicHook = 28
 )
 
 type ClassicIncoming struct {
@@ -172,6 +182,7 @@ const (
 	ClassicMapCalls                         = "calls"
 	ClassicMapConns                         = "conns"
 	ClassicMapEvents                        = "events"
+	ClassicMapHandshakes                    = "handshakes"
 	ClassicMapIncoming                      = "incoming"
 	ClassicMapLasts                         = "lasts"
 	ClassicMapLost                          = "lost"
@@ -183,6 +194,7 @@ const (
 	ClassicProgClassicSchedProcessExit      = "classic_sched_process_exit"
 	ClassicProgClassicSchedProcessFree      = "classic_sched_process_free"
 	ClassicProgClassicSignalGenerate        = "classic_signal_generate"
+	ClassicProgClassicStackState            = "classic_stack_state"
 	ClassicProgClassicSysEnter              = "classic_sys_enter"
 	ClassicProgClassicSysExit               = "classic_sys_exit"
 	ClassicProgClassicTcpDestroySock        = "classic_tcp_destroy_sock"
@@ -259,6 +271,7 @@ type ClassicProgramSpecs struct {
 	ClassicSchedProcessExit      *ebpf.ProgramSpec `ebpf:"classic_sched_process_exit"`
 	ClassicSchedProcessFree      *ebpf.ProgramSpec `ebpf:"classic_sched_process_free"`
 	ClassicSignalGenerate        *ebpf.ProgramSpec `ebpf:"classic_signal_generate"`
+	ClassicStackState            *ebpf.ProgramSpec `ebpf:"classic_stack_state"`
 	ClassicSysEnter              *ebpf.ProgramSpec `ebpf:"classic_sys_enter"`
 	ClassicSysExit               *ebpf.ProgramSpec `ebpf:"classic_sys_exit"`
 	ClassicTcpDestroySock        *ebpf.ProgramSpec `ebpf:"classic_tcp_destroy_sock"`
@@ -273,14 +286,15 @@ type ClassicProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ClassicMapSpecs struct {
-	Calls     *ebpf.MapSpec `ebpf:"calls"`
-	Conns     *ebpf.MapSpec `ebpf:"conns"`
-	Events    *ebpf.MapSpec `ebpf:"events"`
-	Incoming  *ebpf.MapSpec `ebpf:"incoming"`
-	Lasts     *ebpf.MapSpec `ebpf:"lasts"`
-	Lost      *ebpf.MapSpec `ebpf:"lost"`
-	Procs     *ebpf.MapSpec `ebpf:"procs"`
-	Receiving *ebpf.MapSpec `ebpf:"receiving"`
+	Calls      *ebpf.MapSpec `ebpf:"calls"`
+	Conns      *ebpf.MapSpec `ebpf:"conns"`
+	Events     *ebpf.MapSpec `ebpf:"events"`
+	Handshakes *ebpf.MapSpec `ebpf:"handshakes"`
+	Incoming   *ebpf.MapSpec `ebpf:"incoming"`
+	Lasts      *ebpf.MapSpec `ebpf:"lasts"`
+	Lost       *ebpf.MapSpec `ebpf:"lost"`
+	Procs      *ebpf.MapSpec `ebpf:"procs"`
+	Receiving  *ebpf.MapSpec `ebpf:"receiving"`
 }
 
 // ClassicVariableSpecs contains global variables before they are loaded into the kernel.
@@ -327,14 +341,15 @@ func (o *ClassicObjects) Close() error {
 //
 // It can be passed to LoadClassicObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ClassicMaps struct {
-	Calls     *ebpf.Map `ebpf:"calls"`
-	Conns     *ebpf.Map `ebpf:"conns"`
-	Events    *ebpf.Map `ebpf:"events"`
-	Incoming  *ebpf.Map `ebpf:"incoming"`
-	Lasts     *ebpf.Map `ebpf:"lasts"`
-	Lost      *ebpf.Map `ebpf:"lost"`
-	Procs     *ebpf.Map `ebpf:"procs"`
-	Receiving *ebpf.Map `ebpf:"receiving"`
+	Calls      *ebpf.Map `ebpf:"calls"`
+	Conns      *ebpf.Map `ebpf:"conns"`
+	Events     *ebpf.Map `ebpf:"events"`
+	Handshakes *ebpf.Map `ebpf:"handshakes"`
+	Incoming   *ebpf.Map `ebpf:"incoming"`
+	Lasts      *ebpf.Map `ebpf:"lasts"`
+	Lost       *ebpf.Map `ebpf:"lost"`
+	Procs      *ebpf.Map `ebpf:"procs"`
+	Receiving  *ebpf.Map `ebpf:"receiving"`
 }
 
 func (m *ClassicMaps) Close() error {
@@ -342,6 +357,7 @@ func (m *ClassicMaps) Close() error {
 		m.Calls,
 		m.Conns,
 		m.Events,
+		m.Handshakes,
 		m.Incoming,
 		m.Lasts,
 		m.Lost,
@@ -384,6 +400,7 @@ type ClassicPrograms struct {
 	ClassicSchedProcessExit      *ebpf.Program `ebpf:"classic_sched_process_exit"`
 	ClassicSchedProcessFree      *ebpf.Program `ebpf:"classic_sched_process_free"`
 	ClassicSignalGenerate        *ebpf.Program `ebpf:"classic_signal_generate"`
+	ClassicStackState            *ebpf.Program `ebpf:"classic_stack_state"`
 	ClassicSysEnter              *ebpf.Program `ebpf:"classic_sys_enter"`
 	ClassicSysExit               *ebpf.Program `ebpf:"classic_sys_exit"`
 	ClassicTcpDestroySock        *ebpf.Program `ebpf:"classic_tcp_destroy_sock"`
@@ -402,6 +419,7 @@ func (p *ClassicPrograms) Close() error {
 		p.ClassicSchedProcessExit,
 		p.ClassicSchedProcessFree,
 		p.ClassicSignalGenerate,
+		p.ClassicStackState,
 		p.ClassicSysEnter,
 		p.ClassicSysExit,
 		p.ClassicTcpDestroySock,

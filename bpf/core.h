@@ -293,6 +293,7 @@ static __always_inline void fill_tcp(struct event *e, struct sock *sk)
 #else
 	struct tcp_sock *tp = (void *)sk;
 #endif
+	__u32 now = bpf_jiffies64(), at; /* tcp_jiffies32 */
 	__u16 sport;
 
 	if (!tp)
@@ -317,6 +318,13 @@ static __always_inline void fill_tcp(struct event *e, struct sock *sk)
 	e->retransmits = READ(tp, inet_conn.icsk_retransmits);
 	e->probes_out = READ(tp, inet_conn.icsk_probes_out);
 	e->user_timeout = READ(tp, inet_conn.icsk_user_timeout);
+	/* 0 until the handshake is done. */
+	at = READ(tp, lsndtime);
+	if (at)
+		e->since_sent = now - at + 1;
+	at = READ(tp, inet_conn.icsk_ack.lrcvtime);
+	if (at)
+		e->since_received = now - at + 1;
 	if (bpf_core_field_exists(struct tcp_sock___mptcp, is_mptcp)) {
 		struct tcp_sock___mptcp *mp = (void *)tp;
 
@@ -415,21 +423,27 @@ static __always_inline __u64 conn_id(__u64 key, __u64 now, bool birth)
 	return now;
 }
 
-static __always_inline struct event *begin(__u8 hook, void *sk)
+/* An event with room for a tail. */
+static __always_inline struct event *begin_long(__u8 hook, void *sk, const __u32 tail)
 {
-	struct event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
+	struct event *e = bpf_ringbuf_reserve(&events, sizeof(*e) + tail, 0);
 
 	if (!e) {
 		count_lost(LOST_RING);
 		return NULL;
 	}
-	__builtin_memset(e, 0, sizeof(*e));
+	__builtin_memset(e, 0, sizeof(*e) + tail);
 	e->time = bpf_ktime_get_ns();
 	e->hook = hook;
 	e->sock = (__u64)sk;
 	e->cpu = bpf_get_smp_processor_id();
 	fill_task(e);
 	return e;
+}
+
+static __always_inline struct event *begin(__u8 hook, void *sk)
+{
+	return begin_long(hook, sk, 0);
 }
 
 /*
@@ -457,6 +471,45 @@ static __always_inline bool is_tcp(struct sock *sk)
 	return READ(sk, sk_protocol) == IPPROTO_TCP;
 }
 
+/*
+ * The segment that is establishing a connection on this CPU: what the peer's
+ * segments look like, for a reset to be compared with.
+ */
+struct handshake {
+	__u64 sock;
+	__u64 skb;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct handshake);
+} handshakes SEC(".maps");
+
+static __always_inline int note_handshake(struct sock *sk, struct sk_buff *skb)
+{
+	__u32 zero = 0;
+	struct handshake *h = bpf_map_lookup_elem(&handshakes, &zero);
+
+	if (!h)
+		return 0;
+	h->sock = (__u64)sk;
+	h->skb = (__u64)skb;
+	return 0;
+}
+
+static __always_inline void fill_handshake(struct event *e)
+{
+	__u32 zero = 0;
+	struct handshake *h = bpf_map_lookup_elem(&handshakes, &zero);
+
+	if (!h || h->sock != e->sock)
+		return;
+	fill_segment(e, (struct sk_buff *)h->skb, false);
+	h->sock = 0; /* the segment is gone when the address is used again */
+}
+
 static __always_inline int on_state(struct sock *sk, int from, int to)
 {
 	bool birth = to == TCP_SYN_SENT || (from == TCP_LISTEN && to == TCP_SYN_RECV);
@@ -471,6 +524,8 @@ static __always_inline int on_state(struct sock *sk, int from, int to)
 	e->state = from;
 	e->to_state = to;
 	e->conn = conn_id(e->sock, e->time, birth);
+	if (to == TCP_ESTABLISHED)
+		fill_handshake(e);
 	if (to == TCP_SYN_SENT)
 		remember_process(e);
 	return end(e);
@@ -627,6 +682,27 @@ static __always_inline int note_incoming(struct sock *sk, struct sk_buff *skb, s
 	return 0;
 }
 
+/* What a RST carries (RFC 9293, 3.5.3), as far as it lies in one piece. */
+static __always_inline void fill_text(struct event *e, struct sk_buff *skb)
+{
+	unsigned char *text = BPF_CORE_READ(skb, head) + BPF_CORE_READ(skb, transport_header);
+	__u32 whole = BPF_CORE_READ(skb, len) - BPF_CORE_READ(skb, data_len);
+	unsigned char *end = BPF_CORE_READ(skb, data) + whole;
+	__u8 doff;
+	__u32 n;
+
+	if (!e->seg_len || bpf_probe_read_kernel(&doff, sizeof(doff), text + __builtin_offsetof(struct tcp_header, doff_res)))
+		return;
+	text += (doff >> 4) * 4;
+	if (text >= end)
+		return;
+	n = end - text > TAIL_TEXT ? TAIL_TEXT : end - text;
+	asm volatile("" : "+r"(n)); /* the bound is one that the verifier sees */
+	if (n > TAIL_TEXT || bpf_probe_read_kernel(e + 1, n, text))
+		return;
+	e->arg2 = n;
+}
+
 static __always_inline int on_reset(struct sock *sk, struct sk_buff *skb)
 {
 	bool known = false;
@@ -645,12 +721,14 @@ static __always_inline int on_reset(struct sock *sk, struct sk_buff *skb)
 			known = true;
 		}
 	}
-	e = begin(HOOK_RESET, sk);
+	e = begin_long(HOOK_RESET, sk, TAIL_TEXT);
 	if (!e)
 		return 0;
 	fill_full(e, sk);
 	e->conn = conn_id(e->sock, e->time, false);
 	fill_segment(e, skb, false);
+	if (e->has & HAS_SEGMENT)
+		fill_text(e, skb);
 	if (known)
 		e->has |= HAS_SEGMENT; /* flags stay 0: no RST came */
 	return end(e);
@@ -776,6 +854,95 @@ static __always_inline int on_file_close(struct file *file)
 	e->has |= HAS_REFS;
 	e->conn = conn_id(key, e->time, false);
 	return end(e);
+}
+
+/*
+ * Whether a process can make that change. Without the CPU's context that is all
+ * that tells its calls from a segment or a timer that came while it was in one:
+ * a mini-socket is made, and a last ACK taken, by segments only.
+ */
+static __always_inline bool by_call(int from, int to)
+{
+	switch (to) {
+	case TCP_SYN_SENT:
+	case TCP_FIN_WAIT1:
+	case TCP_LAST_ACK:
+	case TCP_LISTEN:
+		return true;
+	case TCP_CLOSE:
+		return from != TCP_LAST_ACK && from != TCP_FIN_WAIT2 && from != TCP_CLOSING;
+	}
+	return false;
+}
+
+/*
+ * The return addresses of the current thread's calls; 0: none, since it serves
+ * a softirq, is a kernel thread, or has given its memory up.
+ */
+static __always_inline long fill_stack(void *ctx, struct event *e, __u8 act)
+{
+	long n;
+
+	if (e->preempt & 0x100)
+		return 0;
+	n = bpf_get_stack(ctx, e + 1, TAIL_STACK, BPF_F_USER_STACK);
+	e->arg = act;
+	e->arg2 = n;
+	return n;
+}
+
+/* Where in its program the current thread does what `act` sees. */
+static __always_inline int on_stack(void *ctx, __u8 act, struct sock *sk)
+{
+	struct event *e;
+	long n;
+
+	if (sk && !is_tcp(sk))
+		return 0;
+	e = begin_long(HOOK_STACK, sk, TAIL_STACK);
+	if (!e)
+		return 0;
+	n = fill_stack(ctx, e, act);
+	if (n <= 0) {
+		bpf_ringbuf_discard(e, BPF_RB_NO_WAKEUP);
+		return 0;
+	}
+	if (sk) {
+		fill_tuple(e, sk);
+		e->conn = conn_id(e->sock, e->time, false);
+	}
+	return end(e);
+}
+
+/*
+ * A process's exit, by the thread that wants it: the others follow when it is
+ * on its way (SIGNAL_GROUP_EXIT). Which thread a signal killed first is not
+ * known, unless there is one only.
+ */
+static __always_inline int on_exit_stack(void *ctx)
+{
+	__u32 pid = bpf_get_current_pid_tgid() >> 32;
+	unsigned int flags;
+	int threads;
+
+	if (!bpf_map_lookup_elem(&procs, &pid))
+		return 0;
+	if (cfg_task_btf) {
+		struct signal_struct *signal = bpf_get_current_task_btf()->signal;
+
+		flags = signal->flags;
+		threads = signal->nr_threads;
+	} else if (cfg_probe_read) {
+		struct task_struct *task = (void *)bpf_get_current_task();
+
+		flags = BPF_CORE_READ(task, signal, flags);
+		threads = BPF_CORE_READ(task, signal, nr_threads);
+	} else {
+		return 0;
+	}
+	if (flags & SIGNAL_GROUP_EXIT && threads > 1)
+		return 0;
+	return on_stack(ctx, HOOK_EXIT, NULL);
 }
 
 static __always_inline int on_signal(int sig, int target)

@@ -37,6 +37,8 @@ enum hook {
 	HOOK_SYN_DROP = 23,	     /* tcp_conn_request with a full accept queue; sock: the listener */
 	HOOK_TWSK_SCHEDULE = 24,     /* __inet_twsk_schedule of a mini-socket that already runs; arg: substate */
 	HOOK_RECEIVE = 25,	     /* tcp_recvmsg returned the end of input or an error; arg: 0 or a negative errno */
+	HOOK_STACK = 26,	     /* the user stack at an act; arg: the act's hook; arg2: bytes of addresses that follow the event */
+	HOOK_HANDSHAKE = 27,	     /* no event: the segment that established a connection, in that change's event */
 	HOOK_LAST,
 };
 
@@ -56,6 +58,12 @@ enum loss {
 	LOST_MAP = 1,	/* no room in a map: an event without a connection id */
 	LOST_READ = 2,	/* a kernel field could not be read */
 	LOST_KINDS = 3,
+};
+
+/* What follows the event of some hooks. */
+enum tail {
+	TAIL_STACK = 512, /* HOOK_STACK: return addresses, the innermost first */
+	TAIL_TEXT = 64,	  /* HOOK_RESET: what the RST carried; arg2: how many bytes of it */
 };
 
 struct event {
@@ -116,6 +124,8 @@ struct event {
 	__u8 raddr[16];
 	__u8 comm[16];
 	__u8 pad[4];
+	__u32 since_sent;	/* jiffies since payload was sent, plus 1; 0: not told; the handshake counts */
+	__u32 since_received;	/* likewise received */
 };
 
 #endif

@@ -38,6 +38,7 @@ enum {
 	BPF_RB_NO_WAKEUP = 1,
 	BPF_RB_FORCE_WAKEUP = 2,
 	BPF_RB_AVAIL_DATA = 0,
+	BPF_F_USER_STACK = 1 << 8,
 };
 
 /* The registers of a probed call: the architecture's own layout. */
@@ -85,6 +86,7 @@ struct pt_regs {
 #define NR_EXIT_GROUP 94
 #endif
 
+#define SIGNAL_GROUP_EXIT 0x00000004
 #define SIGPIPE 13
 #define MSG_NOSIGNAL 0x4000
 #define EPIPE 32
@@ -184,6 +186,9 @@ struct inet_connection_sock {
 	__u8 icsk_retransmits;
 	__u8 icsk_probes_out;
 	__u32 icsk_user_timeout;
+	struct {
+		__u32 lrcvtime;
+	} icsk_ack;
 };
 
 struct tcp_sock {
@@ -196,6 +201,7 @@ struct tcp_sock {
 	__u32 snd_nxt;
 	__u32 snd_una;
 	__u32 write_seq;
+	__u32 lsndtime;
 	int linger2;
 	__u8 repair : 1;
 };
@@ -225,6 +231,7 @@ struct net_device {
 struct sk_buff {
 	struct net_device *dev;
 	unsigned int len;
+	unsigned int data_len;
 	__u16 network_header;
 	__u16 transport_header;
 	unsigned char *head;
@@ -237,6 +244,8 @@ typedef struct {
 
 struct signal_struct {
 	atomic_t live;
+	int nr_threads;
+	unsigned int flags;
 };
 
 struct thread_info {

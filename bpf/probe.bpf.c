@@ -208,6 +208,37 @@ int BPF_KPROBE(probe_tcp_conn_request, void *rsk_ops, void *af_ops, struct sock 
 	return on_syn_drop(sk, skb);
 }
 
+/* tcp_finish_connect stores ESTABLISHED right away (net/ipv4/tcp_input.c). */
+SEC("kprobe/tcp_finish_connect")
+int BPF_KPROBE(probe_tcp_finish_connect, struct sock *sk, struct sk_buff *skb)
+{
+	return note_handshake(sk, skb);
+}
+
+SEC("kprobe/tcp_child_process")
+int BPF_KPROBE(probe_tcp_child_process, struct sock *parent, struct sock *child, struct sk_buff *skb)
+{
+	return note_handshake(child, skb);
+}
+
+SEC("kprobe/tcp_close")
+int BPF_KPROBE(probe_stack_close, struct sock *sk)
+{
+	return on_stack(ctx, HOOK_CLOSE_ENTRY, sk);
+}
+
+SEC("kprobe/tcp_shutdown")
+int BPF_KPROBE(probe_stack_shutdown, struct sock *sk)
+{
+	return on_stack(ctx, HOOK_SHUTDOWN, sk);
+}
+
+SEC("kprobe/do_group_exit")
+int BPF_KPROBE(probe_stack_exit)
+{
+	return on_exit_stack(ctx);
+}
+
 SEC("kprobe/filp_close")
 int BPF_KPROBE(probe_filp_close, struct file *file)
 {

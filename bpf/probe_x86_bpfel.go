@@ -76,7 +76,15 @@ type ProbeEvent struct {
 	Raddr         [16]uint8
 	Comm          [16]uint8
 	Pad           [4]uint8
+	SinceSent     uint32
+	SinceReceived uint32
 	_             [4]byte
+}
+
+type ProbeHandshake struct {
+	_    structs.HostLayout
+	Sock uint64
+	Skb  uint64
 }
 
 type ProbeHas uint32
@@ -121,7 +129,9 @@ const (
 	ProbeHookHOOK_SYN_DROP          ProbeHook = 23
 	ProbeHookHOOK_TWSK_SCHEDULE     ProbeHook = 24
 	ProbeHookHOOK_RECEIVE           ProbeHook = 25
-	ProbeHookHOOK_LAST              ProbeHook = 26
+	ProbeHookHOOK_STACK             ProbeHook = 26
+	ProbeHookHOOK_HANDSHAKE         ProbeHook = 27
+	ProbeHookHOOK_LAST              ProbeHook = 28
 )
 
 type ProbeIncoming struct {
@@ -155,6 +165,7 @@ const (
 const (
 	ProbeMapConns                     = "conns"
 	ProbeMapEvents                    = "events"
+	ProbeMapHandshakes                = "handshakes"
 	ProbeMapIncoming                  = "incoming"
 	ProbeMapLost                      = "lost"
 	ProbeMapProcs                     = "procs"
@@ -171,13 +182,18 @@ const (
 	ProbeProgProbeSendSig             = "probe_send_sig"
 	ProbeProgProbeSkErrorReport       = "probe_sk_error_report"
 	ProbeProgProbeSkStreamError       = "probe_sk_stream_error"
+	ProbeProgProbeStackClose          = "probe_stack_close"
+	ProbeProgProbeStackExit           = "probe_stack_exit"
+	ProbeProgProbeStackShutdown       = "probe_stack_shutdown"
 	ProbeProgProbeTaskstatsExit       = "probe_taskstats_exit"
 	ProbeProgProbeTcpAbort            = "probe_tcp_abort"
+	ProbeProgProbeTcpChildProcess     = "probe_tcp_child_process"
 	ProbeProgProbeTcpClose            = "probe_tcp_close"
 	ProbeProgProbeTcpCloseLocked      = "probe_tcp_close_locked"
 	ProbeProgProbeTcpConnRequest      = "probe_tcp_conn_request"
 	ProbeProgProbeTcpConnect          = "probe_tcp_connect"
 	ProbeProgProbeTcpDisconnect       = "probe_tcp_disconnect"
+	ProbeProgProbeTcpFinishConnect    = "probe_tcp_finish_connect"
 	ProbeProgProbeTcpRecvmsg          = "probe_tcp_recvmsg"
 	ProbeProgProbeTcpRecvmsgReturn    = "probe_tcp_recvmsg_return"
 	ProbeProgProbeTcpReset            = "probe_tcp_reset"
@@ -262,13 +278,18 @@ type ProbeProgramSpecs struct {
 	ProbeSendSig             *ebpf.ProgramSpec `ebpf:"probe_send_sig"`
 	ProbeSkErrorReport       *ebpf.ProgramSpec `ebpf:"probe_sk_error_report"`
 	ProbeSkStreamError       *ebpf.ProgramSpec `ebpf:"probe_sk_stream_error"`
+	ProbeStackClose          *ebpf.ProgramSpec `ebpf:"probe_stack_close"`
+	ProbeStackExit           *ebpf.ProgramSpec `ebpf:"probe_stack_exit"`
+	ProbeStackShutdown       *ebpf.ProgramSpec `ebpf:"probe_stack_shutdown"`
 	ProbeTaskstatsExit       *ebpf.ProgramSpec `ebpf:"probe_taskstats_exit"`
 	ProbeTcpAbort            *ebpf.ProgramSpec `ebpf:"probe_tcp_abort"`
+	ProbeTcpChildProcess     *ebpf.ProgramSpec `ebpf:"probe_tcp_child_process"`
 	ProbeTcpClose            *ebpf.ProgramSpec `ebpf:"probe_tcp_close"`
 	ProbeTcpCloseLocked      *ebpf.ProgramSpec `ebpf:"probe_tcp_close_locked"`
 	ProbeTcpConnRequest      *ebpf.ProgramSpec `ebpf:"probe_tcp_conn_request"`
 	ProbeTcpConnect          *ebpf.ProgramSpec `ebpf:"probe_tcp_connect"`
 	ProbeTcpDisconnect       *ebpf.ProgramSpec `ebpf:"probe_tcp_disconnect"`
+	ProbeTcpFinishConnect    *ebpf.ProgramSpec `ebpf:"probe_tcp_finish_connect"`
 	ProbeTcpRecvmsg          *ebpf.ProgramSpec `ebpf:"probe_tcp_recvmsg"`
 	ProbeTcpRecvmsgReturn    *ebpf.ProgramSpec `ebpf:"probe_tcp_recvmsg_return"`
 	ProbeTcpReset            *ebpf.ProgramSpec `ebpf:"probe_tcp_reset"`
@@ -286,12 +307,13 @@ type ProbeProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ProbeMapSpecs struct {
-	Conns     *ebpf.MapSpec `ebpf:"conns"`
-	Events    *ebpf.MapSpec `ebpf:"events"`
-	Incoming  *ebpf.MapSpec `ebpf:"incoming"`
-	Lost      *ebpf.MapSpec `ebpf:"lost"`
-	Procs     *ebpf.MapSpec `ebpf:"procs"`
-	Receiving *ebpf.MapSpec `ebpf:"receiving"`
+	Conns      *ebpf.MapSpec `ebpf:"conns"`
+	Events     *ebpf.MapSpec `ebpf:"events"`
+	Handshakes *ebpf.MapSpec `ebpf:"handshakes"`
+	Incoming   *ebpf.MapSpec `ebpf:"incoming"`
+	Lost       *ebpf.MapSpec `ebpf:"lost"`
+	Procs      *ebpf.MapSpec `ebpf:"procs"`
+	Receiving  *ebpf.MapSpec `ebpf:"receiving"`
 }
 
 // ProbeVariableSpecs contains global variables before they are loaded into the kernel.
@@ -337,18 +359,20 @@ func (o *ProbeObjects) Close() error {
 //
 // It can be passed to LoadProbeObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ProbeMaps struct {
-	Conns     *ebpf.Map `ebpf:"conns"`
-	Events    *ebpf.Map `ebpf:"events"`
-	Incoming  *ebpf.Map `ebpf:"incoming"`
-	Lost      *ebpf.Map `ebpf:"lost"`
-	Procs     *ebpf.Map `ebpf:"procs"`
-	Receiving *ebpf.Map `ebpf:"receiving"`
+	Conns      *ebpf.Map `ebpf:"conns"`
+	Events     *ebpf.Map `ebpf:"events"`
+	Handshakes *ebpf.Map `ebpf:"handshakes"`
+	Incoming   *ebpf.Map `ebpf:"incoming"`
+	Lost       *ebpf.Map `ebpf:"lost"`
+	Procs      *ebpf.Map `ebpf:"procs"`
+	Receiving  *ebpf.Map `ebpf:"receiving"`
 }
 
 func (m *ProbeMaps) Close() error {
 	return _ProbeClose(
 		m.Conns,
 		m.Events,
+		m.Handshakes,
 		m.Incoming,
 		m.Lost,
 		m.Procs,
@@ -395,13 +419,18 @@ type ProbePrograms struct {
 	ProbeSendSig             *ebpf.Program `ebpf:"probe_send_sig"`
 	ProbeSkErrorReport       *ebpf.Program `ebpf:"probe_sk_error_report"`
 	ProbeSkStreamError       *ebpf.Program `ebpf:"probe_sk_stream_error"`
+	ProbeStackClose          *ebpf.Program `ebpf:"probe_stack_close"`
+	ProbeStackExit           *ebpf.Program `ebpf:"probe_stack_exit"`
+	ProbeStackShutdown       *ebpf.Program `ebpf:"probe_stack_shutdown"`
 	ProbeTaskstatsExit       *ebpf.Program `ebpf:"probe_taskstats_exit"`
 	ProbeTcpAbort            *ebpf.Program `ebpf:"probe_tcp_abort"`
+	ProbeTcpChildProcess     *ebpf.Program `ebpf:"probe_tcp_child_process"`
 	ProbeTcpClose            *ebpf.Program `ebpf:"probe_tcp_close"`
 	ProbeTcpCloseLocked      *ebpf.Program `ebpf:"probe_tcp_close_locked"`
 	ProbeTcpConnRequest      *ebpf.Program `ebpf:"probe_tcp_conn_request"`
 	ProbeTcpConnect          *ebpf.Program `ebpf:"probe_tcp_connect"`
 	ProbeTcpDisconnect       *ebpf.Program `ebpf:"probe_tcp_disconnect"`
+	ProbeTcpFinishConnect    *ebpf.Program `ebpf:"probe_tcp_finish_connect"`
 	ProbeTcpRecvmsg          *ebpf.Program `ebpf:"probe_tcp_recvmsg"`
 	ProbeTcpRecvmsgReturn    *ebpf.Program `ebpf:"probe_tcp_recvmsg_return"`
 	ProbeTcpReset            *ebpf.Program `ebpf:"probe_tcp_reset"`
@@ -429,13 +458,18 @@ func (p *ProbePrograms) Close() error {
 		p.ProbeSendSig,
 		p.ProbeSkErrorReport,
 		p.ProbeSkStreamError,
+		p.ProbeStackClose,
+		p.ProbeStackExit,
+		p.ProbeStackShutdown,
 		p.ProbeTaskstatsExit,
 		p.ProbeTcpAbort,
+		p.ProbeTcpChildProcess,
 		p.ProbeTcpClose,
 		p.ProbeTcpCloseLocked,
 		p.ProbeTcpConnRequest,
 		p.ProbeTcpConnect,
 		p.ProbeTcpDisconnect,
+		p.ProbeTcpFinishConnect,
 		p.ProbeTcpRecvmsg,
 		p.ProbeTcpRecvmsgReturn,
 		p.ProbeTcpReset,

@@ -277,6 +277,44 @@ int BPF_PROG(entry_tcp_conn_request, void *rsk_ops, void *af_ops, struct sock *s
 	return on_syn_drop(sk, skb);
 }
 
+/* tcp_finish_connect stores ESTABLISHED right away (net/ipv4/tcp_input.c). */
+SEC("fentry/tcp_finish_connect")
+int BPF_PROG(entry_tcp_finish_connect, struct sock *sk, struct sk_buff *skb)
+{
+	return note_handshake(sk, skb);
+}
+
+SEC("fentry/tcp_child_process")
+int BPF_PROG(entry_tcp_child_process, struct sock *parent, struct sock *child, struct sk_buff *skb)
+{
+	return note_handshake(child, skb);
+}
+
+SEC("fentry/tcp_close")
+int BPF_PROG(entry_stack_close, struct sock *sk)
+{
+	return on_stack(ctx, HOOK_CLOSE_ENTRY, sk);
+}
+
+SEC("fentry/tcp_shutdown")
+int BPF_PROG(entry_stack_shutdown, struct sock *sk)
+{
+	return on_stack(ctx, HOOK_SHUTDOWN, sk);
+}
+
+SEC("fentry/do_group_exit")
+int BPF_PROG(entry_stack_exit)
+{
+	return on_exit_stack(ctx);
+}
+
+/* Of the two acts the tracepoint sees the effect. */
+SEC("tp_btf/inet_sock_set_state")
+int BPF_PROG(typed_stack_state, struct sock *sk, int from, int to)
+{
+	return by_call(from, to) ? on_stack(ctx, HOOK_SET_STATE, sk) : 0;
+}
+
 SEC("fentry/filp_close")
 int BPF_PROG(entry_filp_close, struct file *file)
 {

@@ -76,7 +76,15 @@ type TypedEvent struct {
 	Raddr         [16]uint8
 	Comm          [16]uint8
 	Pad           [4]uint8
+	SinceSent     uint32
+	SinceReceived uint32
 	_             [4]byte
+}
+
+type TypedHandshake struct {
+	_    structs.HostLayout
+	Sock uint64
+	Skb  uint64
 }
 
 type TypedHas uint32
@@ -121,7 +129,9 @@ const (
 	TypedHookHOOK_SYN_DROP          TypedHook = 23
 	TypedHookHOOK_TWSK_SCHEDULE     TypedHook = 24
 	TypedHookHOOK_RECEIVE           TypedHook = 25
-	TypedHookHOOK_LAST              TypedHook = 26
+	TypedHookHOOK_STACK             TypedHook = 26
+	TypedHookHOOK_HANDSHAKE         TypedHook = 27
+	TypedHookHOOK_LAST              TypedHook = 28
 )
 
 type TypedIncoming struct {
@@ -155,6 +165,7 @@ const (
 const (
 	TypedMapConns                     = "conns"
 	TypedMapEvents                    = "events"
+	TypedMapHandshakes                = "handshakes"
 	TypedMapIncoming                  = "incoming"
 	TypedMapLost                      = "lost"
 	TypedMapProcs                     = "procs"
@@ -170,13 +181,18 @@ const (
 	TypedProgEntrySendSig             = "entry_send_sig"
 	TypedProgEntrySkErrorReport       = "entry_sk_error_report"
 	TypedProgEntrySkStreamError       = "entry_sk_stream_error"
+	TypedProgEntryStackClose          = "entry_stack_close"
+	TypedProgEntryStackExit           = "entry_stack_exit"
+	TypedProgEntryStackShutdown       = "entry_stack_shutdown"
 	TypedProgEntryTaskstatsExit       = "entry_taskstats_exit"
 	TypedProgEntryTcpAbort            = "entry_tcp_abort"
+	TypedProgEntryTcpChildProcess     = "entry_tcp_child_process"
 	TypedProgEntryTcpClose            = "entry_tcp_close"
 	TypedProgEntryTcpCloseLocked      = "entry_tcp_close_locked"
 	TypedProgEntryTcpConnRequest      = "entry_tcp_conn_request"
 	TypedProgEntryTcpConnect          = "entry_tcp_connect"
 	TypedProgEntryTcpDisconnect       = "entry_tcp_disconnect"
+	TypedProgEntryTcpFinishConnect    = "entry_tcp_finish_connect"
 	TypedProgEntryTcpReset            = "entry_tcp_reset"
 	TypedProgEntryTcpSendActiveReset  = "entry_tcp_send_active_reset"
 	TypedProgEntryTcpSendFin          = "entry_tcp_send_fin"
@@ -193,6 +209,7 @@ const (
 	TypedProgTypedSchedProcessExec    = "typed_sched_process_exec"
 	TypedProgTypedSchedProcessExit    = "typed_sched_process_exit"
 	TypedProgTypedSignalGenerate      = "typed_signal_generate"
+	TypedProgTypedStackState          = "typed_stack_state"
 	TypedProgTypedTcpDestroySock      = "typed_tcp_destroy_sock"
 	TypedProgTypedTcpReceiveReset     = "typed_tcp_receive_reset"
 	TypedProgTypedTcpSendActiveReset  = "typed_tcp_send_active_reset"
@@ -269,13 +286,18 @@ type TypedProgramSpecs struct {
 	EntrySendSig             *ebpf.ProgramSpec `ebpf:"entry_send_sig"`
 	EntrySkErrorReport       *ebpf.ProgramSpec `ebpf:"entry_sk_error_report"`
 	EntrySkStreamError       *ebpf.ProgramSpec `ebpf:"entry_sk_stream_error"`
+	EntryStackClose          *ebpf.ProgramSpec `ebpf:"entry_stack_close"`
+	EntryStackExit           *ebpf.ProgramSpec `ebpf:"entry_stack_exit"`
+	EntryStackShutdown       *ebpf.ProgramSpec `ebpf:"entry_stack_shutdown"`
 	EntryTaskstatsExit       *ebpf.ProgramSpec `ebpf:"entry_taskstats_exit"`
 	EntryTcpAbort            *ebpf.ProgramSpec `ebpf:"entry_tcp_abort"`
+	EntryTcpChildProcess     *ebpf.ProgramSpec `ebpf:"entry_tcp_child_process"`
 	EntryTcpClose            *ebpf.ProgramSpec `ebpf:"entry_tcp_close"`
 	EntryTcpCloseLocked      *ebpf.ProgramSpec `ebpf:"entry_tcp_close_locked"`
 	EntryTcpConnRequest      *ebpf.ProgramSpec `ebpf:"entry_tcp_conn_request"`
 	EntryTcpConnect          *ebpf.ProgramSpec `ebpf:"entry_tcp_connect"`
 	EntryTcpDisconnect       *ebpf.ProgramSpec `ebpf:"entry_tcp_disconnect"`
+	EntryTcpFinishConnect    *ebpf.ProgramSpec `ebpf:"entry_tcp_finish_connect"`
 	EntryTcpReset            *ebpf.ProgramSpec `ebpf:"entry_tcp_reset"`
 	EntryTcpSendActiveReset  *ebpf.ProgramSpec `ebpf:"entry_tcp_send_active_reset"`
 	EntryTcpSendFin          *ebpf.ProgramSpec `ebpf:"entry_tcp_send_fin"`
@@ -292,6 +314,7 @@ type TypedProgramSpecs struct {
 	TypedSchedProcessExec    *ebpf.ProgramSpec `ebpf:"typed_sched_process_exec"`
 	TypedSchedProcessExit    *ebpf.ProgramSpec `ebpf:"typed_sched_process_exit"`
 	TypedSignalGenerate      *ebpf.ProgramSpec `ebpf:"typed_signal_generate"`
+	TypedStackState          *ebpf.ProgramSpec `ebpf:"typed_stack_state"`
 	TypedTcpDestroySock      *ebpf.ProgramSpec `ebpf:"typed_tcp_destroy_sock"`
 	TypedTcpReceiveReset     *ebpf.ProgramSpec `ebpf:"typed_tcp_receive_reset"`
 	TypedTcpSendActiveReset  *ebpf.ProgramSpec `ebpf:"typed_tcp_send_active_reset"`
@@ -302,12 +325,13 @@ type TypedProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type TypedMapSpecs struct {
-	Conns     *ebpf.MapSpec `ebpf:"conns"`
-	Events    *ebpf.MapSpec `ebpf:"events"`
-	Incoming  *ebpf.MapSpec `ebpf:"incoming"`
-	Lost      *ebpf.MapSpec `ebpf:"lost"`
-	Procs     *ebpf.MapSpec `ebpf:"procs"`
-	Receiving *ebpf.MapSpec `ebpf:"receiving"`
+	Conns      *ebpf.MapSpec `ebpf:"conns"`
+	Events     *ebpf.MapSpec `ebpf:"events"`
+	Handshakes *ebpf.MapSpec `ebpf:"handshakes"`
+	Incoming   *ebpf.MapSpec `ebpf:"incoming"`
+	Lost       *ebpf.MapSpec `ebpf:"lost"`
+	Procs      *ebpf.MapSpec `ebpf:"procs"`
+	Receiving  *ebpf.MapSpec `ebpf:"receiving"`
 }
 
 // TypedVariableSpecs contains global variables before they are loaded into the kernel.
@@ -353,18 +377,20 @@ func (o *TypedObjects) Close() error {
 //
 // It can be passed to LoadTypedObjects or ebpf.CollectionSpec.LoadAndAssign.
 type TypedMaps struct {
-	Conns     *ebpf.Map `ebpf:"conns"`
-	Events    *ebpf.Map `ebpf:"events"`
-	Incoming  *ebpf.Map `ebpf:"incoming"`
-	Lost      *ebpf.Map `ebpf:"lost"`
-	Procs     *ebpf.Map `ebpf:"procs"`
-	Receiving *ebpf.Map `ebpf:"receiving"`
+	Conns      *ebpf.Map `ebpf:"conns"`
+	Events     *ebpf.Map `ebpf:"events"`
+	Handshakes *ebpf.Map `ebpf:"handshakes"`
+	Incoming   *ebpf.Map `ebpf:"incoming"`
+	Lost       *ebpf.Map `ebpf:"lost"`
+	Procs      *ebpf.Map `ebpf:"procs"`
+	Receiving  *ebpf.Map `ebpf:"receiving"`
 }
 
 func (m *TypedMaps) Close() error {
 	return _TypedClose(
 		m.Conns,
 		m.Events,
+		m.Handshakes,
 		m.Incoming,
 		m.Lost,
 		m.Procs,
@@ -410,13 +436,18 @@ type TypedPrograms struct {
 	EntrySendSig             *ebpf.Program `ebpf:"entry_send_sig"`
 	EntrySkErrorReport       *ebpf.Program `ebpf:"entry_sk_error_report"`
 	EntrySkStreamError       *ebpf.Program `ebpf:"entry_sk_stream_error"`
+	EntryStackClose          *ebpf.Program `ebpf:"entry_stack_close"`
+	EntryStackExit           *ebpf.Program `ebpf:"entry_stack_exit"`
+	EntryStackShutdown       *ebpf.Program `ebpf:"entry_stack_shutdown"`
 	EntryTaskstatsExit       *ebpf.Program `ebpf:"entry_taskstats_exit"`
 	EntryTcpAbort            *ebpf.Program `ebpf:"entry_tcp_abort"`
+	EntryTcpChildProcess     *ebpf.Program `ebpf:"entry_tcp_child_process"`
 	EntryTcpClose            *ebpf.Program `ebpf:"entry_tcp_close"`
 	EntryTcpCloseLocked      *ebpf.Program `ebpf:"entry_tcp_close_locked"`
 	EntryTcpConnRequest      *ebpf.Program `ebpf:"entry_tcp_conn_request"`
 	EntryTcpConnect          *ebpf.Program `ebpf:"entry_tcp_connect"`
 	EntryTcpDisconnect       *ebpf.Program `ebpf:"entry_tcp_disconnect"`
+	EntryTcpFinishConnect    *ebpf.Program `ebpf:"entry_tcp_finish_connect"`
 	EntryTcpReset            *ebpf.Program `ebpf:"entry_tcp_reset"`
 	EntryTcpSendActiveReset  *ebpf.Program `ebpf:"entry_tcp_send_active_reset"`
 	EntryTcpSendFin          *ebpf.Program `ebpf:"entry_tcp_send_fin"`
@@ -433,6 +464,7 @@ type TypedPrograms struct {
 	TypedSchedProcessExec    *ebpf.Program `ebpf:"typed_sched_process_exec"`
 	TypedSchedProcessExit    *ebpf.Program `ebpf:"typed_sched_process_exit"`
 	TypedSignalGenerate      *ebpf.Program `ebpf:"typed_signal_generate"`
+	TypedStackState          *ebpf.Program `ebpf:"typed_stack_state"`
 	TypedTcpDestroySock      *ebpf.Program `ebpf:"typed_tcp_destroy_sock"`
 	TypedTcpReceiveReset     *ebpf.Program `ebpf:"typed_tcp_receive_reset"`
 	TypedTcpSendActiveReset  *ebpf.Program `ebpf:"typed_tcp_send_active_reset"`
@@ -452,13 +484,18 @@ func (p *TypedPrograms) Close() error {
 		p.EntrySendSig,
 		p.EntrySkErrorReport,
 		p.EntrySkStreamError,
+		p.EntryStackClose,
+		p.EntryStackExit,
+		p.EntryStackShutdown,
 		p.EntryTaskstatsExit,
 		p.EntryTcpAbort,
+		p.EntryTcpChildProcess,
 		p.EntryTcpClose,
 		p.EntryTcpCloseLocked,
 		p.EntryTcpConnRequest,
 		p.EntryTcpConnect,
 		p.EntryTcpDisconnect,
+		p.EntryTcpFinishConnect,
 		p.EntryTcpReset,
 		p.EntryTcpSendActiveReset,
 		p.EntryTcpSendFin,
@@ -475,6 +512,7 @@ func (p *TypedPrograms) Close() error {
 		p.TypedSchedProcessExec,
 		p.TypedSchedProcessExit,
 		p.TypedSignalGenerate,
+		p.TypedStackState,
 		p.TypedTcpDestroySock,
 		p.TypedTcpReceiveReset,
 		p.TypedTcpSendActiveReset,

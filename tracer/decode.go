@@ -5,8 +5,11 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime"
+	"sync"
 	"time"
 	"unsafe"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/tcpbye/tcpbye/bpf"
 	"github.com/tcpbye/tcpbye/tracer/event"
@@ -22,15 +25,47 @@ type DecodeError struct {
 }
 
 func (e *DecodeError) Error() string {
-	if e.Size != wireSize {
+	if e.Hook == 0 {
 		return fmt.Sprintf("a ring record of %d bytes is not an event of %d bytes: the kernel half and this program do not belong together", e.Size, wireSize)
 	}
 	return fmt.Sprintf("an event of hook %d, which this program does not know", e.Hook)
 }
 
-// Decode makes an Event of a ring record. It does not allocate.
+// tails is how many bytes follow the events of a hook (enum tail, bpf/event.h).
+var tails = map[event.Hook]int{event.HookStack: 512, event.HookReset: 64}
+
+// jiffy is the length of the kernel's jiffy: that clock's resolution
+// (clock_getres(2); posix_get_coarse_res, kernel/time/posix-timers.c).
+var jiffy = sync.OnceValue(func() time.Duration {
+	var ts unix.Timespec
+	if unix.ClockGetres(unix.CLOCK_MONOTONIC_COARSE, &ts) != nil {
+		return 0
+	}
+	return time.Duration(ts.Nano())
+})
+
+// since makes a duration of the jiffies that have passed, plus one; 0 is not
+// known, and less than a jiffy is a nanosecond.
+func since(jiffies uint32) time.Duration {
+	if jiffies == 0 || jiffy() == 0 {
+		return 0
+	}
+	return max(time.Nanosecond, time.Duration(jiffies-1)*jiffy())
+}
+
+// addresses makes an unresolved Stack of what follows an event.
+func addresses(raw []byte) event.Stack {
+	frames := make([]event.Frame, 0, len(raw)/8)
+	for ; len(raw) >= 8; raw = raw[8:] {
+		frames = append(frames, event.Frame{Addr: binary.NativeEndian.Uint64(raw)})
+	}
+	return event.StackOf(frames)
+}
+
+// Decode makes an Event of a ring record. It does not allocate, except for a
+// stack or the text of a RST.
 func Decode(raw []byte) (event.Event, error) {
-	if len(raw) != wireSize {
+	if len(raw) < wireSize {
 		return event.Event{}, &DecodeError{Size: len(raw)}
 	}
 	var w bpf.ProbeEvent
@@ -38,6 +73,10 @@ func Decode(raw []byte) (event.Event, error) {
 	hook := event.Hook(w.Hook)
 	if !hook.Valid() {
 		return event.Event{}, &DecodeError{Size: len(raw), Hook: w.Hook}
+	}
+	tail := raw[wireSize:]
+	if len(tail) != tails[hook] || len(tail) > 0 && (w.Arg2 < 0 || int(w.Arg2) > len(tail)) {
+		return event.Event{}, &DecodeError{Size: len(raw)}
 	}
 	e := event.Event{
 		Time: time.Duration(w.Time),
@@ -97,6 +136,15 @@ func Decode(raw []byte) (event.Event, error) {
 			Seq: w.SegSeq, Ack: w.SegAck, Len: w.SegLen, Flags: event.TCPFlags(w.SegFlags),
 			TTL: w.SegTtl, IPID: w.SegIpId, Window: w.SegWindow,
 		},
+	}
+	if e.Has&event.HasTCP != 0 {
+		e.SinceSent, e.SinceReceived = since(w.SinceSent), since(w.SinceReceived)
+	}
+	switch hook {
+	case event.HookStack:
+		e.Stack, e.Arg2 = addresses(tail[:w.Arg2]), 0
+	case event.HookReset:
+		e.Text, e.Arg2 = string(tail[:w.Arg2]), 0
 	}
 	if e.Has&event.HasPreempt != 0 {
 		e.Context = event.ContextOf(w.Preempt)

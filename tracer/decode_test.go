@@ -1,9 +1,12 @@
 package tracer
 
 import (
+	"encoding/binary"
 	"errors"
 	"math/rand/v2"
+	"slices"
 	"testing"
+	"time"
 	"unsafe"
 
 	"github.com/cilium/ebpf"
@@ -163,5 +166,56 @@ func BenchmarkDecode(b *testing.B) {
 		if _, err := Decode(raw); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+// TestDecodeTails: what follows an event belongs to it, and a wrong length is
+// refused.
+func TestDecodeTails(t *testing.T) {
+	stack := wire(func(w *bpf.ProbeEvent) { w.Hook, w.Arg, w.Arg2 = uint8(event.HookStack), int32(event.HookShutdown), 16 })
+	tail := make([]byte, 512)
+	binary.NativeEndian.PutUint64(tail, 0x401000)
+	binary.NativeEndian.PutUint64(tail[8:], 0x402000)
+	e, err := Decode(append(stack, tail...))
+	if err != nil {
+		t.Fatal(err)
+	}
+	frames, err := e.Stack.Frames()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := []event.Frame{{Addr: 0x401000}, {Addr: 0x402000}}; !slices.Equal(frames, want) || e.Arg2 != 0 {
+		t.Errorf("%v, arg2 %d; want %v", frames, e.Arg2, want)
+	}
+	reset := wire(func(w *bpf.ProbeEvent) { w.Hook, w.Arg2 = uint8(event.HookReset), 4 })
+	e, err = Decode(append(reset, append([]byte("gone"), make([]byte, 60)...)...))
+	if err != nil || e.Text != "gone" {
+		t.Errorf("a RST with a text: %q, %v", e.Text, err)
+	}
+	over := wire(func(w *bpf.ProbeEvent) { w.Hook, w.Arg2 = uint8(event.HookReset), 65 })
+	for name, raw := range map[string][]byte{
+		"no tail": reset, "a short one": append(slices.Clone(reset), 1), "one that says more than it is": append(over, make([]byte, 64)...),
+		"a stack without its tail": stack,
+	} {
+		if _, err := Decode(raw); err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+}
+
+// TestSince: jiffies are told as the kernel's clock has them, and none is not 0.
+func TestSince(t *testing.T) {
+	e, err := Decode(wire(func(w *bpf.ProbeEvent) {
+		w.Has |= uint8(event.HasTCP)
+		w.SinceSent, w.SinceReceived = 1001, 1
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e.SinceSent != 1000*jiffy() || e.SinceSent < time.Second || e.SinceReceived != time.Nanosecond {
+		t.Errorf("sent %v ago, received %v ago, a jiffy is %v", e.SinceSent, e.SinceReceived, jiffy())
+	}
+	if e, err = Decode(wire(func(w *bpf.ProbeEvent) { w.Has |= uint8(event.HasTCP) })); err != nil || e.SinceSent != 0 {
+		t.Errorf("not told: %v, %v", e.SinceSent, err)
 	}
 }

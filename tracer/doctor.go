@@ -90,7 +90,7 @@ const ExaminationSchema = "tcpbye.doctor/1"
 // is a command that calls Child with its last argument, or nil. It fails only
 // when the context ends.
 func Examine(ctx context.Context, opts Options, child []string) (*Examination, error) {
-	opts.Receive = true
+	opts.Receive, opts.Stack = true, true
 	x := &Examination{
 		Schema: ExaminationSchema, Health: Full, Arch: runtime.GOARCH, Attach: opts.Attach,
 		Facts: []Fact{}, Hooks: []HookState{}, Missing: []string{}, Next: []string{},

@@ -28,6 +28,13 @@ func TestMain(m *testing.M) {
 		}
 		os.Exit(0)
 	}
+	if len(os.Args) == 3 && os.Args[1] == dropName {
+		if err := traceAfterDropping(); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	os.Exit(m.Run())
 }
 
@@ -35,10 +42,10 @@ func TestMain(m *testing.M) {
 // tracepoints.
 var (
 	onTracepoints = []event.Hook{event.HookSetState, event.HookDestroy, event.HookSendActiveReset, event.HookSendReset,
-		event.HookReset, event.HookErrorReport, event.HookSignal, event.HookExec, event.HookExit}
+		event.HookReset, event.HookErrorReport, event.HookSignal, event.HookExec, event.HookExit, event.HookStack}
 	onFunctions = []event.Hook{event.HookConnect, event.HookAccept, event.HookCloseEntry, event.HookClose, event.HookShutdown,
 		event.HookSendFin, event.HookDisconnect, event.HookAbort, event.HookChildForget, event.HookTimeWait, event.HookTwskKill,
-		event.HookTwskSchedule, event.HookStreamError, event.HookFileClose, event.HookSynDrop, event.HookReceive}
+		event.HookTwskSchedule, event.HookStreamError, event.HookFileClose, event.HookSynDrop, event.HookReceive, event.HookHandshake}
 )
 
 // expect lists the hooks that must be attached on a rung, from what the kernel
@@ -99,7 +106,7 @@ func TestHooks(t *testing.T) {
 		}
 		t.Run(name, func(t *testing.T) {
 			start := time.Now()
-			tr, err := Open(Options{Attach: r, Receive: true})
+			tr, err := Open(Options{Attach: r, Receive: true, Stack: true})
 			if (r == RungKprobe || r == RungFentry) && !probed() {
 				if err == nil {
 					tr.Close()

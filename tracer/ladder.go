@@ -55,7 +55,8 @@ type hook struct {
 	hook event.Hook
 	ways []way
 	lost string // what cannot be told without it
-	data bool   // it sits on the way of the data: only on request
+	// asked says whether the options want it; nil: it is always wanted.
+	asked func(Options) bool
 
 	minor bool // no verdict rests on it
 }
@@ -224,6 +225,16 @@ func hooks(k *kernel) []hook {
 		{hook: event.HookReceive, ways: call(
 			way{fexit("tcp_recvmsg", bpf.TypedProgExitTcpRecvmsg)},
 			way{kprobe("tcp_recvmsg", bpf.ProbeProgProbeTcpRecvmsg), kretprobe("tcp_recvmsg", bpf.ProbeProgProbeTcpRecvmsgReturn)}),
-			lost: "whether the process read to the end", data: true},
+			lost: "whether the process read to the end", asked: func(o Options) bool { return o.Receive }},
+		{hook: event.HookHandshake, ways: call(
+			way{fentry("tcp_finish_connect", bpf.TypedProgEntryTcpFinishConnect), fentry("tcp_child_process", bpf.TypedProgEntryTcpChildProcess)},
+			way{kprobe("tcp_finish_connect", bpf.ProbeProgProbeTcpFinishConnect), kprobe("tcp_child_process", bpf.ProbeProgProbeTcpChildProcess)}),
+			lost: "what the peer's segments looked like, to compare a reset with", minor: true},
+		{hook: event.HookStack, ways: last(call(
+			way{fentry("tcp_close", bpf.TypedProgEntryStackClose), fentry("tcp_shutdown", bpf.TypedProgEntryStackShutdown), fentry("do_group_exit", bpf.TypedProgEntryStackExit)},
+			way{kprobe("tcp_close", bpf.ProbeProgProbeStackClose), kprobe("tcp_shutdown", bpf.ProbeProgProbeStackShutdown), kprobe("do_group_exit", bpf.ProbeProgProbeStackExit)}),
+			typed("inet_sock_set_state", bpf.TypedProgTypedStackState),
+			classic("sock:inet_sock_set_state", bpf.ClassicProgClassicStackState)),
+			lost: "where in a program it closed, shut down or exited", minor: true, asked: func(o Options) bool { return o.Stack }},
 	}
 }

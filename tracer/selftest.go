@@ -28,7 +28,7 @@ type story struct {
 // selfTest lists the stories. Together they pass every hook.
 var selfTest = []story{
 	{"a polite end: shutdown(SHUT_WR), the rest is read, both close", (*stories).polite,
-		[]event.Hook{event.HookSetState, event.HookConnect, event.HookAccept, event.HookShutdown, event.HookSendFin,
+		[]event.Hook{event.HookSetState, event.HookConnect, event.HookAccept, event.HookHandshake, event.HookStack, event.HookShutdown, event.HookSendFin,
 			event.HookReceive, event.HookFileClose, event.HookCloseEntry, event.HookClose, event.HookTimeWait, event.HookDestroy}},
 	{"close at one end, and then at the other", (*stories).closeTwice,
 		[]event.Hook{event.HookTimeWait, event.HookTwskSchedule}},
@@ -92,6 +92,9 @@ func (s *stories) own(events []event.Event) (fired map[event.Hook]int, calls boo
 		e := &events[i]
 		if mine(e) || e.Has&event.HasTuple == 0 && processes[e.PID] {
 			fired[e.Hook]++
+			if e.Hook == event.HookSetState && e.Has&event.HasSegment != 0 {
+				fired[event.HookHandshake]++
+			}
 			calls = calls || e.Hook == event.HookSetState && e.ToState == event.FinWait1 && e.Call == event.CallClose
 		}
 	}

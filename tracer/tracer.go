@@ -22,6 +22,8 @@ type Options struct {
 	// Receive also watches every recv(2) for the end of input and for errors.
 	// It is the one hook on the way of the data.
 	Receive bool
+	// Stack takes the user stack at close, shutdown and exit.
+	Stack bool
 	// Attach forces one rung for every hook; "": the best that works for each.
 	// A hook that has no way on that rung is missing.
 	Attach Rung
@@ -87,12 +89,12 @@ func open(opts Options) (*Tracer, error) {
 		all = append(all, h.only(opts.Attach))
 	}
 	for _, h := range all {
-		if !h.data || opts.Receive {
+		if h.asked == nil || h.asked(opts) {
 			p.want(h)
 		}
 	}
 	for _, h := range all {
-		if h.data && !opts.Receive {
+		if h.asked != nil && !h.asked(opts) {
 			t.attachments = append(t.attachments, Attachment{Hook: h.hook, Lost: h.lost, Err: ErrNotAsked})
 			continue
 		}

@@ -39,6 +39,9 @@ const (
 	HookTwskSchedule // a mini-socket's time starts again; Arg: substate
 	HookReceive      // recv(2) told the end; Arg: 0 (end of input) or a negative errno
 	HookStack        // where in its program a thread acts; Arg: the hook of the act
+	// HookHandshake has no events of its own: it gives the change to ESTABLISHED
+	// the segment that made it.
+	HookHandshake
 	hookLast
 )
 
@@ -54,7 +57,7 @@ var hookNames = [...]string{
 	HookSignal: "signal_generate", HookExec: "sched_process_exec", HookExit: "sched_process_exit",
 	HookFileClose: "filp_close", HookSynDrop: "tcp_conn_request",
 	HookTwskSchedule: "__inet_twsk_schedule", HookReceive: "tcp_recvmsg",
-	HookStack: "user_stack",
+	HookStack: "user_stack", HookHandshake: "tcp_finish_connect",
 }
 
 // String is the kernel's name of the hook.

@@ -13,7 +13,7 @@ type Group uint8
 const (
 	HasTuple   Group = 1 << iota // Family, Local, Remote, NetNS, State
 	HasTCP                       // sequence numbers, byte counts, timers
-	HasSegment                   // Segment
+	HasSegment                   // Segment; with HookSetState to ESTABLISHED: that of the handshake
 	HasTask                      // TaskFlags, ExitCode
 	HasPreempt                   // Context was measured
 	HasSyscall                   // Syscall
