@@ -35,6 +35,9 @@ type Record struct {
 	Events    []EventRecord `json:"events"`
 	Scenario  string        `json:"scenario,omitempty"`
 	Fin       FinRecord     `json:"fin"`
+	Age       *float64      `json:"age_ms"`
+	Idle      *float64      `json:"idle_ms"`
+	Reset     *ResetRecord  `json:"reset"`
 }
 
 // OwnerRecord is the process that held the socket last.
@@ -61,6 +64,9 @@ type VerdictRecord struct {
 	Confidence string       `json:"confidence"`
 	Missing    []string     `json:"missing"`
 	Signal     *string      `json:"signal"` // that killed the actor
+	Retry      *string      `json:"retry"`
+	RetryWhy   *string      `json:"retry_why"`
+	Probe      bool         `json:"probe"`
 }
 
 // ActorRecord is the task that did the act.
@@ -98,6 +104,25 @@ type GoodbyeRecord struct {
 	PID    *uint32 `json:"pid"`
 	Comm   *string `json:"comm"`
 	Acked  bool    `json:"acked"`
+}
+
+// ResetRecord is the RST that came in. What stands in the segment is nil where
+// that was not seen.
+type ResetRecord struct {
+	T            int64    `json:"t_ns"`         // since the connection's first event
+	AfterFin     *float64 `json:"after_fin_ms"` // nil: the peer had sent no FIN
+	Flags        *string  `json:"flags"`
+	Seq          *uint32  `json:"seq"`
+	Ack          *uint32  `json:"ack"`
+	TTL          *uint8   `json:"ttl"`
+	HandshakeTTL *uint8   `json:"handshake_ttl"`
+	IPID         *uint16  `json:"ip_id"`
+	Window       *uint16  `json:"window"`
+	Answers      *string  `json:"answers"`
+	After        *float64 `json:"after_ms"` // what it answers
+	Offset       *int32   `json:"seq_offset"`
+	Behind       *uint32  `json:"ack_behind"`
+	Text         *string  `json:"text"`
 }
 
 // EventRecord is one event. PID, TID and Comm are of the task on the CPU, which
@@ -175,7 +200,9 @@ func newRecord(j Judged, clock Clock, events bool) *Record {
 			Act: known(string(v.Act)), Sentence: v.Sentence, Advice: known(v.Advice),
 			AppSaw: list(v.AppSaw), Harmless: v.Harmless, Confidence: string(v.Confidence),
 			Missing: list(v.Missing), Signal: known(signalName(v.Signal)),
+			Retry: known(string(v.Retry)), RetryWhy: known(v.RetryWhy), Probe: v.Probe,
 		},
+		Age: milliseconds(v.Age), Idle: milliseconds(v.Idle), Reset: resetRecord(v.Reset, c.First),
 	}
 	if c.Peer != nil {
 		r.PeerID = &c.Peer.ID
@@ -193,10 +220,7 @@ func newRecord(j Judged, clock Clock, events bool) *Record {
 	if a := v.Actor; a != nil {
 		r.Verdict.Actor = &ActorRecord{PID: a.PID, TID: a.TID, Comm: a.Comm}
 	}
-	if v.HalfClose != nil {
-		ms := float64(*v.HalfClose) / float64(time.Millisecond)
-		r.HalfClose = &ms
-	}
+	r.HalfClose = milliseconds(v.HalfClose)
 	if !events {
 		return r
 	}
@@ -327,6 +351,34 @@ func unread(e *event.Event) uint32 {
 		n--
 	}
 	return n
+}
+
+func resetRecord(x *verdict.Reset, first time.Duration) *ResetRecord {
+	if x == nil {
+		return nil
+	}
+	r := &ResetRecord{T: int64(x.At - first), AfterFin: milliseconds(x.AfterFin), Answers: known(string(x.Answers)),
+		After: milliseconds(x.After), Offset: x.Offset, Behind: x.Behind, Text: known(x.Text)}
+	if x.Seen {
+		s := x.Segment
+		r.Flags, r.Seq, r.Window, r.TTL = known(s.Flags.String()), &s.Seq, &s.Window, known(s.TTL)
+		if s.Flags&event.ACK != 0 {
+			r.Ack = &s.Ack
+		}
+		if x.Handshake.TTL != 0 {
+			r.HandshakeTTL = &x.Handshake.TTL
+		}
+		r.IPID = &s.IPID
+	}
+	return r
+}
+
+func milliseconds(d *time.Duration) *float64 {
+	if d == nil {
+		return nil
+	}
+	ms := float64(*d) / float64(time.Millisecond)
+	return &ms
 }
 
 func known[T comparable](v T) *T {

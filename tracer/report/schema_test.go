@@ -344,6 +344,8 @@ func TestSchemaHasTheConstants(t *testing.T) {
 		{"ender", v["ender"], constants(t, "../verdict/verdict.go", "Ender")},
 		{"act", v["act"], constants(t, "../verdict/verdict.go", "Act")},
 		{"confidence", v["confidence"], constants(t, "../verdict/verdict.go", "Confidence")},
+		{"retry", v["retry"], constants(t, "../verdict/retry.go", "Retry")},
+		{"answers", d.Properties["reset"].Properties["answers"], constants(t, "../verdict/life.go", "Answer")},
 		{"cause", v["cause"], constants(t, "../verdict/verdict.go", "Cause")},
 		{"cause, by the rules", v["cause"], causes},
 		{"hook", e["hook"], hooks},

@@ -15,6 +15,8 @@ const none = -1
 type facts struct {
 	c *conn.Connection
 
+	established int // SetState → ESTABLISHED
+
 	fin      int // SetState → FIN_WAIT1 or LAST_ACK: our FIN was queued
 	finAct   int // the close or shutdown behind it; the state event itself where no hook saw the act
 	finAcked bool
@@ -45,7 +47,7 @@ type facts struct {
 }
 
 func readFacts(c *conn.Connection) *facts {
-	f := &facts{c: c, fin: none, finAct: none, peerFin: none, release: none, entry: none, disconn: none,
+	f := &facts{c: c, established: none, fin: none, finAct: none, peerFin: none, release: none, entry: none, disconn: none,
 		abort: none, forget: none, active: none, answer: none, mini: none, dead: none, reset: none,
 		closed: none, timeWait: none, miniEnd: none, finLate: none, destroy: none, held: none}
 	first := func(at *int, i int) {
@@ -190,6 +192,8 @@ func (f *facts) state(i, act int) {
 		return
 	}
 	switch e.ToState {
+	case event.Established:
+		f.established = i
 	case event.FinWait1, event.LastAck:
 		if f.fin == none {
 			f.fin, f.finAct = i, i

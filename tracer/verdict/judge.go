@@ -194,6 +194,8 @@ func (v *Verdict) fill(r *Rule, x *finding, a, b *facts, mine bool, s Scope) {
 	}
 	if v.Class == Open {
 		v.Lost, v.Bytes = Lost{}, Bytes{}
+	} else {
+		v.life(a, self, other)
 	}
 	if r.sentence != nil {
 		v.Sentence = r.sentence(&telling{v: v, x: x, a: a, b: b, mine: mine})
@@ -202,6 +204,18 @@ func (v *Verdict) fill(r *Rule, x *finding, a, b *facts, mine bool, s Scope) {
 	if x.harmless {
 		v.Advice = ""
 	}
+}
+
+// life fills in when in the connection's life it ended, and what that means for
+// whoever wants to try again. a is the end where the cause lies.
+func (v *Verdict) life(a, self, peer *facts) {
+	v.Age = age(self, peer)
+	if !v.Cause.resends() {
+		v.Idle = idle(self, peer)
+	}
+	v.Reset = self.incoming()
+	v.Probe = v.probe(a, self, peer)
+	v.Retry, v.RetryWhy = v.retry(self, peer)
 }
 
 func (v *Verdict) prove(c *conn.Connection, elsewhere bool, i int) {

@@ -584,6 +584,10 @@ func pathReset(a, b *facts, s Scope) *finding {
 	if !a.rst {
 		return nil
 	}
+	// What came from as far as the handshake did, came from where it did.
+	if b == nil && !neverEstablished(a) && a.incoming().Elsewhere() {
+		return &finding{by: byPath, a: []int{a.established, a.reset, a.closed}, likely: true}
+	}
 	loopback := a.c.Remote.Addr().IsLoopback()
 	if b == nil && !(loopback && neverEstablished(a)) {
 		return nil

@@ -279,19 +279,79 @@ func tellNoSocket(t *telling) string {
 }
 
 func tellPathReset(t *telling) string {
+	if r := t.a.incoming(); t.b == nil && r.Elsewhere() {
+		return fmt.Sprintf("%s received a RST in the name of %s that another machine is likely to have sent: %s. A firewall, a load balancer or a NAT on the path does so; a route that changed, or a stack that gives its resets a TTL of their own, looks the same.%s",
+			end(t.a), t.a.c.Remote, r.differs(t.a.c.Family), r.reading(t))
+	}
 	return fmt.Sprintf("%s received a RST in the name of %s, but the TCP stack of that end, which is on this machine, never sent it: a packet filter (REJECT with tcp-reset), a raw socket or something else on the path did.", end(t.a), t.a.c.Remote)
 }
 
-func tellPeerAbort(t *telling) string {
-	s := fmt.Sprintf("%s aborted the connection: its RST came on its own, not in answer to a segment.", t.a.c.Remote)
-	if t.a.peerFin != none {
-		s += " It had sent its FIN before."
+// differs says in what the RST is not like the handshake.
+func (r *Reset) differs(family event.Family) string {
+	name := "TTL"
+	if family == event.IPv6 {
+		name = "hop limit"
 	}
-	return s
+	return fmt.Sprintf("it came with %s %d, the peer's segment of the handshake with %d", name, r.Segment.TTL, r.Handshake.TTL)
+}
+
+// reading says when a reset came, in answer to what, and to which sequence
+// number; it begins with a space.
+func (r *Reset) reading(t *telling) string {
+	if r == nil {
+		return ""
+	}
+	var b strings.Builder
+	if r.AfterFin != nil {
+		fmt.Fprintf(&b, " It came %s after its FIN.", span(*r.AfterFin))
+	}
+	if r.Offset != nil && *r.Offset != 0 {
+		fmt.Fprintf(&b, " Its sequence number was %+d bytes from the one that %s expected.", *r.Offset, end(t.a))
+	}
+	if r.Behind != nil {
+		if *r.Behind == 0 {
+			fmt.Fprintf(&b, " Its ACK covers all that %s had sent.", end(t.a))
+		} else {
+			fmt.Fprintf(&b, " Its ACK does not cover the last %s that %s had sent.", plural(uint64(*r.Behind)), end(t.a))
+		}
+	}
+	if r.Text != "" {
+		fmt.Fprintf(&b, " It carried a text: %s.", strconv.QuoteToASCII(r.Text))
+	}
+	return b.String()
+}
+
+// answered says what a RST was an answer to.
+func (r *Reset) answered(t *telling) string {
+	what := map[Answer]string{AnswerData: "data", AnswerFIN: "the FIN", AnswerACK: "an acknowledgement", AnswerProbe: "a probe", AnswerSYN: "the SYN"}[r.Answers]
+	if what == "" {
+		return "a segment of " + end(t.a)
+	}
+	what += " of " + end(t.a)
+	if r.After != nil {
+		what += ", sent " + span(*r.After) + " before,"
+	}
+	return what
+}
+
+// span is a short time in the unit that suits it.
+func span(d time.Duration) string {
+	switch {
+	case d < time.Millisecond:
+		return "less than 1 ms"
+	case d < time.Second:
+		return strconv.FormatInt(d.Milliseconds(), 10) + " ms"
+	}
+	return seconds(d)
+}
+
+func tellPeerAbort(t *telling) string {
+	return fmt.Sprintf("%s aborted the connection: its RST came on its own, not in answer to a segment.%s", t.a.c.Remote, t.a.incoming().reading(t))
 }
 
 func tellPeerGone(t *telling) string {
-	return fmt.Sprintf("%s, or something that answers for it, no longer takes part in the connection: it answered a segment of %s with a bare RST.", t.a.c.Remote, end(t.a))
+	r := t.a.incoming()
+	return fmt.Sprintf("%s, or something that answers for it, no longer takes part in the connection: it answered %s with a bare RST.%s", t.a.c.Remote, r.answered(t), r.reading(t))
 }
 
 func tellSimultaneousClose(t *telling) string {

@@ -159,6 +159,13 @@ type Verdict struct {
 	Lost  Lost
 	Bytes Bytes
 
+	Age      *time.Duration // when the ending began, since the SYN; nil: not known, or not ended
+	Idle     *time.Duration // no payload had gone either way for so long when the ending began; nil: not known
+	Retry    Retry          // whether what was asked can be asked again
+	RetryWhy string         // half a sentence; "" there is nothing to say
+	Reset    *Reset         // the RST that came in; nil: none
+	Probe    bool           // the opener aborted at once, before any payload: a health check or a scan
+
 	HalfClose *time.Duration // from the first FIN, by shutdown, to the other; nil: no half-close
 	TimeWait  bool           // this end kept the TIME_WAIT
 	LocalFin  *Goodbye       // nil: this end sent no FIN

@@ -1,0 +1,264 @@
+package verdict
+
+import (
+	"time"
+
+	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/event"
+)
+
+// Answer is what a reset that came in was an answer to, as far as the end that
+// got it can tell: the last that it had sent.
+type Answer string
+
+const (
+	AnswerUnknown Answer = ""
+	AnswerNone    Answer = "none"  // it came on its own: only such a RST has an ACK
+	AnswerSYN     Answer = "syn"   // the SYN
+	AnswerData    Answer = "data"  // payload
+	AnswerFIN     Answer = "fin"   // the FIN
+	AnswerACK     Answer = "ack"   // an acknowledgement of what had come in
+	AnswerProbe   Answer = "probe" // a keepalive or window probe
+)
+
+// Reset is the RST that came in, read as far as one end can.
+type Reset struct {
+	At       time.Duration  // CLOCK_MONOTONIC
+	AfterFin *time.Duration // how long after the peer's FIN; nil: before it
+
+	// Seen says whether the segment itself was seen; without, the rest is zero.
+	Seen      bool
+	Segment   event.Segment
+	Handshake event.Segment // the peer's segment that established the connection; zero: not seen
+	Text      string        // what the RST carried, any bytes, cut at 64
+
+	Answers Answer
+	After   *time.Duration // how long after that was sent; nil: not known
+	// Offset is how far the sequence number is from the one that this end
+	// expected; nil: not known.
+	Offset *int32
+	// Behind is how many of the bytes that this end had sent its ACK does not
+	// cover; nil: it has no ACK, or that is not known.
+	Behind *uint32
+}
+
+// nearHops is how much the TTL of a reset may differ from the handshake's
+// before it says something: routes change.
+const nearHops = 2
+
+// Hops is how far the TTL of the RST is from that of the handshake; 0 also where
+// one of them is not known.
+func (r *Reset) Hops() int {
+	if r == nil || r.Segment.TTL == 0 || r.Handshake.TTL == 0 {
+		return 0
+	}
+	d := int(r.Segment.TTL) - int(r.Handshake.TTL)
+	return max(d, -d)
+}
+
+// Elsewhere says whether the TTL speaks for another sender than the one that
+// shook hands. It is never proof: a route can change, and a stack may give its
+// resets a TTL of their own.
+func (r *Reset) Elsewhere() bool { return r.Hops() > nearHops }
+
+// incoming reads the RST that ended this end; nil: none came.
+func (f *facts) incoming() *Reset {
+	e := f.at(f.reset)
+	if e == nil || !f.rst {
+		return nil
+	}
+	r := &Reset{At: e.Time, Text: e.Text}
+	if before(f.peerFin, f.reset) {
+		d := e.Time - f.at(f.peerFin).Time
+		r.AfterFin = &d
+	}
+	if e.Has&event.HasSegment == 0 || e.Segment.Flags&event.RST == 0 {
+		return r
+	}
+	r.Seen, r.Segment = true, e.Segment
+	if h := f.at(f.established); h != nil && h.Has&event.HasSegment != 0 {
+		r.Handshake = h.Segment
+	}
+	r.answers(f, e)
+	if e.Has&event.HasTCP == 0 || e.State == event.SynSent {
+		return r
+	}
+	offset := int32(e.Segment.Seq - e.RcvNxt)
+	r.Offset = &offset
+	if e.Segment.Flags&event.ACK != 0 {
+		behind := int32(e.SndNxt - e.Segment.Ack)
+		if f.fin != none && f.fin < f.reset && e.SndNxt == e.WriteSeq && behind > 0 {
+			behind-- // the FIN
+		}
+		// A device on the path may leave the field at anything.
+		if behind >= 0 && int32(e.Segment.Ack-e.SndUna) >= 0 {
+			n := uint32(behind)
+			r.Behind = &n
+		}
+	}
+	return r
+}
+
+// answers finds what the RST was an answer to. One with an ACK is none: an
+// answer takes its sequence number from the ACK of what it answers, and has no
+// ACK itself (RFC 9293 3.5.2); only a SYN without an ACK is answered with one.
+func (r *Reset) answers(f *facts, e *event.Event) {
+	if e.State == event.SynSent {
+		r.Answers = AnswerSYN
+		return
+	}
+	if e.Segment.Flags&event.ACK != 0 {
+		r.Answers = AnswerNone
+		return
+	}
+	if e.Has&event.HasTCP == 0 {
+		return
+	}
+	if e.ProbesOut > 0 {
+		r.Answers = AnswerProbe
+		return
+	}
+	last := func(what Answer, ago time.Duration) {
+		if r.After == nil || ago < *r.After {
+			r.Answers, r.After = what, &ago
+		}
+	}
+	if before(f.fin, f.reset) && e.SndNxt == e.WriteSeq {
+		last(AnswerFIN, e.Time-f.at(f.fin).Time)
+	}
+	if e.SinceSent > 0 && !f.silent() {
+		last(AnswerData, e.SinceSent)
+	}
+	if e.SinceReceived > 0 && e.BytesReceived > 0 {
+		last(AnswerACK, e.SinceReceived)
+	}
+}
+
+// silent says whether this end is known to have sent no payload: then its last
+// sending was the handshake.
+func (f *facts) silent() bool {
+	b := f.bytes()
+	return b.Sent != nil && *b.Sent == 0
+}
+
+// began is the event with which this end's ending began: its own act, a FIN of
+// either end, a reset, or whatever made it go to CLOSE.
+func (f *facts) began() int {
+	first := none
+	for _, i := range []int{f.finAct, f.fin, f.peerFin, f.release, f.disconn, f.abort, f.forget, f.reset, f.active, f.answer, f.closed} {
+		if i != none && (first == none || i < first) {
+			first = i
+		}
+	}
+	return first
+}
+
+// moment is how near events must be to have the same silence before them.
+const moment = time.Millisecond
+
+// quiet is when this end's ending began, how long ago payload had then been
+// sent and received, and whether that is known.
+func (f *facts) quiet() (at, sent, received time.Duration, ok bool) {
+	if f == nil {
+		return 0, 0, 0, false
+	}
+	first := f.began()
+	if first == none {
+		return 0, 0, 0, false
+	}
+	at = f.at(first).Time
+	for i := first; i < len(f.c.Events); i++ {
+		e := f.at(i)
+		if e.Time-at > moment {
+			break
+		}
+		if e.Has&event.HasTCP != 0 && e.SinceSent > 0 && e.SinceReceived > 0 {
+			return at, e.SinceSent, e.SinceReceived, true
+		}
+	}
+	return at, 0, 0, false
+}
+
+// age is how old the connection was when its ending began; nil: it is older
+// than the trace, or has not ended.
+func age(self, peer *facts) *time.Duration {
+	var opened, began time.Duration
+	for _, f := range []*facts{self, peer} {
+		if f == nil {
+			continue
+		}
+		if o := f.c.Opened; o != 0 && (opened == 0 || o < opened) {
+			opened = o
+		}
+		if i := f.began(); i != none && (began == 0 || f.at(i).Time < began) {
+			began = f.at(i).Time
+		}
+	}
+	if opened == 0 || began < opened {
+		return nil
+	}
+	d := began - opened
+	return &d
+}
+
+// idle is how long no payload had gone either way when the ending began; nil:
+// not known.
+func idle(self, peer *facts) *time.Duration {
+	at, sent, received, ok := self.quiet()
+	if pat, ps, pr, pok := peer.quiet(); pok && (!ok || pat < at) {
+		sent, received, ok = ps, pr, true
+	}
+	if !ok {
+		return nil
+	}
+	d := min(sent, received)
+	if d == 1 {
+		d = 0 // less than a jiffy
+	}
+	return &d
+}
+
+// resends says whether this end's kernel kept sending until it gave up: then the
+// time since it sent last is no silence.
+func (c Cause) resends() bool {
+	switch c {
+	case RetransmitTimeout, UserTimeout, ZeroWindowTimeout, OrphanTimeout, ConnectTimeout, AcceptOverflow:
+		return true
+	}
+	return false
+}
+
+// probeAge is how old a connection may be that was only opened to see whether
+// that works.
+const probeAge = time.Second
+
+// probe says whether whoever opened the connection aborted it at once, before
+// any payload went either way, as health checks and scans do. a is the end where
+// the cause lies.
+func (v *Verdict) probe(a, self, peer *facts) bool {
+	switch v.Cause {
+	case LingerZero:
+		if a.c.Open != conn.OpenActive {
+			return false
+		}
+	case PeerAbort, PeerGone, HandshakeReset:
+		if self.c.Open != conn.OpenPassive {
+			return false
+		}
+	default:
+		return false
+	}
+	if v.Age == nil || *v.Age > probeAge {
+		return false
+	}
+	for _, f := range []*facts{self, peer} {
+		if f == nil {
+			continue
+		}
+		b := f.bytes()
+		if b.Sent == nil || *b.Sent != 0 || b.Received == nil || *b.Received != 0 {
+			return false
+		}
+	}
+	return complete(self, peer)
+}

@@ -1,0 +1,116 @@
+package verdict
+
+import (
+	"fmt"
+
+	"github.com/tcpbye/tcpbye/tracer/conn"
+)
+
+// Retry says whether what was asked over the connection can be asked again.
+type Retry string
+
+const (
+	RetryUnknown Retry = ""       // not known
+	RetrySafe    Retry = "safe"   // no application had read any of it
+	RetryUnsafe  Retry = "unsafe" // an application had read it, and may have acted on it
+)
+
+// retry is whether the request, which the end that opened the connection sends,
+// was read by the application at the other end, and why that is known. TCP knows
+// no requests: where one may have been read in part, nothing is promised.
+func (v *Verdict) retry(self, peer *facts) (Retry, string) {
+	switch {
+	case v.Class == Graceful, v.Class == Open, v.Class == Unknown, v.Cause == MPTCPReset:
+		return RetryUnknown, "" // of MPTCP, other subflows may have carried it
+	case self.c.Lossy || peer != nil && peer.c.Lossy:
+		return RetryUnknown, "events were lost, so it is not known what was read"
+	case neverEstablished(self):
+		if !complete(self, nil) {
+			return RetryUnknown, "the SYN carried data, and may have reached the application"
+		}
+		return RetrySafe, "the connection was never established, so nothing was sent"
+	case v.Cause == ListenerClosed, v.Cause == AcceptOverflow, v.Cause == HandshakeReset:
+		return RetrySafe, "no application had accepted the connection, so nothing was read"
+	}
+	asker, answerer := self, peer
+	if self.c.Open == conn.OpenPassive || peer != nil && peer.c.Open == conn.OpenActive {
+		asker, answerer = peer, self
+	}
+	switch {
+	case self.c.Open == conn.OpenUnknown && (peer == nil || peer.c.Open == conn.OpenUnknown):
+		return RetryUnknown, "it was opened before the trace began: who asked, and what was read before, is not known"
+	case answerer == nil:
+		return asker.retryAfar()
+	}
+	return answerer.retryHere(asker)
+}
+
+// retryHere judges from the end that was asked. asker is nil where it is remote.
+func (f *facts) retryHere(asker *facts) (Retry, string) {
+	name := end(f)
+	got, unread := f.bytes().Received, f.lost().Unread
+	if got == nil || unread == nil || *unread > *got {
+		return RetryUnknown, "what " + name + " had read is not known"
+	}
+	read := *got - *unread
+	refused := f.answer != none || f.mini != none || f.dead != none // what came for a closed socket
+	under := uint64(0)                                              // written by the asker, and never taken by this kernel
+	if asker != nil {
+		l := asker.lost()
+		for _, n := range []*uint64{l.Unacked, l.Unsent} {
+			if n != nil {
+				under += *n
+			}
+		}
+	}
+	if read == 0 {
+		if *got == 0 && under == 0 && !refused {
+			return RetrySafe, "nothing had been asked"
+		}
+		return RetrySafe, name + " had read nothing of it"
+	}
+	_, sent, received, known := f.quiet()
+	answered := known && sent <= received
+	switch {
+	case *unread > 0:
+		return RetryUnknown, fmt.Sprintf("%s had read the first %s of %d: whether the rest began another request, TCP cannot tell", name, plural(read), *got)
+	case (refused || under > 0) && answered:
+		return RetrySafe, "what came last met a socket that was closed already, and " + name + " had answered since it last read something"
+	case refused || under > 0:
+		return RetryUnknown, fmt.Sprintf("what came last was not read, but %s had read %s before: whether they began the same request, TCP cannot tell", name, plural(read))
+	case answered:
+		return RetryUnsafe, fmt.Sprintf("%s had read everything (%s), and answered since", name, plural(read))
+	}
+	return RetryUnsafe, fmt.Sprintf("%s had read everything (%s)", name, plural(read))
+}
+
+// retryAfar judges from the end that asked; the one that was asked is remote.
+func (f *facts) retryAfar() (Retry, string) {
+	far := f.c.Remote.String()
+	if f.silent() {
+		return RetrySafe, "nothing had been sent"
+	}
+	l := f.lost()
+	if l.Unacked == nil || l.Unsent == nil {
+		return RetryUnknown, "how much of it had reached " + far + " is not known"
+	}
+	e, fin := f.at(f.reset), f.at(f.peerFin)
+	if *l.Unacked+*l.Unsent > 0 {
+		// With nothing on its way when the FIN came, all that is not
+		// acknowledged was sent to an end that had closed.
+		if f.rst && fin != nil && before(f.peerFin, f.reset) && fin.SndUna == fin.WriteSeq && f.end().SndUna == fin.SndUna {
+			if fin.SinceReceived > 0 && fin.SinceReceived <= fin.SinceSent {
+				return RetrySafe, far + " had answered and closed before it was sent, and refused it"
+			}
+			return RetryUnknown, fmt.Sprintf("the last %s met an end that had closed, and were not read; whether they are the whole request, TCP cannot tell", plural(*l.Unacked+*l.Unsent))
+		}
+		if r := f.incoming(); r != nil && r.Seen && r.Answers == AnswerData {
+			return RetryUnknown, fmt.Sprintf("%s did not know the connection any more when the last %s came, so nobody read them; it is safe if they are the whole request", far, plural(*l.Unacked+*l.Unsent))
+		}
+		return RetryUnknown, fmt.Sprintf("%s did not acknowledge the last %s; it may have read them all the same", far, plural(*l.Unacked+*l.Unsent))
+	}
+	if e != nil && e.SinceReceived > 0 && e.SinceReceived < e.SinceSent {
+		return RetryUnsafe, far + " had answered since the last was sent"
+	}
+	return RetryUnknown, far + " had acknowledged everything; whether its application had read it cannot be seen from here"
+}
