@@ -80,11 +80,12 @@ func exitStatuses() string {
 		{exitDone, "done; also after ^C, SIGTERM, or when the reader of the output has gone"},
 		{exitFailure, "it failed, or a verdict of demo is not the one that is due"},
 		{exitUsage, "it was called wrongly"},
-		{exitDegraded, "demo --can-trace: tracing works here, but not every hook can be attached"},
-		{exitCannot, "demo --can-trace: nothing can be traced here, for want of permission or of the kernel's support"},
+		{exitDegraded, "doctor, demo --can-trace: tracing works here, but not every hook can be attached"},
+		{exitCannot, "nothing can be traced here, for want of permission or of the kernel's support"},
 	} {
 		fmt.Fprintf(&b, "**%d**\n: %s\n\n", s.status, markdown(s.text))
 	}
+	b.WriteString("With a command to run (trace, rst), its exit status: 128 and the signal's number if one killed it, 126 if it cannot be run, 127 if there is none.\n")
 	return b.String()
 }
 

@@ -1,6 +1,9 @@
 package main
 
 import (
+	"fmt"
+	"strings"
+
 	"github.com/spf13/cobra"
 )
 
@@ -10,11 +13,12 @@ func newRoot(env environment) *cobra.Command {
 		Short: "how every TCP connection said goodbye",
 		Long: `tcpbye tells, for every TCP connection on this machine, who ended it, how, why,
 and which bytes were lost, from the kernel's own events.`,
-		Version:       version(),
-		SilenceUsage:  true,
-		SilenceErrors: true,
-		Args:          cobra.NoArgs,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Version:                    version(),
+		SilenceUsage:               true,
+		SilenceErrors:              true,
+		Args:                       knownCommand,
+		SuggestionsMinimumDistance: 2,
+		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	root.SetIn(env.stdin)
 	root.SetOut(env.stdout)
@@ -24,6 +28,18 @@ and which bytes were lost, from the kernel's own events.`,
 	})
 	root.AddCommand(newDemo(env), newTrace(env), newRst(env), newExplain(env), newDoctor(env), newSchema(env), newEchoServer(env), newEchoClient(env), newGenMan(env))
 	return root
+}
+
+// knownCommand says that an argument which is no command is none, and what may
+// be meant.
+func knownCommand(root *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	if near := root.SuggestionsFor(args[0]); len(near) > 0 {
+		return usage(fmt.Errorf("there is no command %q; is it %s?", args[0], strings.Join(near, " or ")))
+	}
+	return usage(fmt.Errorf("there is no command %q; tcpbye --help lists them", args[0]))
 }
 
 // usage marks an error in how the command was called.
