@@ -39,15 +39,17 @@ type tracing struct {
 	count     uint64
 	fileSize  string
 	fileCount int
+	failOn    failOn
 
-	// kept says which endings the command is about; nil: all.
-	kept func(verdict.Verdict) bool
+	// kept says which endings the command is about, of those that are chosen;
+	// nil: all.
+	kept func(*conn.Connection, verdict.Verdict) bool
 	// sink replaces the one that the format names; nil: it does not.
 	sink func(io.Writer, report.Options) []report.Sink
+	// pulse is called twenty times a second, more or less, with CLOCK_MONOTONIC;
+	// nil: it is not.
+	pulse func(now time.Duration) error
 }
-
-// formatResets is the one that tcpbye rst alone has.
-const formatResets = "resets"
 
 func (t *tracing) flags(cmd *cobra.Command, format report.Format) {
 	t.output.flags(cmd, format)
@@ -72,6 +74,7 @@ func (t *tracing) flags(cmd *cobra.Command, format report.Format) {
 	f.BoolVar(&t.receive, "receive", false, "also watch every recv(2), to tell exactly what the application was told; costs a little for each call")
 	f.DurationVar(&t.duration, "duration", 0, "stop after this long; 0: on ^C")
 	f.Uint64Var(&t.count, "count", 0, "stop after showing so many endings; 0: on ^C")
+	f.Var(&t.failOn, "fail-on", "exit with status 1 when one of the chosen connections ended so: `CLASS[,CLASS|CAUSE…]`; a harmless reset fails by its cause only")
 }
 
 const commandHelp = `
@@ -101,44 +104,6 @@ what of it will not end by itself.` + "\n" + commandHelp,
 	cmd.Flags().BoolVar(&open, "open", false, "show what is open now, and end")
 	return cmd
 }
-
-func newRst(env environment) *cobra.Command {
-	t := &tracing{output: output{env: env}}
-	var all bool
-	cmd := &cobra.Command{
-		Use:   "rst [-- COMMAND [ARGUMENT…]]",
-		Short: "explain the connections that did not end gracefully",
-		Long: `Each ending that was not graceful, as it happens: who, why, what was lost, what
-the application saw, what to do. Repeats are counted, not repeated. ^C stops and
-shows a table by cause and process.` + "\n" + commandHelp,
-		Args: commandArgs,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			t.kept = func(v verdict.Verdict) bool {
-				return v.Class != verdict.Graceful && v.Class != verdict.Open && (all || !v.Harmless)
-			}
-			if t.format == formatResets {
-				t.sink = func(w io.Writer, o report.Options) []report.Sink {
-					return []report.Sink{report.NewResets(w, o), &summing{w: w, s: report.NewSummary(o)}}
-				}
-			}
-			return t.run(cmd, args)
-		},
-	}
-	t.flags(cmd, formatResets)
-	cmd.Flags().Lookup("output").Usage = "how to show: " + formatResets + ", " + strings.TrimPrefix(cmd.Flags().Lookup("output").Usage, "how to show: ")
-	cmd.Flags().BoolVar(&all, "all", false, "also show harmless resets, after a complete exchange")
-	return cmd
-}
-
-// summing is the table at the end of rst.
-type summing struct {
-	w io.Writer
-	s *report.Summary
-}
-
-func (s *summing) End(j report.Judged) error { return s.s.End(j) }
-
-func (s *summing) Close() error { return s.s.Write(s.w) }
 
 // commandArgs takes a command after two dashes and nothing else.
 func commandArgs(cmd *cobra.Command, args []string) error {
@@ -243,9 +208,24 @@ func (t *tracing) run(cmd *cobra.Command, args []string) error {
 		if s, err = t.output.open(meta, nil, t.sink); err != nil {
 			return session.Config{}, err
 		}
-		c := session.Config{Show: s.show(meta.Scenario), Record: s.record, Count: t.count}
+		show := s.show(meta.Scenario)
+		c := session.Config{Record: s.record, Count: t.count}
 		c.Keep = func(c *conn.Connection, v verdict.Verdict) bool {
-			return (t.kept == nil || t.kept(v)) && choice.Match(c, v)
+			if !choice.Match(c, v) {
+				return false
+			}
+			t.failOn.see(c, v)
+			return t.kept == nil || t.kept(c, v)
+		}
+		c.Show = func(c *conn.Connection, v verdict.Verdict) error {
+			t.failOn.see(c, v) // also an end that is shown because its peer is
+			return show(c, v)
+		}
+		if t.pulse != nil {
+			c.Pulse = func(*session.Session) error {
+				now, err := tracer.Monotonic()
+				return errors.Join(err, t.pulse(now), s.buf.Flush())
+			}
 		}
 		// A demo was judged at its end, with the whole story at hand.
 		c.Join.Hold = meta.Scenario != ""
@@ -269,6 +249,9 @@ func (t *tracing) run(cmd *cobra.Command, args []string) error {
 	}
 	if err == nil {
 		err = status
+	}
+	if err == nil {
+		err = t.failOn.failed()
 	}
 	return err
 }
@@ -318,7 +301,13 @@ func (t *tracing) live(ctx context.Context, args []string, choice *filter.Filter
 		c.Witness = witness
 		c.Seeds = func() ([]conn.Seed, error) { return session.Existing(witness) }
 		c.Started = func() error { return t.started(command, choice, stop) }
+		pulse := c.Pulse
 		c.Pulse = func(s *session.Session) error {
+			if pulse != nil {
+				if err := pulse(s); err != nil {
+					return err
+				}
+			}
 			if command != nil && command.Over(s) {
 				stop()
 			}
@@ -423,7 +412,7 @@ func (t *tracing) open(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
 		return usage(errors.New("--open runs no command"))
 	}
-	if err := excluded(cmd, "--open", "read", "write", "file-size", "file-count", "duration", "ready-file", "receive", "attach"); err != nil {
+	if err := excluded(cmd, "--open", "read", "write", "file-size", "file-count", "duration", "ready-file", "receive", "attach", "fail-on"); err != nil {
 		return err
 	}
 	if f := report.Format(t.format); f != report.Table && f != report.JSON {

@@ -5,10 +5,12 @@ import (
 	"io"
 	"net/netip"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
@@ -22,10 +24,16 @@ const (
 // maxKinds is how many kinds of resets are told apart at a time.
 const maxKinds = 1024
 
+// maxPeers is how many peers have a block each for the same cause, process and
+// service; what others bring is counted together.
+const maxPeers = 4
+
 // ResetsSink explains each ending that was not graceful in a block of its own,
 // once: where the same cause comes again from the same process and the same
-// peer, it is counted, and a line says how often. Graceful and open ends are
-// left out. Both ends of a local connection are one block.
+// peer, it is counted, and a line says how often, and how old and how idle those
+// connections were. Open ends are left out, and graceful ones but for those with
+// a harmless reset: whoever does not want them keeps them away. Both ends of a
+// local connection are one block.
 type ResetsSink struct {
 	out   output
 	o     Options
@@ -34,15 +42,17 @@ type ResetsSink struct {
 	shown int
 	pairs pairing
 	kinds map[resetKind]*resetCount
-	order []resetKind // oldest first
+	order []resetKind       // oldest first
+	peers map[resetKind]int // how many have a block; the remote address is not set
 }
 
 // resetKind is what makes two endings the same.
 type resetKind struct {
-	cause  verdict.Cause
-	comm   string
-	remote netip.AddrPort // port 0 where the peer picked it
-	local  uint16         // the port served, where the peer picked its own
+	cause       verdict.Cause
+	comm, actor string
+	served      uint16     // the port that does not change from connection to connection
+	here        bool       // and that is this end's
+	remote      netip.Addr // invalid: all peers for which there is no block
 }
 
 type resetCount struct {
@@ -50,12 +60,15 @@ type resetCount struct {
 	first, last time.Duration // CLOCK_MONOTONIC
 	said, wait  time.Duration // when it was told last, and how long to wait from then
 	header      string
+	ages, idles spread
+	lost        uint64
+	unknown     bool // of some it is not known what was lost
 }
 
 // NewResets is the sink of tcpbye rst.
 func NewResets(w io.Writer, o Options) *ResetsSink {
 	s := &ResetsSink{out: output{w: w}, o: o, pen: pen{color: o.Color, ascii: o.ASCII}, zone: o.Location,
-		kinds: map[resetKind]*resetCount{}}
+		kinds: map[resetKind]*resetCount{}, peers: map[resetKind]int{}}
 	if s.zone == nil {
 		s.zone = time.Local
 	}
@@ -65,7 +78,7 @@ func NewResets(w io.Writer, o Options) *ResetsSink {
 
 // ill says whether an ending belongs among the resets.
 func ill(j *Judged) bool {
-	return j != nil && j.Verdict.Class != verdict.Graceful && j.Verdict.Class != verdict.Open
+	return j != nil && j.Verdict.Class != verdict.Open && (j.Verdict.Class != verdict.Graceful || j.Verdict.Harmless)
 }
 
 // End implements Sink.
@@ -120,9 +133,13 @@ func (s *ResetsSink) ended(a, b *Judged) error {
 		}
 	}
 	kind := kindOf(main)
+	if s.kinds[kind] == nil {
+		if group := kind.anyPeer(); s.peers[group] >= maxPeers {
+			kind = group
+		}
+	}
 	if n := s.kinds[kind]; n != nil {
-		n.n++
-		n.last = at
+		n.add(main, ends.other(main), at)
 		if at-n.said >= n.wait {
 			return s.again(kind, at)
 		}
@@ -135,28 +152,66 @@ func (s *ResetsSink) ended(a, b *Judged) error {
 		}
 		s.order = slices.Delete(s.order, 0, 1)
 		delete(s.kinds, old)
+		clear(s.peers)
 	}
-	n := &resetCount{n: 1, told: 1, first: at, last: at, said: at, wait: quiet, header: s.between(main)}
+	n := &resetCount{first: at, said: at, wait: quiet, header: s.between(main, kind)}
+	n.add(main, ends.other(main), at)
 	s.kinds[kind] = n
 	s.order = append(s.order, kind)
+	if !kind.remote.IsValid() {
+		return s.out.err // its like has been explained for others
+	}
+	n.told = 1
+	s.peers[kind.anyPeer()]++
 	return s.block(newStory(a, b, s.pen), main, at, n)
 }
 
+// add counts an ending; other is the other end, where it is known.
+func (n *resetCount) add(j, other *Judged, at time.Duration) {
+	n.n++
+	n.last = at
+	n.ages.add(j.Verdict.Age)
+	n.idles.add(j.Verdict.Idle)
+	for _, end := range []*Judged{j, other} {
+		if end != nil {
+			lost, unknown := lostBytes(end.Verdict.Lost)
+			n.lost += lost
+			n.unknown = n.unknown || unknown
+		}
+	}
+}
+
 func kindOf(j *Judged) resetKind {
-	k := resetKind{cause: j.Verdict.Cause, remote: j.Conn.Remote}
+	c := j.Conn
+	k := resetKind{cause: j.Verdict.Cause, remote: c.Remote.Addr(), served: c.Remote.Port()}
 	if who := headOf(j); who != nil {
 		k.comm = who.Comm
 	}
-	if j.Conn.Open != conn.OpenActive && k.remote.IsValid() {
-		k.remote = netip.AddrPortFrom(k.remote.Addr(), 0)
-		k.local = j.Conn.Local.Port()
+	if j.Verdict.Actor != nil {
+		k.actor = j.Verdict.Actor.Comm
+	}
+	// Ports for the length of a connection are high ones.
+	if c.Open == conn.OpenPassive || c.Open == conn.OpenUnknown && c.Local.Port() < c.Remote.Port() {
+		k.served, k.here = c.Local.Port(), true
 	}
 	return k
 }
 
+func (k resetKind) anyPeer() resetKind {
+	k.remote = netip.Addr{}
+	return k
+}
+
 // between names the two ends.
-func (s *ResetsSink) between(j *Judged) string {
-	return s.pen.short(j) + s.pen.glyphs(" → ") + addr(j.Conn.Remote)
+func (s *ResetsSink) between(j *Judged, k resetKind) string {
+	who := s.pen.short(j) + s.pen.glyphs(" → ")
+	switch {
+	case k.remote.IsValid():
+		return who + addr(j.Conn.Remote)
+	case k.here:
+		return who + "other peers"
+	}
+	return who + "other peers, port " + itoa(int(k.served))
 }
 
 func (s *ResetsSink) clock(at time.Duration) string {
@@ -169,9 +224,73 @@ func (s *ResetsSink) again(k resetKind, now time.Duration) error {
 	if n.n == n.told {
 		return s.out.err
 	}
-	count := fmt.Sprintf("×%d in %s", n.n, lasting(n.last-n.first))
+	count := fmt.Sprintf("×%d", n.n)
+	if n.n > 1 {
+		count += " in " + lasting(n.last-n.first)
+	}
 	n.told, n.said, n.wait = n.n, now, min(2*n.wait, longest)
-	return s.headline(n.last, n.header, s.pen.text(string(k.cause))+" again", s.pen.glyphs(count), plainInk)
+	if err := s.headline(n.last, n.header, s.pen.text(string(k.cause))+" again", s.pen.glyphs(count), plainInk); err != nil {
+		return err
+	}
+	var doc strings.Builder
+	for _, l := range wrap(s.pen.glyphs(n.alike(k.cause)), s.room()-10) {
+		doc.WriteString(strings.Repeat(" ", 10) + l + "\n")
+	}
+	return s.out.string(doc.String())
+}
+
+// alike says what the endings of a kind have in common.
+func (n *resetCount) alike(cause verdict.Cause) string {
+	var parts []string
+	span := verdict.SpanAge
+	if cause == verdict.ConnectCancelled || cause == verdict.ConnectTimeout {
+		span = verdict.SpanConnect
+	}
+	if n.ages.n > 0 {
+		parts = append(parts, "age "+n.ages.String())
+	}
+	if n.idles.n > 0 && n.idles.max > 0 {
+		parts = append(parts, "idle "+n.idles.String())
+	}
+	switch {
+	case n.unknown && n.lost > 0:
+		parts = append(parts, "at least "+bytesText(n.lost)+" lost")
+	case n.lost > 0:
+		parts = append(parts, bytesText(n.lost)+" lost")
+	}
+	text := strings.Join(parts, ", ")
+	// A connection that was never used is as old as it is idle: the first says it.
+	if at, ok := n.idles.fixed(); ok {
+		return text + ". " + sameTime("silence", verdict.SpanIdle, at)
+	}
+	if at, ok := n.ages.fixed(); ok {
+		return text + ". " + sameTime("age", span, at)
+	}
+	return text
+}
+
+// sameTime says what it means that a time is always the same.
+func sameTime(what string, span verdict.Span, at time.Duration) string {
+	text := "The same " + what + " each time is a timer"
+	if found := verdict.FindTimeouts(span, at); len(found) > 0 {
+		return text + "; by default so long: " + programs(found) + "."
+	}
+	return text + ", of a program or of a device on the path."
+}
+
+func programs(found []verdict.Timeout) string {
+	var names []string
+	for _, t := range found {
+		names = append(names, t.Program+" ("+t.Setting+")")
+	}
+	return strings.Join(names, ", ")
+}
+
+func (s *ResetsSink) room() int {
+	if s.o.Width > 0 {
+		return min(measure, max(s.o.Width, 20))
+	}
+	return measure
 }
 
 // lasting is a length of time in words, for a count over it.
@@ -218,21 +337,11 @@ func (s *ResetsSink) block(st *story, main *Judged, at time.Duration, n *resetCo
 		}
 	}
 	v := &main.Verdict
-	what := map[verdict.Class]string{verdict.Aborted: "reset", verdict.TimedOut: "timed out", verdict.Refused: "refused"}[v.Class]
-	if what == "" {
-		what = "ended, unknown how,"
-	}
-	if c := main.Conn; c.Opened != 0 && at > c.Opened {
-		what += " after " + seconds(at-c.Opened) + " s"
-	}
-	if err := s.headline(at, n.header, what, "", classInk(v)); err != nil {
+	if err := s.headline(at, n.header, ended(main, at), "", classInk(v)); err != nil {
 		return err
 	}
 	p := s.pen
-	room := measure
-	if s.o.Width > 0 {
-		room = min(room, max(s.o.Width, 20))
-	}
+	room := s.room()
 	var doc strings.Builder
 	write := func(label string, lines ...string) {
 		for _, l := range lines {
@@ -248,12 +357,20 @@ func (s *ResetsSink) block(st *story, main *Judged, at time.Duration, n *resetCo
 	f := st.findings(p)
 	write("Who", s.who(main, at))
 	write("Why", f.sentences...)
+	write("Timer", p.glyphs(timer(v)))
+	write("Bytes", moved(st, p, main))
 	for _, fd := range f.fields {
 		label := fd.label
 		if label == "Instead" {
 			label = "Do"
 		}
 		write(label, fd.lines...)
+		if label == "Lost" {
+			write("Retry", again(p, v))
+		}
+	}
+	if r := v.Reset; r != nil && r.Seen && (s.o.Verbose || r.Elsewhere()) {
+		write("Segment", wireText(main))
 	}
 	explain := "tcpbye explain " + p.text(string(v.Cause))
 	if s.o.Verbose {
@@ -266,6 +383,107 @@ func (s *ResetsSink) block(st *story, main *Judged, at time.Duration, n *resetCo
 		write("Proof", "tcpbye rst -v, or: "+explain)
 	}
 	return s.out.string(doc.String())
+}
+
+// ended says how and when a connection ended, for a headline.
+func ended(j *Judged, at time.Duration) string {
+	v, c := &j.Verdict, j.Conn
+	what := map[verdict.Class]string{verdict.Aborted: "reset", verdict.TimedOut: "timed out", verdict.Refused: "refused",
+		verdict.Graceful: "a late reset, harmless,"}[v.Class]
+	switch {
+	case v.Probe:
+		what = "a health check or a scan, reset"
+	case what == "" && v.Reset != nil:
+		what = "reset, unknown why,"
+	case what == "":
+		what = "ended, unknown how,"
+	}
+	if c.Opened != 0 && at > c.Opened {
+		what += " after " + seconds(at-c.Opened) + " s"
+	}
+	if v.Idle != nil && *v.Idle >= time.Second {
+		what += ", the last " + seconds(*v.Idle) + " s idle"
+	}
+	return strings.TrimSuffix(what, ",")
+}
+
+// timer says whose default a time is. One time only may be chance.
+func timer(v *verdict.Verdict) string {
+	const least = 2 * time.Second // below, too much is of that length by chance
+	if v.Idle != nil && *v.Idle >= least {
+		if found := verdict.FindTimeouts(verdict.SpanIdle, *v.Idle); len(found) > 0 {
+			return "the silence was as long as a timeout that is the default of " + programs(found)
+		}
+	}
+	span := verdict.SpanAge
+	if v.Cause == verdict.ConnectCancelled || v.Cause == verdict.ConnectTimeout {
+		span = verdict.SpanConnect
+	}
+	if v.Age != nil && *v.Age >= least {
+		if found := verdict.FindTimeouts(span, *v.Age); len(found) > 0 {
+			return "it took as long as a timeout that is the default of " + programs(found)
+		}
+	}
+	return ""
+}
+
+// moved counts the payload each way.
+func moved(st *story, p pen, j *Judged) string {
+	b := j.Verdict.Bytes
+	name := st.label(p, j)
+	switch {
+	case b.Sent != nil && b.Received != nil && *b.Sent == 0 && *b.Received == 0:
+		return "none, either way"
+	case b.Sent != nil && b.Received != nil:
+		return name + " sent " + itoa64(*b.Sent) + " and received " + itoa64(*b.Received)
+	case b.Received != nil:
+		return name + " received " + itoa64(*b.Received)
+	}
+	return ""
+}
+
+func itoa64(n uint64) string { return strconv.FormatUint(n, 10) }
+
+// again says whether what was asked can be asked again.
+func again(p pen, v *verdict.Verdict) string {
+	if v.RetryWhy == "" {
+		return ""
+	}
+	what := map[verdict.Retry]string{verdict.RetrySafe: "safe", verdict.RetryUnsafe: "not safe"}[v.Retry]
+	if what == "" {
+		what = "not known to be safe"
+	}
+	return what + ": " + p.text(v.RetryWhy)
+}
+
+// wireText is the RST as it came, beside what the peer sent in the handshake.
+func wireText(j *Judged) string {
+	r, ttl := j.Verdict.Reset, "TTL"
+	if j.Conn.Family == event.IPv6 && !j.Conn.Remote.Addr().Is4() {
+		ttl = "hop limit"
+	}
+	seen := r.Handshake.TTL != 0
+	number := func(name string, n, before uint64) string {
+		text := name + " " + itoa64(n)
+		if seen {
+			text += " (handshake " + itoa64(before) + ")"
+		}
+		return text
+	}
+	s, h := r.Segment, r.Handshake
+	parts := []string{s.Flags.String(), number(ttl, uint64(s.TTL), uint64(h.TTL))}
+	if ttl == "TTL" {
+		parts = append(parts, number("IP ID", uint64(s.IPID), uint64(h.IPID)))
+	}
+	parts = append(parts, number("window", uint64(s.Window), uint64(h.Window)))
+	switch {
+	case r.Offset == nil:
+	case *r.Offset == 0:
+		parts = append(parts, "sequence number as expected")
+	default:
+		parts = append(parts, fmt.Sprintf("sequence number %+d from the expected one", *r.Offset))
+	}
+	return strings.Join(parts, ", ")
 }
 
 // who says whose doing it was, and who had said goodbye before.
@@ -341,6 +559,9 @@ func (p pen) ender(v *verdict.Verdict) string {
 	case verdict.Peer:
 		return "the peer, or something that answers for it"
 	case verdict.Path:
+		if v.Confidence != verdict.Certain {
+			return "something on the path, more likely than the peer"
+		}
 		return "something on the path; the peer's own stack did not send the reset"
 	case verdict.Admin:
 		return named("an administrator")

@@ -351,7 +351,9 @@ func (b *builder) step(s side, j *Judged, cur *item, o observation) *item {
 			// turn out that none came.
 			i := item{kind: kReset, recv: seg, rst: seen, fatal: true}
 			if j.Verdict.Ender == verdict.Path {
-				i.note = "not sent by the peer"
+				if i.note = "not sent by the peer"; j.Verdict.Confidence != verdict.Certain {
+					i.note = "hardly sent by the peer"
+				}
 			}
 			return b.add(s, o, i)
 		}

@@ -15,6 +15,9 @@ import (
 // the table at the end of tcpbye rst. A local connection counts once, with what
 // was lost at both of its ends.
 type Summary struct {
+	// Top is how many kinds Write shows; 0: all.
+	Top int
+
 	o       Options
 	pen     pen
 	zone    *time.Location
@@ -22,6 +25,8 @@ type Summary struct {
 	waiting map[*conn.Connection]summaryKey // ends whose peer was counted
 	order   []*conn.Connection
 	total   int
+	hidden  uint64
+	halves  map[*conn.Connection]bool // ends whose peer was counted among the hidden
 }
 
 type summaryKey struct {
@@ -44,7 +49,7 @@ const others = "(others)"
 // NewSummary starts at zero.
 func NewSummary(o Options) *Summary {
 	s := &Summary{o: o, pen: pen{color: o.Color, ascii: o.ASCII}, zone: o.Location,
-		rows: map[summaryKey]*summaryRow{}, waiting: map[*conn.Connection]summaryKey{}}
+		rows: map[summaryKey]*summaryRow{}, waiting: map[*conn.Connection]summaryKey{}, halves: map[*conn.Connection]bool{}}
 	if s.zone == nil {
 		s.zone = time.Local
 	}
@@ -103,19 +108,70 @@ func (s *Summary) End(j Judged) error {
 	return nil
 }
 
-func (r *summaryRow) lose(l verdict.Lost) {
-	for _, n := range []*uint64{l.Unread, l.Unsent, l.Unacked} {
-		if n == nil {
-			r.unknown = true
-		} else {
-			r.lost += *n
-		}
+// Hide counts an end with a harmless reset that is not shown. A local connection
+// counts once.
+func (s *Summary) Hide(c *conn.Connection) {
+	if s.halves[c] {
+		delete(s.halves, c)
+		return
 	}
+	s.hidden++
+	if c.Peer == nil {
+		return
+	}
+	if len(s.halves) >= maxHeld {
+		clear(s.halves)
+	}
+	s.halves[c.Peer] = true
 }
 
-// Write writes the table, the most frequent first; nothing where nothing was
-// counted.
+// Hidden is how many connections were hidden.
+func (s *Summary) Hidden() uint64 { return s.hidden }
+
+// Harmless says how many were hidden; "" none.
+func (s *Summary) Harmless() string {
+	switch s.hidden {
+	case 0:
+		return ""
+	case 1:
+		return "1 harmless reset, after all was said or of a health check, is not shown: --all shows it"
+	}
+	return itoa64(s.hidden) + " harmless resets, after all was said or of health checks, are not shown: --all shows them"
+}
+
+func (r *summaryRow) lose(l verdict.Lost) {
+	n, unknown := lostBytes(l)
+	r.lost += n
+	r.unknown = r.unknown || unknown
+}
+
+// lostBytes is the sum of what is known to be lost, and whether some is not
+// known.
+func lostBytes(l verdict.Lost) (sum uint64, unknown bool) {
+	for _, n := range []*uint64{l.Unread, l.Unsent, l.Unacked} {
+		if n == nil {
+			unknown = true
+		} else {
+			sum += *n
+		}
+	}
+	return sum, unknown
+}
+
+// Write writes the table, the most frequent first, and how many were hidden;
+// nothing where nothing was counted.
 func (s *Summary) Write(w io.Writer) error {
+	out := &output{w: w}
+	if err := s.table(out); err != nil {
+		return err
+	}
+	if text := s.Harmless(); text != "" {
+		return out.string(s.pen.ink(text, dim) + "\n")
+	}
+	return out.err
+}
+
+func (s *Summary) table(out *output) error {
 	if len(s.rows) == 0 {
 		return nil
 	}
@@ -126,6 +182,13 @@ func (s *Summary) Write(w io.Writer) error {
 	slices.SortFunc(rows, func(a, b *summaryRow) int {
 		return cmp.Or(b.n-a.n, cmp.Compare(a.cause, b.cause), cmp.Compare(a.comm, b.comm))
 	})
+	more, left := 0, 0
+	if s.Top > 0 && len(rows) > s.Top {
+		for _, r := range rows[s.Top:] {
+			more += r.n
+		}
+		left, rows = len(rows)-s.Top, rows[:s.Top]
+	}
 	clock := func(t time.Duration) string { return s.o.Clock.Wall(t).In(s.zone).Format("15:04:05") }
 	lines := [][]string{{"COUNT", "SHARE", "CAUSE", "PROCESS", "BYTES LOST", "FIRST", "LAST"}}
 	for _, r := range rows {
@@ -150,7 +213,6 @@ func (s *Summary) Write(w io.Writer) error {
 	if over := sum(widths) + columnGap*(len(widths)-1) - s.o.Width; s.o.Width > 0 && over > 0 {
 		widths[3] = max(7, widths[3]-over)
 	}
-	out := &output{w: w}
 	t := newLiveTable(out, widths)
 	for n, l := range lines {
 		l[3] = cut(l[3], widths[3], s.pen.ellipsis())
@@ -168,7 +230,17 @@ func (s *Summary) Write(w io.Writer) error {
 			return err
 		}
 	}
+	if left > 0 {
+		return out.string(s.pen.ink(fmt.Sprintf("%s more of %s", number(uint64(more)), kinds(left)), dim) + "\n")
+	}
 	return out.err
+}
+
+func kinds(n int) string {
+	if n == 1 {
+		return "another kind"
+	}
+	return fmt.Sprintf("%d other kinds", n)
 }
 
 func sum(ns []int) (total int) {

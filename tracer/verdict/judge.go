@@ -201,7 +201,10 @@ func (v *Verdict) fill(r *Rule, x *finding, a, b *facts, mine bool, s Scope) {
 		v.Sentence = r.sentence(&telling{v: v, x: x, a: a, b: b, mine: mine})
 	}
 	v.Advice = r.Advice
-	if x.harmless {
+	if v.Probe {
+		v.Sentence += " It had been opened just before, and not a byte went either way: a health check or a scan."
+	}
+	if x.harmless || v.Probe {
 		v.Advice = ""
 	}
 }

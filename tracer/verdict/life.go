@@ -215,6 +215,9 @@ func idle(self, peer *facts) *time.Duration {
 	if d == 1 {
 		d = 0 // less than a jiffy
 	}
+	if a := age(self, peer); a != nil && d > *a {
+		d = *a // it is counted in jiffies
+	}
 	return &d
 }
 

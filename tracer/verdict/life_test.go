@@ -135,7 +135,7 @@ func TestKeepAliveRace(t *testing.T) {
 		r.Offset == nil || *r.Offset != 0 || r.Behind != nil || r.Elsewhere() {
 		t.Errorf("reset %+v", r)
 	}
-	for _, want := range []string{"it answered data of nginx (pid 812), sent 1 ms before, with a bare RST", "It came 1 ms after its FIN."} {
+	for _, want := range []string{"203.0.113.4:443 finished first (FIN), after 4.996 s without payload either way; data that nginx (pid 812) sent after that was answered with a bare RST, 1 ms after the FIN", "keep-alive"} {
 		if !strings.Contains(v.Sentence, want) {
 			t.Errorf("%q is not in: %s", want, v.Sentence)
 		}
@@ -149,8 +149,8 @@ func TestForgottenFlow(t *testing.T) {
 	if v.Cause != verdict.PeerGone || v.Retry != verdict.RetryUnknown || !strings.Contains(v.RetryWhy, "safe if they are the whole request") {
 		t.Errorf("%s, retry %q: %s", v.Cause, v.Retry, v.RetryWhy)
 	}
-	if v.Reset.AfterFin != nil || v.Reset.Answers != verdict.AnswerData {
-		t.Errorf("%+v", v.Reset)
+	if v.Reset.AfterFin != nil || v.Reset.Answers != verdict.AnswerData || !strings.Contains(v.Sentence, "it answered data of nginx (pid 812), sent 12 ms before, with a bare RST") {
+		t.Errorf("%+v: %s", v.Reset, v.Sentence)
 	}
 }
 

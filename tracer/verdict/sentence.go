@@ -74,6 +74,10 @@ func seconds(d time.Duration) string {
 // how says the act in words.
 func (t *telling) how() string {
 	switch t.x.act {
+	case NoAct:
+		if t.x.by == byProcess {
+			return "with shutdown(2)"
+		}
 	case ActClose:
 		return "with close(2)"
 	case ActExit:
@@ -351,6 +355,19 @@ func tellPeerAbort(t *telling) string {
 
 func tellPeerGone(t *telling) string {
 	r := t.a.incoming()
+	if r != nil && r.AfterFin != nil && r.Answers == AnswerData && r.After != nil && *r.After <= *r.AfterFin {
+		text := fmt.Sprintf("%s finished first (FIN)", t.a.c.Remote)
+		quiet := idle(t.a, nil)
+		if quiet != nil && *quiet >= time.Second {
+			text += ", after " + seconds(*quiet) + " without payload either way"
+		}
+		text += fmt.Sprintf("; data that %s sent after that was answered with a bare RST, %s after the FIN: nobody read it.", end(t.a), span(*r.AfterFin))
+		if quiet != nil && *quiet >= time.Second && *r.AfterFin < time.Second {
+			text += " So does a keep-alive timeout look that meets the next request on its way."
+		}
+		r.AfterFin = nil // it is said
+		return text + r.reading(t)
+	}
 	return fmt.Sprintf("%s, or something that answers for it, no longer takes part in the connection: it answered %s with a bare RST.%s", t.a.c.Remote, r.answered(t), r.reading(t))
 }
 
@@ -373,6 +390,8 @@ func tellGraceful(t *telling) string {
 		s += "."
 	case t.x.act == ActShutWr:
 		s = fmt.Sprintf("%s finished sending %s%s and went on reading.", t.who(), t.how(), t.when(t.a.at(t.a.fin)))
+	case t.x.act == NoAct && t.x.by == byProcess:
+		s = fmt.Sprintf("%s finished first%s, with shutdown(2); whether it went on reading was not seen.", t.who(), t.when(t.a.at(t.a.fin)))
 	case t.x.act == NoAct:
 		s = fmt.Sprintf("A kernel worker closed the side of %s first%s, for a process that had let go of it before.", end(t.a), t.when(t.a.at(t.a.fin)))
 	default:

@@ -231,7 +231,8 @@ var texts = map[Cause]Text{
 		What: "A RST came in the name of the peer, but the peer's TCP stack did not send it. " +
 			"The receiver cannot tell: tcp_validate_incoming accepts any RST whose sequence number is exactly the next one, and tcp_reset ends the connection with ECONNRESET. " +
 			"Senders of such segments are packet filters (nft reject with tcp reset, iptables REJECT --reject-with tcp-reset: nf_send_reset, nf_send_reset6), raw sockets, user-space stacks, and firewalls, load balancers and address translators on the path that gave the flow up. " +
-			"nf_send_reset goes past the TCP stack: OutRsts does not move, and the tracepoint tcp_send_reset does not fire.",
+			"nf_send_reset goes past the TCP stack: OutRsts does not move, and the tracepoint tcp_send_reset does not fire. " +
+			"With both ends on this machine that is proof. Of a remote peer, tcpbye compares the TTL (or hop limit) of the RST with that of the peer's segment of the handshake: more than two hops apart, another machine is the likely sender. It says no more than likely, because a route can change, and some stacks give their resets a TTL of their own.",
 		Prove: "`tcpdump -nnvi any tcp port PORT` prints ttl and id: compare those of the RST with those of the peer's other segments. " +
 			"`nft list ruleset | grep -n reset` and `iptables-save | grep tcp-reset` show local rules. " +
 			"`bpftrace -e 'kprobe:nf_send_reset { printf(\"reject\\n\"); }'` fires if the filter did it (the function lives in the module nf_reject_ipv4). " +

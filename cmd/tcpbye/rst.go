@@ -1,0 +1,206 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/report"
+	"github.com/tcpbye/tcpbye/tracer/verdict"
+)
+
+// formatResets is the one that tcpbye rst alone has.
+const formatResets = "resets"
+
+func newRst(env environment) *cobra.Command {
+	t := &tracing{output: output{env: env}}
+	var (
+		all      bool
+		top      int
+		interval time.Duration
+	)
+	cmd := &cobra.Command{
+		Use:   "rst [-- COMMAND [ARGUMENT…]]",
+		Short: "explain the connections that did not end gracefully",
+		Long: `Each ending that was not graceful, as it happens: who, how, why and when in the
+connection's life, what was lost, whether the request can be sent again, what the
+application saw, what to do; with -v also the timeline that proves it. Repeats of
+the same cause, process and peer are counted, with how old and how idle those
+connections were: always the same is a timer. ^C stops and shows a table by cause
+and process. Harmless resets are counted, not shown: those after both ends had
+said goodbye, and those of who opens a connection and aborts it at once, as health
+checks do.` + "\n" + commandHelp,
+		Args: commandArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if top < 0 {
+				return usage(fmt.Errorf("--top %d: want a number of rows", top))
+			}
+			if interval < 0 {
+				return usage(fmt.Errorf("--interval %v: want a time to come", interval))
+			}
+			if t.format != formatResets {
+				if err := excluded(cmd, "-o "+t.format, "top", "interval"); err != nil {
+					return err
+				}
+			}
+			// It counts what is hidden in the other formats, too.
+			table := &summing{every: interval, s: report.NewSummary(report.Options{})}
+			sink := func(w io.Writer, o report.Options) []report.Sink {
+				table.w, table.s, table.next = w, report.NewSummary(o), 0
+				table.s.Top = top
+				return []report.Sink{report.NewResets(w, o), table}
+			}
+			if t.format == formatResets {
+				t.sink = sink
+				if interval > 0 && t.read == nil {
+					t.pulse = table.tick
+				}
+			}
+			t.kept = func(c *conn.Connection, v verdict.Verdict) bool {
+				harmless := v.Harmless || v.Probe
+				if v.Class == verdict.Open || v.Class == verdict.Graceful && !harmless {
+					return false
+				}
+				if harmless && !all {
+					table.s.Hide(c)
+					return false
+				}
+				return true
+			}
+			err := t.run(cmd, args)
+			if text := table.s.Harmless(); t.format != formatResets && text != "" {
+				fmt.Fprintf(t.env.stderr, "tcpbye: %s\n", text)
+			}
+			return err
+		},
+	}
+	t.flags(cmd, formatResets)
+	f := cmd.Flags()
+	f.Lookup("output").Usage = "how to show: " + formatResets + ", " + strings.TrimPrefix(f.Lookup("output").Usage, "how to show: ")
+	f.BoolVar(&all, "all", false, "also show harmless resets")
+	f.IntVar(&top, "top", 0, "show the first `N` rows of the table; 0: all")
+	f.DurationVar(&interval, "interval", 0, "show the table so often, too; 0: at the end only")
+	return cmd
+}
+
+// summing is the table of rst, at the end and in between.
+type summing struct {
+	w     io.Writer
+	s     *report.Summary
+	every time.Duration // 0: at the end only
+	next  time.Duration // CLOCK_MONOTONIC; 0: the first time is still to come
+	fresh bool          // something was counted since it was shown
+}
+
+func (s *summing) End(j report.Judged) error {
+	at := j.Conn.Ended
+	if at == 0 {
+		at = j.Conn.Last
+	}
+	if err := s.tick(at); err != nil {
+		return err
+	}
+	s.fresh = true
+	return s.s.End(j)
+}
+
+// tick shows the table when it is time.
+func (s *summing) tick(now time.Duration) error {
+	switch {
+	case s.every == 0 || s.w == nil:
+		return nil
+	case s.next == 0:
+		s.next = now + s.every
+		return nil
+	case now < s.next:
+		return nil
+	}
+	s.next += (now - s.next) / s.every * s.every
+	s.next += s.every
+	if !s.fresh {
+		return nil
+	}
+	s.fresh = false
+	if _, err := io.WriteString(s.w, "\n"); err != nil {
+		return err
+	}
+	if err := s.s.Write(s.w); err != nil {
+		return err
+	}
+	_, err := io.WriteString(s.w, "\n")
+	return err
+}
+
+func (s *summing) Close() error {
+	if s.fresh {
+		if _, err := io.WriteString(s.w, "\n"); err != nil {
+			return err
+		}
+	}
+	return s.s.Write(s.w)
+}
+
+// failOn is the flag that makes an ending a failure, for the tests of other
+// programs.
+type failOn struct {
+	classes []verdict.Class
+	causes  []verdict.Cause
+	text    string
+	first   string // that ended so
+}
+
+func (f *failOn) String() string { return f.text }
+
+func (f *failOn) Type() string { return "endings" }
+
+// Set adds what a comma separates.
+func (f *failOn) Set(list string) error {
+	for name := range strings.SplitSeq(list, ",") {
+		name = strings.TrimSpace(name)
+		class, cause := false, false
+		for _, r := range verdict.Rules() {
+			class = class || string(r.Class) == name
+			cause = cause || string(r.Cause) == name
+		}
+		if class {
+			f.classes = append(f.classes, verdict.Class(name))
+		}
+		if cause {
+			f.causes = append(f.causes, verdict.Cause(name))
+		}
+		if !class && !cause {
+			return fmt.Errorf("%q is no class (graceful, aborted, timed-out, refused, open, unknown) and no cause (tcpbye explain lists them)", name)
+		}
+	}
+	if f.text != "" {
+		f.text += ","
+	}
+	f.text += list
+	return nil
+}
+
+// see looks at an ending.
+func (f *failOn) see(c *conn.Connection, v verdict.Verdict) {
+	harmless := v.Harmless || v.Probe
+	if f.first != "" || !slices.Contains(f.causes, v.Cause) && (harmless || !slices.Contains(f.classes, v.Class)) {
+		return
+	}
+	who := c.Local.String()
+	if c.Owner != nil {
+		who = fmt.Sprintf("%s/%d", report.Quote(c.Owner.Comm), c.Owner.PID)
+	}
+	f.first = fmt.Sprintf("%s → %s ended so: %s, %s", who, c.Remote, v.Class, v.Cause)
+}
+
+// failed is the end of the run, when something ended so.
+func (f *failOn) failed() error {
+	if f.first == "" {
+		return nil
+	}
+	return &statusError{exitFailure, fmt.Errorf("--fail-on %s: %s", f.text, f.first)}
+}
