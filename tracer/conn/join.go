@@ -693,8 +693,12 @@ func (j *Joiner) state(c *entry, e event.Event) {
 		c.Ended = e.Time
 	}
 	// The state may be all that tells who closed: a connection of before the
-	// trace, or a kernel without kprobes.
-	if c.Owner == nil && e.ToState != event.Listen && !c.listener {
+	// trace, or a kernel without kprobes, where a child or whoever got the socket
+	// may be the last to hold it.
+	if e.ToState == event.Listen || c.listener {
+		return
+	}
+	if c.Owner == nil || e.ByProcess() && c.Owner.PID != e.PID && (e.Exiting() || e.Call.Ends()) {
 		c.Owner = j.actor(&e)
 	}
 }

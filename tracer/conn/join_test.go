@@ -287,6 +287,30 @@ func TestSeed(t *testing.T) {
 	}
 }
 
+// TestHeir: where only the states are seen, the owner is who held the socket last,
+// and not who destroys it from outside.
+func TestHeir(t *testing.T) {
+	for call, want := range map[event.Call]uint32{
+		event.CallClose: 7, event.CallShutdown: 7, event.CallExec: 7, event.CallIOUring: 7,
+		event.CallSend: 3, event.CallUnknown: 3, // ss -K sends a request
+	} {
+		var all []event.Event
+		s := &sock{1, 1, client, server, event.Close, 3, &all}
+		s.event(ms, event.Event{Hook: event.HookSetState, ToState: event.SynSent, Context: event.ContextProcess})
+		s.to(2*ms, event.Established)
+		s.pid = 7
+		s.event(3*ms, event.Event{Hook: event.HookSetState, ToState: event.FinWait1, Context: event.ContextProcess, Call: call})
+		j := New(Options{Hold: true})
+		for _, e := range all {
+			j.Add(e)
+		}
+		c := j.Flush()
+		if len(c) != 1 || c[0].Owner == nil || c[0].Owner.PID != want {
+			t.Errorf("in the call %v: the owner is %+v, want %d", call, c[0].Owner, want)
+		}
+	}
+}
+
 // TestHands: each process that acted is noted once, as it was then.
 func TestHands(t *testing.T) {
 	var events []event.Event
