@@ -171,8 +171,8 @@ func (s *Socket) age() string {
 	return ">" + text
 }
 
-// process is NAME/PID and the descriptor; a listener's process is in brackets,
-// as it may yet take the connection.
+// process is NAME/PID and the descriptor, where there is one; a listener's process
+// is in brackets, as it may yet take the connection.
 func (s *Socket) process() string {
 	h := s.holder()
 	if h == nil {
@@ -181,6 +181,9 @@ func (s *Socket) process() string {
 	name := report.Quote(h.Comm) + "/" + strconv.FormatUint(uint64(h.PID), 10)
 	if s.Owner() == nil {
 		return "(" + name + ")"
+	}
+	if h.InCall {
+		return name + " in a call"
 	}
 	name += " fd" + strconv.Itoa(h.FD)
 	if n := len(s.Holders); n > 1 {
@@ -214,7 +217,9 @@ type socketRecord struct {
 
 type holderRecord struct {
 	PID       uint32  `json:"pid"`
-	FD        int     `json:"fd"`
+	TID       uint32  `json:"tid"`     // the thread in the call; else that of the process
+	FD        int     `json:"fd"`      // -1: none
+	InCall    bool    `json:"in_call"` // a thread holds it inside a call; there is no descriptor any more
 	Comm      string  `json:"comm"`
 	Exe       *string `json:"exe"`
 	UID       uint32  `json:"uid"`
@@ -264,7 +269,7 @@ func recordOf(h *Holder) *holderRecord {
 	if h == nil {
 		return nil
 	}
-	return &holderRecord{PID: h.PID, FD: h.FD, Comm: h.Comm, Exe: known(h.Exe), UID: h.UID,
+	return &holderRecord{PID: h.PID, TID: h.TID, FD: h.FD, InCall: h.InCall, Comm: h.Comm, Exe: known(h.Exe), UID: h.UID,
 		User: known(h.User), Container: known(h.Container)}
 }
 

@@ -58,10 +58,13 @@ type Info struct {
 	Probes           uint8
 }
 
-// Holder is a process that has a descriptor of the socket.
+// Holder is a process that has a descriptor of the socket, or else a thread inside
+// a call on it that was begun before its last descriptor was closed: the call
+// keeps the socket open.
 type Holder struct {
 	conn.Process
-	FD int
+	FD     int  // InCall: -1
+	InCall bool // TID is the thread
 }
 
 // Owner is the process to name for a socket: that of the lowest PID, which in a
@@ -182,23 +185,14 @@ func hold(o Options, pids []int, sockets, listeners []Socket) {
 			}
 		}
 	}
-	known := map[uint32]conn.Process{}
+	known := people{o, map[uint32]conn.Process{}}
 	for n, holders := range wanted {
 		for i := range holders {
-			h := &holders[i]
-			who, ok := known[h.PID]
-			if !ok {
-				who = h.Process
-				who.Comm, who.UID = commOf(o.Procfs, h.PID)
-				if o.Who != nil {
-					o.Who(&who)
-				}
-				known[h.PID] = who
-			}
-			h.Process = who
+			holders[i].Process = known.get(holders[i].PID)
 		}
 		wanted[n] = holders
 	}
+	holdInCalls(o, pids, sockets, wanted, known)
 	for i := range sockets {
 		k := &sockets[i]
 		if k.Inode != 0 {
@@ -213,6 +207,25 @@ func hold(o Options, pids []int, sockets, listeners []Socket) {
 			k.Listener = &h
 		}
 	}
+}
+
+// people are the processes that were looked up.
+type people struct {
+	o  Options
+	by map[uint32]conn.Process
+}
+
+func (p people) get(pid uint32) conn.Process {
+	who, ok := p.by[pid]
+	if !ok {
+		who = conn.Process{PID: pid, TID: pid}
+		who.Comm, who.UID = commOf(p.o.Procfs, pid)
+		if p.o.Who != nil {
+			p.o.Who(&who)
+		}
+		p.by[pid] = who
+	}
+	return who
 }
 
 // listenerOf finds the socket in whose queue a connection waits: bound to the

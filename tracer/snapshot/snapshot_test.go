@@ -254,7 +254,7 @@ func TestJSON(t *testing.T) {
 	want := map[string]any{
 		"schema": "tcpbye.socket/1", "state": "CLOSE_WAIT", "age_ms": 720000.0, "age_bound": "at-least", "family": "ipv4",
 		"local": "10.0.0.5:2379", "remote": "10.0.0.8:40022", "netns": nil, "inode": 5.0, "listener": nil, "unread": 0.0, "unacked": 0.0,
-		"owner": map[string]any{"pid": 431.0, "fd": 57.0, "comm": "etcd", "exe": "/bin/x", "uid": 0.0, "user": nil, "container": nil},
+		"owner": map[string]any{"pid": 431.0, "tid": 0.0, "fd": 57.0, "in_call": false, "comm": "etcd", "exe": "/bin/x", "uid": 0.0, "user": nil, "container": nil},
 		"cause": "close-wait-leak", "note": "peer finished; this process never closes: a leak",
 		"last_data_sent_ms": 723000.0, "last_data_received_ms": 720000.0, "last_ack_received_ms": 720000.0,
 	}
