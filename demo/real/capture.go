@@ -148,14 +148,51 @@ type flow struct {
 	bytes int // payload, each byte once
 }
 
-// flowOf sums up what was sent from one port to another.
-func flowOf(segs []segment, src, dst uint16) flow {
+// call is one connection in a capture: what went between two ports from a first
+// SYN to the next that is another one.
+type call struct {
+	client, server uint16
+	segs           []segment
+	// again: its ports were used again, by a later call.
+	again bool
+}
+
+// calls are the connections to a port, in the order of their SYNs.
+func calls(segs []segment, port uint16) []call {
+	var list []call
+	last := map[uint16]int{} // by client port
+	isn := map[uint16]uint32{}
+	for _, s := range segs {
+		client := s.src
+		if s.src == port {
+			client = s.dst
+		} else if s.dst != port {
+			continue
+		}
+		i, known := last[client]
+		if s.dst == port && s.flags&event.SYN != 0 && s.flags&event.ACK == 0 && (!known || s.seq != isn[client]) {
+			if known {
+				list[i].again = true
+			}
+			i, known = len(list), true
+			list = append(list, call{client: client, server: port})
+			last[client], isn[client] = i, s.seq
+		}
+		if known {
+			list[i].segs = append(list[i].segs, s)
+		}
+	}
+	return list
+}
+
+// flow sums up what was sent to one of the ports.
+func (c call) flow(to uint16) flow {
 	var f flow
 	fins := map[uint32]bool{}
 	var first, next uint32
 	started := false
-	for _, s := range segs {
-		if s.src != src || s.dst != dst {
+	for _, s := range c.segs {
+		if s.dst != to {
 			continue
 		}
 		if s.flags&event.SYN != 0 {
@@ -176,18 +213,4 @@ func flowOf(segs []segment, src, dst uint16) flow {
 	}
 	f.fins, f.bytes = len(fins), int(next-first)
 	return f
-}
-
-// callers are the client ports of the connections to a port, in the order of
-// their first SYNs.
-func callers(segs []segment, port uint16) []uint16 {
-	var list []uint16
-	seen := map[uint16]bool{}
-	for _, s := range segs {
-		if s.dst == port && s.flags&event.SYN != 0 && s.flags&event.ACK == 0 && !seen[s.src] {
-			seen[s.src] = true
-			list = append(list, s.src)
-		}
-	}
-	return list
 }

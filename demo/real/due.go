@@ -1,6 +1,7 @@
 package real
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -23,6 +24,8 @@ type Ending struct {
 	Kernel bool
 	// Admin: an administrator did, whoever's the connection was.
 	Admin bool
+	// Path: nobody at either end did, but something between them.
+	Path bool
 	// Harmless: a RST after all had been said.
 	Harmless bool
 }
@@ -36,6 +39,9 @@ const (
 // Side is what is due to one end alone.
 type Side struct {
 	Unread, Unsent, Unacked int
+	// Sent and Received are payload bytes; 0: not looked at, beyond what the capture
+	// has.
+	Sent, Received uint64
 	// Saw lists what its application was told of the ending. Where that depends
 	// on which call came first, Or lists the others that may be.
 	Saw []string
@@ -62,6 +68,9 @@ type Link struct {
 	Ending Ending
 	Client Side
 	Server Side
+	// NoPacket: the connection never got so far that anything left; the capture
+	// knows nothing of it. There is only the client's end.
+	NoPacket bool
 	// Says are words that the client's or the server's verdict must have, in its
 	// sentence or its advice: what the case's report came to in the end.
 	Says []string
@@ -86,11 +95,27 @@ type LinkResult struct {
 // judge holds the verdicts on a run's connections against what is due. Where the
 // tracer was blind to some hooks, only what it is certain of is.
 func judge(links []Link, roles map[string]Process, segs []segment, waits []Row, ends []JudgedEnd, blind bool) (results []LinkResult, wrong []error) {
+	slices.SortStableFunc(ends, func(a, b JudgedEnd) int { return cmp.Compare(a.First, b.First) })
 	taken := map[uint16]int{}
 	used := map[*conn.Connection]bool{}
+	// take is the first end with these ports that no link has yet; a port of 0 is
+	// any.
+	take := func(local, remote uint16) *JudgedEnd {
+		for i := range ends {
+			e := &ends[i]
+			if !used[e.Connection] && (local == 0 || e.Local.Port() == local) && e.Remote.Port() == remote {
+				used[e.Connection] = true
+				return e
+			}
+		}
+		return nil
+	}
 	for _, l := range links {
+		if l.NoPacket {
+			continue // what is left when the others have theirs
+		}
 		r := LinkResult{Link: l, Unsure: blind}
-		all := callers(segs, l.Port)
+		all := calls(segs, l.Port)
 		n := taken[l.Port]
 		taken[l.Port]++
 		if n >= len(all) {
@@ -98,30 +123,34 @@ func judge(links []Link, roles map[string]Process, segs []segment, waits []Row, 
 			results = append(results, r)
 			continue
 		}
-		port := all[n]
-		for i := range ends {
-			e := &ends[i]
-			switch {
-			case e.Local.Port() == port && e.Remote.Port() == l.Port:
-				r.Client = e
-				used[e.Connection] = true
-			case e.Local.Port() == l.Port && e.Remote.Port() == port:
-				r.Server = e
-				used[e.Connection] = true
+		c := all[n]
+		r.Client, r.Server = take(c.client, l.Port), take(l.Port, c.client)
+		waiting := func(local, remote uint16) *bool {
+			if c.again {
+				return nil // the row would be the next one's
 			}
+			is := slices.ContainsFunc(waits, func(r Row) bool { return r.Local == local && r.Remote == remote })
+			return &is
 		}
-		waiting := func(local, remote uint16) bool {
-			return slices.ContainsFunc(waits, func(r Row) bool { return r.Local == local && r.Remote == remote })
-		}
-		r.check("client", r.Client, l.Client, roles, flowOf(segs, port, l.Port), waiting(port, l.Port))
-		r.check("server", r.Server, l.Server, roles, flowOf(segs, l.Port, port), waiting(l.Port, port))
+		r.check("client", r.Client, l.Client, roles, c.flow(l.Port), c.flow(c.client), waiting(c.client, l.Port))
+		r.check("server", r.Server, l.Server, roles, c.flow(c.client), c.flow(l.Port), waiting(l.Port, c.client))
 		r.checkWords()
 		results = append(results, r)
 	}
 	for port, n := range taken {
-		if have := len(callers(segs, port)); have > n {
+		if have := len(calls(segs, port)); have > n {
 			wrong = append(wrong, fmt.Errorf("the capture shows %d connections to port %d, the story tells of %d", have, port, n))
 		}
+	}
+	for _, l := range links {
+		if !l.NoPacket {
+			continue
+		}
+		no := false
+		r := LinkResult{Link: l, Unsure: blind, Client: take(0, l.Port)}
+		r.check("client", r.Client, l.Client, roles, flow{}, flow{}, &no)
+		r.checkWords()
+		results = append(results, r)
 	}
 	for _, e := range ends {
 		if !used[e.Connection] {
@@ -149,7 +178,7 @@ func (r *LinkResult) checkWords() {
 	}
 }
 
-func (r *LinkResult) check(side string, e *JudgedEnd, due Side, roles map[string]Process, wire flow, waits bool) {
+func (r *LinkResult) check(side string, e *JudgedEnd, due Side, roles map[string]Process, wire, back flow, waits *bool) {
 	bad := func(format string, args ...any) {
 		r.Wrong = append(r.Wrong, fmt.Errorf("%s: %w", side, fmt.Errorf(format, args...)))
 	}
@@ -160,8 +189,8 @@ func (r *LinkResult) check(side string, e *JudgedEnd, due Side, roles map[string
 	if wire.rsts != due.RST && !(due.RST == Some && wire.rsts > 0) {
 		bad("%d RSTs left, not %d", wire.rsts, due.RST)
 	}
-	if waits != due.TimeWait {
-		bad("the kernel's table says %v of a TIME_WAIT, not %v", waits, due.TimeWait)
+	if waits != nil && *waits != due.TimeWait {
+		bad("the kernel's table says %v of a TIME_WAIT, not %v", *waits, due.TimeWait)
 	}
 	switch {
 	case due.None && e != nil:
@@ -237,6 +266,21 @@ func (r *LinkResult) check(side string, e *JudgedEnd, due Side, roles map[string
 	lost("unread", v.Lost.Unread, due.Unread)
 	lost("unsent", v.Lost.Unsent, due.Unsent)
 	lost("unacked", v.Lost.Unacked, due.Unacked)
+	if n := v.Bytes.Sent; n != nil && *n != uint64(wire.bytes) {
+		bad("it is said to have sent %d bytes, the capture has %d", *n, wire.bytes)
+	}
+	for _, c := range []struct {
+		what      string
+		got       *uint64
+		due, most uint64
+	}{{"sent", v.Bytes.Sent, due.Sent, uint64(wire.bytes)}, {"received", v.Bytes.Received, due.Received, uint64(back.bytes)}} {
+		switch {
+		case c.got == nil && c.due != 0:
+			bad("the number of bytes that it %s is not known", c.what)
+		case c.got != nil && (c.due != 0 && *c.got != c.due || *c.got > c.most):
+			bad("it is said to have %s %d bytes; the capture has %d, due are %d", c.what, *c.got, c.most, c.due)
+		}
+	}
 	if v.Sentence == "" {
 		bad("the verdict has no sentence")
 	}
@@ -248,6 +292,8 @@ func (e Ending) ender(side string) verdict.Ender {
 	switch {
 	case e.Admin:
 		return verdict.Admin
+	case e.Path:
+		return verdict.Path
 	case e.By == "":
 		return verdict.NoEnder
 	case e.Kernel && mine:

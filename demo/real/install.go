@@ -15,7 +15,7 @@ import (
 // tools are the programs of the runs, and the Debian packages that have them.
 var tools = map[string]string{
 	"bash": "bash", "cat": "coreutils", "curl": "curl", "gunicorn": "gunicorn", "haproxy": "haproxy",
-	"nc.openbsd": "netcat-openbsd", "nginx": "nginx-light", "node": "nodejs", "openssl": "openssl",
+	"nc.openbsd": "netcat-openbsd", "nft": "nftables", "nginx": "nginx-light", "node": "nodejs", "openssl": "openssl",
 	"python3": "python3", "redis-cli": "redis-tools", "redis-server": "redis-server", "socat": "socat",
 	"ss": "iproute2", "ssh": "openssh-client", "ssh-keygen": "openssh-client", "sshd": "openssh-server",
 }
@@ -23,6 +23,7 @@ var tools = map[string]string{
 // services are the units that the packages would leave enabled.
 var services = map[string][]string{
 	"haproxy": {"haproxy.service"}, "nginx-light": {"nginx.service"},
+	"nftables":       {"nftables.service"},
 	"openssh-server": {"ssh.service"}, "redis-server": {"redis-server.service"},
 }
 

@@ -90,16 +90,26 @@ func (w *World) Start(role, program string, args ...string) *Program {
 	p.pid = cmd.Process.Pid
 	w.programs = append(w.programs, p)
 	// It is not waited for yet, so that its name can be read even if it is over.
-	me, err := identify(p.pid)
-	if err != nil {
-		w.Fail("%w", err)
-	}
-	w.roles[role] = me
+	w.roles[role] = w.named(p.pid)
 	go func() {
 		defer close(p.exited)
 		_ = cmd.Wait() // the state tells how it ended
 		p.state = cmd.ProcessState
 	}()
+	return p
+}
+
+// named waits until a process that has just been started is called what its
+// program is: exec sets the name (begin_new_exec) after the descriptor whose
+// closing tells this process that exec came to pass.
+func (w *World) named(pid int) (p Process) {
+	w.until(fmt.Sprintf("process %d to get its name", pid), func() (bool, error) {
+		own, err := identify(os.Getpid())
+		if err == nil {
+			p, err = identify(pid)
+		}
+		return p.Comm != own.Comm, err
+	})
 	return p
 }
 

@@ -26,7 +26,7 @@ type Run struct {
 
 // All lists the runs, in the order in which they are best read.
 func All() []Run {
-	return slices.Concat(web, redis, pipes, proxies, tls, shells, silences)
+	return slices.Concat(web, nodes, redis, pipes, relays, proxies, tls, shells, silences, ports)
 }
 
 // Result is how a run went.

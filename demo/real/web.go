@@ -2,6 +2,7 @@ package real
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
@@ -50,10 +51,16 @@ c.request("GET", "/")
 c.getresponse().read()
 `
 
-// late is a client that reuses a connection that the server has just closed.
-func (w *World) late(server string) {
+// kept is a client with a connection that it has used once and keeps.
+func (w *World) kept() *Program {
 	client := w.Python("client")
 	client.Do(firstRequest)
+	return client
+}
+
+// late reuses a kept connection that the server closes: by what, the verdict has
+// to say.
+func (w *World) late(client *Program, server, by string) {
 	w.WaitClient(8080, 1, "the server's FIN", In(event.CloseWait))
 	w.WaitServer(8080, 1, "its acknowledgement", In(event.FinWait2))
 	client.Do(`c.request("GET", "/again")`)
@@ -66,7 +73,7 @@ func (w *World) late(server string) {
 		Ending: Ending{Class: verdict.Aborted, Cause: verdict.DataAfterClose, Act: verdict.ActClose, Actor: server, By: "server"},
 		Client: Side{Unacked: len(again), Saw: []string{"EOF"}},
 		Server: Side{FIN: 1, RST: 1},
-		Says:   []string{"closed both directions with close(2)", fmt.Sprintf("%d bytes", len(again))},
+		Says:   []string{fmt.Sprintf("%s (pid %d) closed both directions", w.roles[server].Comm, w.roles[server].PID), by, fmt.Sprintf("%d bytes", len(again))},
 	})
 }
 
@@ -87,13 +94,100 @@ import http.server, threading
 gate = threading.Event()
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
+        answer("asked")
         gate.wait()
         self.send_response(200)
         self.end_headers()
         self.wfile.write(b"too late")
-server = http.server.HTTPServer(("127.0.0.1", 8080), Handler)
+server = http.server.HTTPServer(("127.0.0.1", 8000), Handler)
 threading.Thread(target=server.serve_forever, daemon=True).start()
 `
+
+// gunicorn starts gunicorn with one worker, whose application waits for a writer
+// of the fifo "gate" before it answers.
+func (w *World) gunicorn(settings ...string) (master *Program, worker int) {
+	if err := unix.Mkfifo(w.Dir+"/gate", 0o600); err != nil {
+		w.Fail("cannot make a fifo: %w", err)
+	}
+	w.File("app.py", `
+def app(environ, start):
+    open("gate").read()
+    start("200 OK", [])
+    return [b"done\n"]
+`)
+	master = w.Start("gunicorn", "gunicorn", append(settings, "--workers", "1", "--bind", "127.0.0.1:8000", "app:app")...)
+	w.WaitListen(8000)
+	return master, w.Child("gunicorn worker", master.PID(), "gunicorn")
+}
+
+// deadline is curl giving up on a server whose answer comes later.
+func (w *World) deadline(later func()) {
+	server := w.Python("http.server")
+	server.Do(slow)
+	curl := w.Start("curl", "curl", "-s", "--max-time", "1", "http://127.0.0.1:8000/")
+	w.Check(curl.WaitExit() == 28, "curl should have given up, but said: %s", curl.Output())
+	w.WaitServer(8000, 1, "curl's FIN", In(event.CloseWait))
+	later()
+	server.Do(`gate.set()`)
+	server.WaitOutput("BrokenPipeError")
+	w.WaitEnded(8000)
+	w.Due(Link{
+		Name: "curl > python3", Port: 8000,
+		Ending: Ending{Class: verdict.Aborted, Cause: verdict.DataAfterClose, Act: verdict.ActClose, Actor: "curl", By: "client"},
+		Client: Side{FIN: 1, RST: 1},
+		// Python ignores SIGPIPE; it is raised all the same.
+		Server: Side{Unacked: Some, Saw: []string{"EPIPE", "SIGPIPE"}},
+		Says:   []string{"curl (pid", "closed both directions with close(2)"},
+	})
+}
+
+// slowReader is a client that reads nothing until nginx has lost patience.
+func (w *World) slowReader(settings string) {
+	const size = 64 << 20
+	w.nginx("send_timeout 1s; sendfile off; " + settings)
+	w.Big("www/big", size)
+	client := w.Python("client")
+	client.Do(`
+import socket
+s = socket.socket()
+s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+s.connect(("127.0.0.1", 8080))
+s.sendall(b"GET /big HTTP/1.0\r\n\r\n")
+`)
+	read := `
+n = 0
+while True:
+    b = s.recv(1 << 20)
+    if not b: break
+    n += len(b)
+s.close()
+print(n)
+`
+	link := Link{
+		Name: "python3 > nginx", Port: 8080,
+		Ending: Ending{Class: verdict.Graceful, Cause: verdict.OrderlyClose, Act: verdict.ActClose, Actor: "nginx worker", By: "server"},
+		Client: Side{FIN: 1, Saw: []string{"EOF"}},
+		Server: Side{FIN: 1, TimeWait: true},
+		Says:   []string{"nginx (pid", "closed first, with close(2)"},
+	}
+	if settings == "" {
+		w.WaitServer(8080, 1, "the FIN behind what is queued", func(r Row) bool { return r.State == event.FinWait1 && r.Inode == 0 && r.Send > 0 })
+		got := strings.TrimSpace(client.Do(read))
+		n, err := strconv.Atoi(got)
+		w.Check(err == nil && n > 0 && n < size, "the client should have got a part, but it was %s", got)
+	} else {
+		w.WaitServer(8080, 0, "the reset", func(Row) bool { return true })
+		said := client.Try(read)
+		w.Check(strings.Contains(said, "ConnectionResetError"), "the client should have been reset, but: %s", said)
+		client.Do(`s.close()`)
+		link.Ending.Class, link.Ending.Cause = verdict.Aborted, verdict.LingerZero
+		link.Client = Side{Saw: []string{"ECONNRESET"}}
+		link.Server = Side{Unsent: Some, Unacked: Any, RST: 1}
+		link.Says = []string{"nginx (pid", "SO_LINGER on and a time of 0", "never left its send queue"}
+	}
+	w.WaitEnded(8080)
+	w.Due(link)
+}
 
 var web = []Run{
 	{
@@ -101,20 +195,7 @@ var web = []Run{
 		Title: "nginx closes an idle connection; the client's next request comes a moment later",
 		Play: func(w *World) {
 			w.nginx("keepalive_timeout 1s;")
-			w.late("nginx worker")
-		},
-	},
-	{
-		Name: "node-keepalive-timeout", Case: "C01", Programs: []string{"node", "python3"},
-		Title: "node's http server closes after keepAliveTimeout; the pool reuses the connection",
-		Play: func(w *World) {
-			w.Start("node", "node", "-e", `
-const s = require("http").createServer((q, a) => a.end("hello"));
-s.keepAliveTimeout = 1000;
-s.listen(8080, "127.0.0.1");
-`)
-			w.WaitListen(8080)
-			w.late("node")
+			w.late(w.kept(), "nginx worker", "with close(2)")
 		},
 	},
 	{
@@ -122,8 +203,7 @@ s.listen(8080, "127.0.0.1");
 		Title: "nginx is reloaded; its old worker closes the idle connections",
 		Play: func(w *World) {
 			master, worker := w.nginx("keepalive_timeout 1h;")
-			client := w.Python("client")
-			client.Do(firstRequest)
+			client := w.kept()
 			w.Signal(master.PID(), unix.SIGHUP)
 			w.WaitClient(8080, 1, "the server's FIN", In(event.CloseWait))
 			client.Do(`c.sock.recv(1); c.close()`)
@@ -139,12 +219,107 @@ s.listen(8080, "127.0.0.1");
 		},
 	},
 	{
+		Name: "nginx-drain", Case: "C07 C72", Programs: []string{"nginx", "python3"},
+		Title: "nginx is told to finish; the client's next request comes a moment after its goodbye",
+		Play: func(w *World) {
+			master, _ := w.nginx("keepalive_timeout 1h;")
+			client := w.kept()
+			w.Signal(master.PID(), unix.SIGQUIT)
+			w.late(client, "nginx worker", "with close(2)")
+			master.WaitExit()
+		},
+	},
+	{
+		Name: "nginx-slow-reader", Case: "C44", Programs: []string{"nginx", "python3"},
+		Title: "nginx closes on a client that is too slow for send_timeout: what its kernel holds arrives, the rest never does",
+		Play:  func(w *World) { w.slowReader("") },
+	},
+	{
+		Name: "nginx-slow-reader-reset", Case: "C44 C23", Programs: []string{"nginx", "python3"},
+		Title: "the same with reset_timedout_connection: what the kernel holds is lost, too",
+		Play:  func(w *World) { w.slowReader("reset_timedout_connection on;") },
+	},
+	{
+		Name: "nginx-413", Case: "C05", Programs: []string{"nginx", "curl"},
+		Title: "nginx refuses an upload with 413 and reads on until curl, which stops at the answer, has closed: nothing is reset",
+		Play: func(w *World) {
+			master, worker := w.nginx("client_max_body_size 1k;")
+			w.Stop(worker)
+			curl := w.Start("curl", "curl", "-s", "-S", "-i", "-H", "Expect:", "--data-binary", "@"+w.Big("upload", 30<<20), "http://127.0.0.1:8080/")
+			w.WaitServer(8080, 1, "the beginning of the upload", Holds(32<<10))
+			w.Signal(worker, unix.SIGCONT)
+			curl.WaitExit()
+			w.Check(strings.Contains(curl.Output(), "413"), "curl should have got the 413, but said: %s", curl.Output())
+			master.WaitOutput("client intended to send too large body")
+			w.WaitEnded(8080)
+			w.Due(Link{
+				Name: "curl > nginx", Port: 8080,
+				Ending: Ending{Class: verdict.Graceful, Cause: verdict.OrderlyClose, Act: verdict.ActClose, Actor: "curl", By: "client"},
+				Client: Side{FIN: 1, TimeWait: true},
+				Server: Side{FIN: 1, Saw: []string{"EOF"}},
+				Says:   []string{"curl (pid", "closed first, with close(2)", "nothing was lost"},
+			})
+		},
+	},
+	{
+		Name: "nginx-late-alert", Case: "C25", Programs: []string{"nginx", "openssl"},
+		Title: "nginx has answered and closed; the client's TLS goodbye comes later and is reset",
+		Play: func(w *World) {
+			cert, key := w.certificate()
+			w.nginx("listen 127.0.0.1:4433 ssl; ssl_certificate " + cert + "; ssl_certificate_key " + key + "; keepalive_timeout 0;")
+			client := w.Start("s_client", "openssl", "s_client", "-connect", "127.0.0.1:4433", "-quiet")
+			client.Say("GET / HTTP/1.0\r\n\r\n")
+			client.WaitOutput("hello")
+			client.WaitExit()
+			w.WaitEnded(4433)
+			w.Due(Link{
+				Name: "openssl > nginx", Port: 4433,
+				Ending: Ending{Class: verdict.Aborted, Cause: verdict.DataAfterClose, Act: verdict.ActClose, Actor: "nginx worker", By: "server"},
+				// close_notify: a header of 5, 2 and the content type, a tag of 16.
+				Client: Side{Unacked: 24, Saw: []string{"EOF"}},
+				Server: Side{FIN: 1, RST: 1},
+				Says:   []string{"nginx (pid", "24 bytes", "Everything that it had sent was acknowledged"},
+			})
+		},
+	},
+	{
+		Name: "nginx-499", Case: "C09", Programs: []string{"nginx", "python3", "curl"},
+		Title: "curl gives up on nginx, which gives up on its upstream; the upstream's answer comes later",
+		Play: func(w *World) {
+			server := w.Python("http.server")
+			server.Do(slow)
+			w.nginx("access_log /dev/stderr; location / { proxy_pass http://127.0.0.1:8000; }")
+			curl := w.Start("curl", "curl", "-s", "--max-time", "1", "http://127.0.0.1:8080/")
+			w.Check(curl.WaitExit() == 28, "curl should have given up, but said: %s", curl.Output())
+			w.programs[1].WaitOutput(" 499 ")
+			w.WaitServer(8000, 1, "nginx's FIN", In(event.CloseWait))
+			server.Do(`gate.set()`)
+			server.WaitOutput("BrokenPipeError")
+			w.WaitEnded(8080)
+			w.WaitEnded(8000)
+			w.Due(
+				Link{
+					Name: "curl > nginx", Port: 8080,
+					Ending: Ending{Class: verdict.Graceful, Cause: verdict.OrderlyClose, Act: verdict.ActClose, Actor: "curl", By: "client"},
+					Client: Side{FIN: 1, TimeWait: true},
+					Server: Side{FIN: 1, Or: [][]string{{"EOF"}}}, // nginx looks with MSG_PEEK
+					Says:   []string{"curl (pid", "closed first, with close(2)"},
+				},
+				Link{
+					Name: "nginx > python3", Port: 8000,
+					Ending: Ending{Class: verdict.Aborted, Cause: verdict.DataAfterClose, Act: verdict.ActClose, Actor: "nginx worker", By: "client"},
+					Client: Side{FIN: 1, RST: 1},
+					Server: Side{Unacked: Some, Saw: []string{"EPIPE", "SIGPIPE"}},
+					Says:   []string{"nginx (pid", "closed both directions with close(2)"},
+				})
+		},
+	},
+	{
 		Name: "nginx-worker-killed", Case: "C08", Programs: []string{"nginx", "python3"},
 		Title: "nginx's worker is killed before it has read a request",
 		Play: func(w *World) {
 			_, worker := w.nginx("keepalive_timeout 1h;")
-			client := w.Python("client")
-			client.Do(firstRequest)
+			client := w.kept()
 			w.Stop(worker)
 			client.Do(`c.request("GET", "/again")`)
 			w.WaitServer(8080, 1, "the request", Holds(len(again)))
@@ -160,6 +335,73 @@ s.listen(8080, "127.0.0.1");
 				Client: Side{Saw: []string{"ECONNRESET"}},
 				Server: Side{Unread: len(again), RST: 1},
 				Says:   []string{"SIGKILL", fmt.Sprintf("%d bytes", len(again)), fmt.Sprintf("nginx (pid %d)", worker)},
+			})
+		},
+	},
+	{
+		Name: "http.server-answer", Case: "M10", Programs: []string{"python3", "nc.openbsd"},
+		Title: "python's http.server answers, shuts down its sending side, and closes at once",
+		Play: func(w *World) {
+			w.File("www/index.html", "hello\n")
+			w.Start("http.server", "python3", "-m", "http.server", "--bind", "127.0.0.1", "--directory", w.Dir+"/www", "8080")
+			w.WaitListen(8080)
+			nc := w.Start("nc", "nc.openbsd", "127.0.0.1", "8080")
+			nc.Say("GET / HTTP/1.0\r\n\r\n")
+			nc.WaitOutput("hello")
+			w.WaitServer(8080, 1, "the close", func(r Row) bool { return r.State == event.FinWait2 && r.Inode == 0 })
+			nc.EndInput()
+			nc.WaitExit()
+			w.WaitEnded(8080)
+			w.Due(Link{
+				Name: "nc > python3", Port: 8080,
+				Ending: Ending{Class: verdict.Graceful, Cause: verdict.OrderlyClose, Act: verdict.ActShutWr, Actor: "http.server", By: "server"},
+				Client: Side{FIN: 1, Saw: []string{"EOF"}},
+				Server: Side{FIN: 1, TimeWait: true},
+				Says:   []string{"python3 (pid"},
+			})
+		},
+	},
+	{
+		Name: "http.server-half-close", Case: "C21", Programs: []string{"python3", "nc.openbsd"},
+		Title: "a client shuts down its sending side after its request; python's http.server answers all the same",
+		Play: func(w *World) {
+			server := w.Python("http.server")
+			server.Do(slow)
+			nc := w.Start("nc", "nc.openbsd", "-N", "127.0.0.1", "8000")
+			nc.Say("GET / HTTP/1.0\r\n\r\n")
+			server.WaitOutput("asked")
+			nc.EndInput()
+			w.WaitServer(8000, 1, "nc's FIN", In(event.CloseWait))
+			server.Do(`gate.set()`)
+			nc.WaitExit()
+			w.Check(strings.Contains(nc.Output(), "too late"), "nc should have got the answer, but: %s", nc.Output())
+			w.WaitEnded(8000)
+			w.Due(Link{
+				Name: "nc > python3", Port: 8000,
+				Ending: Ending{Class: verdict.Graceful, Cause: verdict.HalfClose, Act: verdict.ActShutWr, Actor: "nc", By: "client"},
+				Client: Side{FIN: 1, HalfClose: true, TimeWait: true, Saw: []string{"EOF"}},
+				Server: Side{FIN: 1, HalfClose: true}, // which does not read on
+				Says:   []string{"nc.openbsd (pid", "shutdown(SHUT_WR)", "nothing was lost"},
+			})
+		},
+	},
+	{
+		Name: "http.server-killed", Case: "C08", Programs: []string{"python3", "curl"},
+		Title: "a server is killed while it works on a request that it has read",
+		Play: func(w *World) {
+			server := w.Python("http.server")
+			server.Do(slow)
+			curl := w.Start("curl", "curl", "-s", "-S", "http://127.0.0.1:8000/")
+			server.WaitOutput("asked")
+			server.Kill()
+			w.Check(curl.WaitExit() == 52, "curl should have got an empty reply, but said: %s", curl.Output())
+			w.WaitEnded(8000)
+			w.Due(Link{
+				Name: "curl > python3", Port: 8000,
+				Ending: Ending{Class: verdict.Graceful, Cause: verdict.OrderlyClose, Act: verdict.ActKilled, Signal: int(unix.SIGKILL), Actor: "http.server", By: "server"},
+				Client: Side{FIN: 1, Saw: []string{"EOF"}},
+				Server: Side{FIN: 1, TimeWait: true},
+				Says:   []string{"python3 (pid", "when it was killed by SIGKILL"},
 			})
 		},
 	},
@@ -205,20 +447,16 @@ s.listen(8080, "127.0.0.1");
 		Name: "curl-deadline", Case: "C09", Programs: []string{"python3", "curl"},
 		Title: "curl gives up after a second; the server's answer comes later",
 		Play: func(w *World) {
-			server := w.Python("http.server")
-			server.Do(slow)
-			curl := w.Start("curl", "curl", "-s", "--max-time", "1", "http://127.0.0.1:8080/")
-			w.Check(curl.WaitExit() == 28, "curl should have given up, but said: %s", curl.Output())
-			w.WaitServer(8080, 1, "curl's FIN", In(event.CloseWait))
-			server.Do(`gate.set()`)
-			server.WaitOutput("BrokenPipeError")
-			w.WaitEnded(8080)
-			w.Due(Link{
-				Name: "curl > python3", Port: 8080,
-				Ending: Ending{Class: verdict.Aborted, Cause: verdict.DataAfterClose, Act: verdict.ActClose, Actor: "curl", By: "client"},
-				Client: Side{FIN: 1, RST: 1},
-				Server: Side{Unacked: Some, Saw: []string{"EPIPE"}},
-				Says:   []string{"curl (pid", "closed both directions with close(2)"},
+			w.deadline(func() {})
+		},
+	},
+	{
+		Name: "curl-deadline-late", Case: "C41", Programs: []string{"python3", "curl"},
+		Title: "the same, but the answer comes after curl's kernel has forgotten the connection",
+		Play: func(w *World) {
+			w.Sysctl("tcp_fin_timeout", "1")
+			w.deadline(func() {
+				w.WaitClient(8000, 0, "nothing left", func(Row) bool { return true })
 			})
 		},
 	},
@@ -226,18 +464,7 @@ s.listen(8080, "127.0.0.1");
 		Name: "gunicorn-deploy", Case: "C35", Programs: []string{"gunicorn", "curl"},
 		Title: "gunicorn is stopped with a request in its backlog",
 		Play: func(w *World) {
-			if err := unix.Mkfifo(w.Dir+"/gate", 0o600); err != nil {
-				w.Fail("cannot make a fifo: %w", err)
-			}
-			w.File("app.py", `
-def app(environ, start):
-    open("gate").read()
-    start("200 OK", [])
-    return [b"done\n"]
-`)
-			master := w.Start("gunicorn", "gunicorn", "--workers", "1", "--bind", "127.0.0.1:8000", "app:app")
-			w.WaitListen(8000)
-			worker := w.Child("gunicorn worker", master.PID(), "gunicorn")
+			master, worker := w.gunicorn()
 			served := w.Start("served", "curl", "-s", "-0", "http://127.0.0.1:8000/")
 			w.WaitServer(8000, 1, "the first request read", func(r Row) bool { return r.Inode != 0 && r.Receive == 0 && r.State == event.Established })
 			queued := w.Start("queued", "curl", "-s", "-S", "http://127.0.0.1:8000/")
@@ -270,11 +497,30 @@ def app(environ, start):
 				},
 				Link{
 					Name: "curl > backlog", Port: 8000,
-					Ending: Ending{Class: verdict.Aborted, Cause: verdict.ListenerClosed, Act: verdict.ActExit, Actor: "gunicorn worker", By: "server"},
+					Ending: Ending{Class: verdict.Aborted, Cause: verdict.ListenerClosed, Act: verdict.ActListener, Actor: "gunicorn worker", By: "server"},
 					Client: Side{Saw: []string{"ECONNRESET"}},
 					Server: Side{Unread: waits, RST: 1},
 					Says:   []string{"accept queue", fmt.Sprintf("gunicorn (pid %d)", worker)},
 				})
+		},
+	},
+	{
+		Name: "gunicorn-worker-timeout", Case: "C36 C08", Programs: []string{"gunicorn", "curl"},
+		Title: "gunicorn's master ends a worker that is stuck in a request; the client gets nothing",
+		Play: func(w *World) {
+			w.gunicorn("--timeout", "1")
+			curl := w.Start("curl", "curl", "-s", "-S", "http://127.0.0.1:8000/")
+			w.Check(curl.WaitExit() == 52, "curl should have got an empty reply, but said: %s", curl.Output())
+			w.programs[0].WaitOutput("WORKER TIMEOUT")
+			w.WaitGone(w.roles["gunicorn worker"].PID)
+			w.WaitEnded(8000)
+			w.Due(Link{
+				Name: "curl > gunicorn", Port: 8000,
+				Ending: Ending{Class: verdict.Graceful, Cause: verdict.OrderlyClose, Act: verdict.ActClose, Actor: "gunicorn worker", By: "server"},
+				Client: Side{FIN: 1, Saw: []string{"EOF"}},
+				Server: Side{FIN: 1, TimeWait: true},
+				Says:   []string{fmt.Sprintf("gunicorn (pid %d) closed first", w.roles["gunicorn worker"].PID)},
+			})
 		},
 	},
 	{
@@ -292,30 +538,6 @@ def app(environ, start):
 				Client: Side{Saw: []string{"ECONNREFUSED"}},
 				Server: Side{None: true, RST: 1},
 				Says:   []string{"Nobody listens on 127.0.0.1:8080"},
-			})
-		},
-	},
-	{
-		Name: "node-half-open", Case: "C21 C22", Programs: []string{"node", "nc.openbsd"},
-		Title: "a client shuts down its sending side; node, which would answer later, closes at once",
-		Play: func(w *World) {
-			w.Start("node", "node", "-e", `
-require("net").createServer(s => { s.resume(); s.on("end", () => setTimeout(() => { if (s.writable) s.write("answer"); }, 100)); }).listen(8080, "127.0.0.1");
-`)
-			w.WaitListen(8080)
-			nc := w.Start("nc", "nc.openbsd", "-N", "127.0.0.1", "8080")
-			nc.Say("question\n")
-			w.WaitServer(8080, 1, "the question read", func(r Row) bool { return r.State == event.Established && r.Receive == 0 })
-			nc.EndInput()
-			nc.WaitExit()
-			w.Check(!strings.Contains(nc.Output(), "answer"), "there was an answer: %s", nc.Output())
-			w.WaitEnded(8080)
-			w.Due(Link{
-				Name: "nc > node", Port: 8080,
-				Ending: Ending{Class: verdict.Graceful, Cause: verdict.HalfClose, Act: verdict.ActShutWr, Actor: "nc", By: "client"},
-				Client: Side{FIN: 1, HalfClose: true, TimeWait: true, Saw: []string{"EOF"}},
-				Server: Side{FIN: 1, HalfClose: true, Saw: []string{"EOF"}},
-				Says:   []string{"shutdown(SHUT_WR)"},
 			})
 		},
 	},

@@ -104,6 +104,17 @@ func (w *World) File(name, text string) string {
 	return path
 }
 
+// Sysctl sets a setting of the World's namespace, named below net.ipv4.
+func (w *World) Sysctl(name, value string) {
+	if w.err != nil {
+		return
+	}
+	err := w.ns.do(func() error { return os.WriteFile("/proc/sys/net/ipv4/"+name, []byte(value), 0) })
+	if err != nil {
+		w.Fail("cannot set net.ipv4.%s to %s: %w", name, value, err)
+	}
+}
+
 // Big makes a file of n bytes that takes no room, and returns its path.
 func (w *World) Big(name string, n int64) string {
 	path := w.File(name, "")
