@@ -494,6 +494,78 @@ var symptoms = []Symptom{
 		Note:    "MPFastclose means that an application aborted, MPRst that a path could not go on.",
 	},
 
+	{
+		Names:   counter("TcpExt", "TCPReqQFullDrop", "TCPReqQFullDoCookies", "TcpExtTCPReqQFullDoCookies", "SYN cookies sent", "SyncookiesSent", "TcpExtSyncookiesSent"),
+		Kind:    "counter",
+		Meaning: "Counts SYNs that met a listener with too many half-open requests: dropped, or answered with a syncookie where net.ipv4.tcp_syncookies allows it. Which listener it was, the kernel log says (\"Possible SYN flooding\").",
+		Causes:  []Cause{ConnectTimeout, AcceptOverflow, HandshakeReset},
+		Note:    "Many SYN-RECV in `ss -tan state syn-recv` from many addresses are a flood, or the way back is broken. With ListenOverflows moving too, the application accepts too slowly.",
+	},
+	{
+		Names:   counter("TcpExt", "SyncookiesFailed", "invalid SYN cookies received"),
+		Kind:    "counter",
+		Meaning: "Counts ACKs to a listener that belong to no request and carry no valid syncookie. The listener answers them with a RST (reason TCP_FLAGS).",
+		Causes:  []Cause{NoSocket, HandshakeReset},
+		Note:    "During a flood they are late or forged ones. Without one, they are segments of connections that this host has forgotten, for instance by a restart, while the port is served again.",
+	},
+	{
+		Names:   counter("TcpExt", "TCPMigrateReqSuccess", "TCPMigrateReqFailure", "TcpExtTCPMigrateReqFailure"),
+		Kind:    "counter",
+		Meaning: "Count connections that still waited for accept(2) when their listener closed, and that net.ipv4.tcp_migrate_req moved (or failed to move) to another listener of the same SO_REUSEPORT group.",
+		Causes:  []Cause{ListenerClosed},
+		Note:    "Those that failed were reset. Both stay at 0 while the sysctl is 0, whatever is reset.",
+	},
+	{
+		Names:   counter("TcpExt", "TCPToZeroWindowAdv", "TCPWantZeroWindowAdv", "TcpExtTCPWantZeroWindowAdv", "TCPFromZeroWindowAdv", "TcpExtTCPFromZeroWindowAdv"),
+		Kind:    "counter",
+		Meaning: "Count how often this host closed its receive window, wanted to, and opened it again: a process here does not read, or not fast enough. It ends nothing by itself.",
+		Causes:  []Cause{StillOpen, CloseUnread, ZeroWindowTimeout, FinStuck},
+		Note:    "`ss -tanp` shows Recv-Q and the process. If that process closes now, what is unread makes it a RST; the sender waits with its data, and its FIN, behind the closed window.",
+	},
+	{
+		Names:   counter("TcpExt", "TCPBacklogDrop", "TCPRcvQDrop", "TcpExtTCPRcvQDrop", "TCPZeroWindowDrop", "TcpExtTCPZeroWindowDrop", "PruneCalled", "TcpExtPruneCalled", "RcvPruned", "TcpExtRcvPruned", "packets pruned from receive queue because of socket buffer overrun"),
+		Kind:    "counter",
+		Meaning: "Count segments that this host dropped, or memory that it took back, because a socket's receive queue or backlog was full. The sender sends again, and gives up when nothing comes through for long.",
+		Causes:  []Cause{RetransmitTimeout, UserTimeout, StillOpen},
+		Note:    "`ss -tanm` shows the queues and their limits; the process with a large Recv-Q is the one that does not read.",
+	},
+	{
+		Names:   counter("TcpExt", "TCPMemoryPressures", "TCPMemoryPressuresChrono", "TcpExtTCPMemoryPressuresChrono", "times the TCP stack detected memory pressure"),
+		Kind:    "counter",
+		Meaning: "Count how often, and for how many milliseconds, TCP used more memory than the middle number of net.ipv4.tcp_mem. Beyond the last number, closed sockets are given up.",
+		Causes:  []Cause{OrphanLimit},
+		Note:    "`cat /proc/net/sockstat` shows mem in pages; TCPAbortOnMemory moves when sockets are given up.",
+	},
+	{
+		Names:   counter("TcpExt", "TCPRetransFail", "TCPSpuriousRtxHostQueues", "TcpExtTCPSpuriousRtxHostQueues"),
+		Kind:    "counter",
+		Meaning: "Count segments that could not be sent again: the IP layer refused (no route, a packet filter, no memory), or the first copy still waits in this host's own queues.",
+		Causes:  []Cause{RetransmitTimeout, ConnectTimeout, Unreachable},
+		Note:    "`ip route get ADDRESS` and `nft list ruleset` say whether this host can send at all; a long queue of the device shows in `tc -s qdisc`.",
+	},
+	{
+		Names:   counter("TcpExt", "OutOfWindowIcmps", "LockDroppedIcmps", "TcpExtLockDroppedIcmps"),
+		Kind:    "counter",
+		Meaning: "Count ICMP errors for a TCP connection that were passed over, because they did not fit its sequence numbers, or came while a process was in a call on the socket.",
+		Causes:  []Cause{Unreachable, ConnectTimeout, RetransmitTimeout},
+		Note:    "The first may be forged. What an ICMP error would have said at once then shows as a timeout.",
+	},
+	{
+		Names: counter("TcpExt", "TCPMD5NotFound", "TCPMD5Unexpected", "TcpExtTCPMD5Unexpected", "TCPMD5Failure", "TcpExtTCPMD5Failure",
+			"TCPAOBad", "TcpExtTCPAOBad", "TCPAORequired", "TcpExtTCPAORequired", "TCPAOKeyNotFound", "TcpExtTCPAOKeyNotFound"),
+		Kind:    "counter",
+		Meaning: "Count segments dropped without a word because their signature (TCP-MD5 of RFC 2385, TCP-AO of RFC 5925) is missing, not expected or wrong. A RST without the right signature is among them: the connection does not hear of it.",
+		Causes:  []Cause{ConnectTimeout, RetransmitTimeout, KeepaliveTimeout},
+		Note:    "The two ends (usually of a BGP session) have different keys, or one of them has none. The kernel log names the addresses.",
+	},
+	{
+		Names:   counter("TcpExt", "TW", "TWRecycled", "TcpExtTWRecycled", "TWKilled", "TcpExtTWKilled", "TCP sockets finished time wait in fast timer", "TCP sockets finished time wait in slow timer"),
+		Kind:    "counter",
+		Meaning: "Count mini-sockets whose time ran out, or that ended before it: TIME_WAIT after an orderly goodbye, and FIN_WAIT2 of closed sockets.",
+		Causes:  []Cause{OrderlyClose, HalfClose, SimultaneousClose, FinWait2Timeout},
+		Note:    "They are the sign of ends that were as they should be. Ports that run out are EADDRNOTAVAIL.",
+	},
+
 	// States in ss.
 	{
 		Names:   []string{"CLOSE_WAIT", "CLOSE-WAIT", "CLOSEWAIT"},
@@ -562,7 +634,7 @@ var symptoms = []Symptom{
 
 // alone are names that are also everyday words: they count only when they are
 // all that was asked.
-var alone = map[string]bool{"error": true, "closing": true, "established": true, "estab": true, "paws": true}
+var alone = map[string]bool{"error": true, "closing": true, "established": true, "estab": true, "paws": true, "tw": true}
 
 // noise are words that programs put before an error.
 var noise = []string{"error", "fatal", "warning", "java net socketexception", "java net connectexception", "java io ioexception", "exception", "caused by", "oserror", "what"}

@@ -167,7 +167,9 @@ func TestKernelNamesResolve(t *testing.T) {
 			"TCP_TIMEWAIT_SOCKET INVALID_SYN TCP_ABORT_ON_CLOSE TCP_ABORT_ON_LINGER TCP_ABORT_ON_MEMORY TCP_STATE TCP_KEEPALIVE_TIMEOUT TCP_DISCONNECT_WITH_DATA " +
 			"MPTCP_RST_EUNSPEC MPTCP_RST_EMPTCP MPTCP_RST_ERESOURCE MPTCP_RST_EPROHIBIT MPTCP_RST_EWQ2BIG MPTCP_RST_EBADPERF MPTCP_RST_EMIDDLEBOX ERROR",
 		"counter": "TCPAbortOnData TCPAbortOnClose TCPAbortOnMemory TCPAbortOnTimeout TCPAbortOnLinger TCPAbortFailed EstabResets OutRsts AttemptFails ListenOverflows ListenDrops " +
-			"TCPTimeWaitOverflow EmbryonicRsts TCPChallengeACK TCPSYNChallenge TCPKeepAlive TCPTimeouts PAWSActive PAWSEstab PAWSOldAck PAWSTimewait PAWS RetransSegs TCPSynRetrans TCPWinProbe",
+			"TCPTimeWaitOverflow EmbryonicRsts TCPChallengeACK TCPSYNChallenge TCPKeepAlive TCPTimeouts PAWSActive PAWSEstab PAWSOldAck PAWSTimewait PAWS RetransSegs TCPSynRetrans TCPWinProbe " +
+			"TCPReqQFullDrop TCPReqQFullDoCookies SyncookiesSent SyncookiesFailed TCPMigrateReqSuccess TCPMigrateReqFailure TCPToZeroWindowAdv TCPFromZeroWindowAdv TCPWantZeroWindowAdv " +
+			"TCPBacklogDrop TCPRcvQDrop TCPZeroWindowDrop PruneCalled RcvPruned TCPMemoryPressures TCPRetransFail OutOfWindowIcmps LockDroppedIcmps TCPMD5NotFound TCPAOBad TW TWRecycled TWKilled",
 		"state": "CLOSE_WAIT FIN_WAIT2 TIME_WAIT FIN_WAIT1 LAST_ACK CLOSING SYN_SENT SYN_RECV ESTABLISHED CLOSE-WAIT FIN-WAIT-2 TIME-WAIT FIN-WAIT-1 LAST-ACK SYN-SENT SYN-RECV ESTAB",
 	} {
 		for _, name := range strings.Fields(names) {
