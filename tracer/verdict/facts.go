@@ -265,6 +265,16 @@ func (f *facts) at(i int) *event.Event {
 	return &f.c.Events[i]
 }
 
+// orphan says whether no process held the socket any more at the event i. A
+// classic tracepoint does not record it; the close that was seen before does.
+func (f *facts) orphan(i int) bool {
+	e := f.at(i)
+	if e.Has&event.HasSocket == 0 {
+		return f.release != none && f.release < i
+	}
+	return e.SkFlags&event.SockDead != 0
+}
+
 // end is the event at → CLOSE.
 func (f *facts) end() *event.Event { return f.at(f.closed) }
 
@@ -479,6 +489,9 @@ func act(e *event.Event) (Act, int) {
 			return ActShutWr, 0
 		case 3:
 			return ActShutRdWr, 0
+		}
+		if e.Has&event.HasSocket == 0 {
+			return NoAct, 0 // a classic tracepoint does not record which direction
 		}
 	case event.CallConnect:
 		return ActDisconnect, 0

@@ -8,14 +8,6 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
-// Scope is what the trace could see. The zero value means that every hook was
-// attached.
-type Scope struct {
-	Missing []event.Hook // hooks that were not attached
-}
-
-func (s Scope) has(h event.Hook) bool { return !slices.Contains(s.Missing, h) }
-
 // by is whose doing an ending was, from the causing end.
 type by uint8
 
@@ -40,7 +32,8 @@ type finding struct {
 	a, b     []int // evidence: events of the causing end, and of the other
 	elseA    []int // evidence among the causing end's Elsewhere
 	needs    []event.Hook
-	likely   bool // another cause cannot be excluded whatever is attached
+	needsAll []event.Hook // hooks whose silence counts
+	likely   bool         // another cause cannot be excluded whatever is attached
 }
 
 // did fills in who acted from the event of the act.
@@ -56,7 +49,9 @@ func (x *finding) did(e *event.Event) *finding {
 		return x
 	}
 	x.by = byProcess
-	x.act, x.signal = act(e)
+	if x.act, x.signal = act(e); x.act == NoAct {
+		x.needs = append(x.needs, event.HookShutdown)
+	}
 	x.actor = process(e)
 	return x
 }
@@ -186,9 +181,15 @@ func (v *Verdict) fill(r *Rule, x *finding, a, b *facts, mine bool, s Scope) {
 			v.Missing = append(v.Missing, h.String())
 		}
 	}
+	for _, h := range x.needsAll {
+		if !s.all(h) {
+			v.Confidence = Likely
+			v.Missing = append(v.Missing, h.String())
+		}
+	}
 	if r.Cause == UnknownCause {
 		v.Confidence = NotKnown
-		for _, h := range s.Missing {
+		for _, h := range slices.Concat(s.Missing, s.Partial) {
 			v.Missing = append(v.Missing, h.String())
 		}
 	}

@@ -159,17 +159,16 @@ func portClosed(a, b *facts, s Scope) *finding {
 	if !neverEstablished(a) || !a.rst {
 		return nil
 	}
-	x := &finding{by: byPeer, a: []int{a.reset, a.closed}, needs: []event.Hook{event.HookSendReset}}
-	if i := a.resetElsewhere(0); i != none {
-		x.by, x.elseA = byOther, []int{i}
-		return x
+	x := &finding{by: byPeer, a: []int{a.reset, a.closed}}
+	for _, state := range []event.State{0, event.Listen} {
+		if i := a.resetElsewhere(state); i != none {
+			x.by, x.elseA = byOther, []int{i}
+			return x
+		}
 	}
-	if i := a.resetElsewhere(event.Listen); i != none {
-		x.by, x.elseA = byOther, []int{i}
-		return x
-	}
+	x.needsAll = []event.Hook{event.HookSendReset}
 	// Nobody on this machine refused: the peer is remote, or it was the path.
-	if a.c.Remote.Addr().IsLoopback() && s.has(event.HookSendReset) {
+	if a.c.Remote.Addr().IsLoopback() && s.all(event.HookSendReset) {
 		return nil
 	}
 	return x
@@ -470,15 +469,18 @@ func dataAfterClose(a, b *facts, s Scope) *finding {
 	switch {
 	case a.mini != none && event.State(a.at(a.mini).Arg2) == event.FinWait2 && a.at(a.mini).Segment.Flags&event.SYN == 0:
 		x.a = []int{a.release, a.mini}
-	case a.answer != none && a.closed != none && a.end().SkFlags&event.SockDead != 0 &&
+	case a.answer != none && a.closed != none && a.orphan(a.closed) &&
 		(a.abandoned || a.end().State == event.FinWait2 && a.end().Err == 0):
 		x.a = []int{a.release, a.closed, a.answer}
+		if a.end().Has&event.HasSocket == 0 {
+			x.needs = append(x.needs, event.HookClose) // TCP_LINGER2 may be below zero
+		}
 	case a.dead != none && a.closed != none && a.fin != none && a.finAcked && a.at(a.dead).Segment.Flags&event.SYN == 0 && b != nil && b.rst:
 		x.a = []int{a.release, a.miniEnd, a.dead}
 	default:
 		return nil
 	}
-	x.needs = []event.Hook{event.HookSendReset}
+	x.needs = append(x.needs, event.HookSendReset)
 	if b != nil {
 		x.b = []int{b.reset, b.closed}
 		for i := range b.c.Events {
@@ -494,10 +496,13 @@ func dataAfterClose(a, b *facts, s Scope) *finding {
 }
 
 func dataAfterShutdown(a, b *facts, s Scope) *finding {
-	if a.answer == none || !a.abandoned || a.closed == none || a.end().SkFlags&event.SockDead != 0 || a.fin == none {
+	if a.answer == none || !a.abandoned || a.closed == none || a.orphan(a.closed) || a.fin == none {
 		return nil
 	}
 	x := &finding{a: []int{a.finAct, a.closed, a.answer}, needs: []event.Hook{event.HookSendReset}}
+	if a.end().Has&event.HasSocket == 0 {
+		x.needs = append(x.needs, event.HookClose) // it may have been closed since
+	}
 	if b != nil {
 		x.b = []int{b.reset, b.closed}
 	}
@@ -602,9 +607,13 @@ func pathReset(a, b *facts, s Scope) *finding {
 	// With the other end still there its silence is proof. With none, it may
 	// live elsewhere under other addresses (NAT).
 	x.likely = b == nil || (b.closed != none || b.destroy != none) && !b.rst
+	// A classic tracepoint does not record to whom a listener's reset went.
+	if x.likely && a.end().Has&event.HasSocket == 0 {
+		return nil
+	}
 	// "Nobody here sent it" is only as good as the view of everything sent.
 	for _, h := range []event.Hook{event.HookSendReset, event.HookSendActiveReset} {
-		if !s.has(h) {
+		if !s.all(h) && x.likely || !s.has(h) {
 			return nil
 		}
 	}

@@ -1,0 +1,134 @@
+package verdict_test
+
+import (
+	"net/netip"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/event"
+	"github.com/tcpbye/tcpbye/tracer/record"
+	"github.com/tcpbye/tcpbye/tracer/verdict"
+)
+
+// onTracepoints are the hooks that kernels have tracepoints for.
+var onTracepoints = []event.Hook{event.HookSetState, event.HookDestroy, event.HookSendActiveReset, event.HookSendReset,
+	event.HookReset, event.HookErrorReport, event.HookSignal, event.HookExec, event.HookExit}
+
+// A view is what is left of an event on a poorer rung; false: nothing.
+type view func(event.Event) (event.Event, bool)
+
+// typedView is the rung of typed tracepoints, on a kernel that does not let a
+// program read memory by address: no segment, no measured context.
+func typedView(e event.Event) (event.Event, bool) {
+	if !slices.Contains(onTracepoints, e.Hook) {
+		return e, false
+	}
+	e.Segment, e.Has = event.Segment{}, e.Has&^(event.HasSegment|event.HasPreempt)
+	e.Context = event.ContextUnknown
+	return e, true
+}
+
+// classicView is the rung of classic tracepoints: a tuple, and the task.
+func classicView(e event.Event) (event.Event, bool) {
+	e, ok := typedView(e)
+	if e.Hook == event.HookSendReset && e.State == event.Listen {
+		// A listener's reset is recorded with the listener's addresses.
+		e.Remote = netip.AddrPortFrom(netip.IPv4Unspecified(), 0)
+	}
+	return event.Event{
+		Time: e.Time, Hook: e.Hook, Has: e.Has &^ (event.HasTCP | event.HasSocket), CPU: e.CPU, Sock: e.Sock, Conn: e.Conn,
+		PID: e.PID, TID: e.TID, UID: e.UID, Comm: e.Comm, Cgroup: e.Cgroup, TaskFlags: e.TaskFlags, ExitCode: e.ExitCode,
+		Syscall: e.Syscall, Call: e.Call, Family: e.Family, Local: e.Local, Remote: e.Remote, NetNS: e.NetNS,
+		State: e.State, ToState: e.ToState, Protocol: e.Protocol, Arg: e.Arg, Arg2: e.Arg2,
+	}, ok
+}
+
+// answersSockets leaves out what tracepoints did not tell before 6.10: a reset
+// in answer to a segment that met no socket.
+func answersSockets(v view) view {
+	return func(e event.Event) (event.Event, bool) {
+		e, ok := v(e)
+		return e, ok && !(e.Hook == event.HookSendReset && e.Sock == 0)
+	}
+}
+
+// TestBlindnessIsNotCertain takes from the recordings what poorer rungs do not
+// tell: a verdict may then be unknown, or unsure and name what is missing, but
+// what it is certain of is what the whole recording says.
+func TestBlindnessIsNotCertain(t *testing.T) {
+	var missing []event.Hook
+	for _, h := range event.Hooks() {
+		if !slices.Contains(onTracepoints, h) {
+			missing = append(missing, h)
+		}
+	}
+	old := []event.Hook{event.HookSendReset}
+	for name, v := range map[string]struct {
+		of      view
+		partial []event.Hook
+	}{
+		"typed": {typedView, nil}, "classic": {classicView, nil},
+		"typed before 6.10": {answersSockets(typedView), old}, "classic before 6.10": {answersSockets(classicView), old},
+	} {
+		same, all := 0, 0
+		for _, path := range recordings(t) {
+			for _, r := range readRuns(t, path) {
+				whole, part := conn.New(conn.Options{Hold: true}), conn.New(conn.Options{Hold: true})
+				for _, e := range r.events {
+					whole.Add(e)
+					if e, ok := v.of(e); ok {
+						part.Add(e)
+					}
+				}
+				due := map[uint64]verdict.Verdict{}
+				for _, c := range whole.Flush() {
+					due[c.Gen] = verdict.Judge(c, verdict.Scope{Missing: r.missing})
+				}
+				for _, c := range part.Flush() {
+					want, ok := due[c.Gen]
+					if !ok || c.Gen == 0 {
+						continue
+					}
+					got := verdict.Judge(c, verdict.Scope{Missing: missing, Partial: v.partial})
+					all++
+					if got.Class == want.Class && got.Cause == want.Cause {
+						same++
+					}
+					where := name + ", " + filepath.Base(path) + ", " + r.scenario
+					switch {
+					case got.Confidence != verdict.Certain && len(got.Missing) == 0 && want.Confidence == verdict.Certain:
+						t.Errorf("%s: %v: %s %s is %s, and names no hook; it was %s", where, c.Local, got.Class, got.Cause, got.Confidence, want.Cause)
+					case got.Confidence != verdict.Certain:
+					case got.Class != want.Class || got.Cause != want.Cause || got.Ender != want.Ender || got.Act != want.Act:
+						t.Errorf("%s: %v: certain of %s %s, ender %q, act %q; it was %s %s, ender %q, act %q", where, c.Local,
+							got.Class, got.Cause, got.Ender, got.Act, want.Class, want.Cause, want.Ender, want.Act)
+					}
+				}
+			}
+		}
+		t.Logf("%s: %d of %d causes as with every hook", name, same, all)
+		if same == 0 {
+			t.Errorf("%s: no verdict is left", name)
+		}
+	}
+}
+
+func TestScopeOf(t *testing.T) {
+	for _, c := range []struct {
+		kernel, rung string
+		partial      bool
+	}{
+		{"6.1.0-56-amd64", "tp_btf", true}, {"5.10.0-40-amd64", "tracepoint", true}, {"6.9.12", "tp_btf", true},
+		{"6.1.0-56-amd64", "kprobe", false}, {"6.1.0-56-amd64", "", false},
+		{"6.10.3", "tp_btf", false}, {"6.18.44", "tracepoint", false}, {"7.2.0-1-amd64", "tp_btf", false},
+		{"a kernel", "tp_btf", true},
+	} {
+		s := verdict.ScopeOf(record.Meta{Kernel: c.kernel, Rungs: []record.Rung{{Hook: event.HookSendReset, Rung: c.rung}, {Hook: event.HookClose}}})
+		if slices.Contains(s.Partial, event.HookSendReset) != c.partial || !slices.Contains(s.Missing, event.HookClose) ||
+			slices.Contains(s.Missing, event.HookSendReset) != (c.rung == "") {
+			t.Errorf("%s by %q: %+v", c.kernel, c.rung, s)
+		}
+	}
+}

@@ -1,0 +1,48 @@
+package verdict
+
+import (
+	"fmt"
+	"slices"
+
+	"github.com/tcpbye/tcpbye/tracer/event"
+	"github.com/tcpbye/tcpbye/tracer/record"
+)
+
+// Scope is what the trace could see. The zero value means that every hook was
+// attached, and tells everything.
+type Scope struct {
+	Missing []event.Hook // hooks that were not attached
+	// Partial are hooks that do not tell every event where they are attached.
+	Partial []event.Hook
+}
+
+func (s Scope) has(h event.Hook) bool { return !slices.Contains(s.Missing, h) }
+
+// all says whether the hook tells every event: what it did not tell did not
+// happen.
+func (s Scope) all(h event.Hook) bool { return s.has(h) && !slices.Contains(s.Partial, h) }
+
+// ScopeOf is what a trace could see, by its head.
+func ScopeOf(m record.Meta) Scope {
+	s := Scope{Missing: m.Missing()}
+	for _, r := range m.Rungs {
+		if r.Hook == event.HookSendReset && answersSocketsOnly(m.Kernel, r.Rung) {
+			s.Partial = append(s.Partial, r.Hook)
+		}
+	}
+	return s
+}
+
+// answersSocketsOnly: before 6.10 the tracepoint tcp_send_reset stands inside a
+// condition on the socket (tcp_v4_send_reset), so it does not tell of a reset in
+// answer to a segment that met none. Attached to the functions, the hook does.
+func answersSocketsOnly(kernel, rung string) bool {
+	if rung != "tp_btf" && rung != "tracepoint" {
+		return false
+	}
+	var major, minor int
+	if _, err := fmt.Sscanf(kernel, "%d.%d", &major, &minor); err != nil {
+		return true // rather less certain than wrong
+	}
+	return major < 6 || major == 6 && minor < 10
+}
