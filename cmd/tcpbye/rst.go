@@ -187,7 +187,10 @@ func (f *failOn) Set(list string) error {
 // see looks at an ending.
 func (f *failOn) see(c *conn.Connection, v verdict.Verdict) {
 	harmless := v.Harmless || v.Probe
-	if f.first != "" || !slices.Contains(f.causes, v.Cause) && (harmless || !slices.Contains(f.classes, v.Class)) {
+	class := slices.Contains(f.classes, v.Class) ||
+		// Why the RST came is what is not known then.
+		v.Class == verdict.Unknown && v.Reset != nil && slices.Contains(f.classes, verdict.Aborted)
+	if f.first != "" || !slices.Contains(f.causes, v.Cause) && (harmless || !class) {
 		return
 	}
 	who := c.Local.String()

@@ -566,5 +566,8 @@ func (p pen) ender(v *verdict.Verdict) string {
 	case verdict.Admin:
 		return named("an administrator")
 	}
+	if v.Reset != nil {
+		return "the peer, or something that answers for it"
+	}
 	return "not known"
 }

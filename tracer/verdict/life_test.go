@@ -288,3 +288,20 @@ func TestRetryOfTheRecordings(t *testing.T) {
 		}
 	}
 }
+
+// TestUnseenSegment: of a RST whose segment was not seen, that it came is known.
+func TestUnseenSegment(t *testing.T) {
+	f := newFar(conn.OpenActive).established(0).exchange(200, 900)
+	f.see(ms(400), event.HookReset, at(event.Established), silence(ms(100), ms(90)))
+	f.see(ms(400.01), event.HookSetState, move(event.Established, event.Close), func(e *event.Event) { e.Err = 104 })
+	v := verdict.Judge(f.c, verdict.Scope{})
+	if v.Class != verdict.Unknown || v.Reset == nil || v.Reset.Seen || v.Reset.Answers != verdict.AnswerUnknown || v.Reset.Offset != nil {
+		t.Errorf("%s, %+v", v.Class, v.Reset)
+	}
+	if want := "203.0.113.4:443, or something that answers for it, reset the connection of nginx (pid 812)."; !strings.HasPrefix(v.Sentence, want) {
+		t.Errorf("%s", v.Sentence)
+	}
+	if v.Idle == nil || *v.Idle != ms(90) {
+		t.Errorf("idle %v", v.Idle)
+	}
+}

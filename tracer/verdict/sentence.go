@@ -444,6 +444,10 @@ func tellStillOpen(t *telling) string {
 }
 
 func tellUnknown(t *telling) string {
+	if r := t.a.incoming(); r != nil && t.b == nil {
+		return fmt.Sprintf("%s, or something that answers for it, reset the connection of %s. The RST itself was not seen here, so whether it came on its own or in answer to a segment is not known.%s",
+			t.a.c.Remote, end(t.a), r.reading(t))
+	}
 	s := "How this connection ended could not be told from what was seen"
 	if t.a.closed != none {
 		s += fmt.Sprintf(" (%s → CLOSE, %s)", t.a.end().State, t.a.end().Err)
