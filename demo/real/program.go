@@ -61,6 +61,10 @@ func (p *Program) Output() string {
 // Start starts a program in the World, with a pipe as its standard input. Its
 // children are its group; it is killed with them when the run ends.
 func (w *World) Start(role, program string, args ...string) *Program {
+	return w.start(w.ns, role, program, args...)
+}
+
+func (w *World) start(ns *netns, role, program string, args ...string) *Program {
 	p := &Program{w: w, role: role, exited: make(chan struct{})}
 	if w.err != nil {
 		close(p.exited)
@@ -80,7 +84,7 @@ func (w *World) Start(role, program string, args ...string) *Program {
 	// A child that outlives the program must not keep the run waiting.
 	cmd.WaitDelay = w.patience
 	if p.stdin, err = cmd.StdinPipe(); err == nil {
-		err = w.ns.do(cmd.Start)
+		err = ns.do(cmd.Start)
 	}
 	if err != nil {
 		w.Fail("cannot start %s: %w", program, err)
@@ -196,8 +200,10 @@ for line in sys.stdin:
 `
 
 // Python starts a Python that takes statements by Do.
-func (w *World) Python(role string) *Program {
-	return w.Start(role, "python3", "-c", interpreter)
+func (w *World) Python(role string) *Program { return w.pythonAt(w.ns, role) }
+
+func (w *World) pythonAt(ns *netns, role string) *Program {
+	return w.start(ns, role, "python3", "-c", interpreter)
 }
 
 // Begin gives a Python statements to run.

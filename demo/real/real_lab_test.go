@@ -80,6 +80,11 @@ func TestRealPrograms(t *testing.T) {
 	if len(all) == 0 {
 		t.Fatalf("no run is named like %q", *only)
 	}
+	if *only == "" {
+		if err := PrintCases(os.Stdout, all); err != nil {
+			t.Error(err)
+		}
+	}
 	if err := Print(os.Stdout, all); err != nil {
 		t.Error(err)
 	}

@@ -26,7 +26,7 @@ type Run struct {
 
 // All lists the runs, in the order in which they are best read.
 func All() []Run {
-	return slices.Concat(web, nodes, redis, pipes, relays, proxies, tls, shells, silences, ports)
+	return slices.Concat(web, nodes, redis, pipes, relays, proxies, tls, shells, silences, ports, routers)
 }
 
 // Result is how a run went.
@@ -179,14 +179,18 @@ func (t *Theatre) story(ctx context.Context, w *World, since, until time.Duratio
 	for _, p := range w.roles {
 		mine[uint32(p.PID)] = true
 	}
+	here := map[uint32]bool{}
+	for _, n := range slices.Concat(w.others, []*netns{w.ns}) {
+		here[n.inode] = true
+	}
 	for _, e := range t.events {
-		if e.NetNS == w.ns.inode && e.PID != 0 {
+		if here[e.NetNS] && e.PID != 0 {
 			mine[e.PID] = true
 		}
 	}
 	var list []event.Event
 	for _, e := range t.events {
-		if e.Time >= since && e.Time <= until && (e.NetNS == w.ns.inode || e.NetNS == 0 && mine[e.PID]) {
+		if e.Time >= since && e.Time <= until && (here[e.NetNS] || e.NetNS == 0 && mine[e.PID]) {
 			list = append(list, e)
 		}
 	}

@@ -84,7 +84,7 @@ s.sendall(b"hello\n")
 		},
 	},
 	{
-		Name: "tls13-unread-tickets", Case: "C47", Programs: []string{"openssl", "python3"},
+		Name: "tls13-unread-tickets", Case: "C47 C70", Programs: []string{"openssl", "python3"},
 		Title: "a TLS 1.3 client uploads and closes; the session tickets that it never read reset its upload",
 		Play: func(w *World) {
 			cert, key := w.certificate()

@@ -339,7 +339,7 @@ var web = []Run{
 		},
 	},
 	{
-		Name: "http.server-answer", Case: "M10", Programs: []string{"python3", "nc.openbsd"},
+		Name: "http.server-answer", Case: "C05", Programs: []string{"python3", "nc.openbsd"},
 		Title: "python's http.server answers, shuts down its sending side, and closes at once",
 		Play: func(w *World) {
 			w.File("www/index.html", "hello\n")

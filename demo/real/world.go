@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -27,7 +28,8 @@ type World struct {
 	Dir string // for the run's files
 
 	ctx      context.Context
-	ns       *netns
+	ns       *netns   // where everything lives that is not told to live elsewhere
+	others   []*netns // further machines, see Host
 	capture  *capture
 	patience time.Duration
 	programs []*Program
@@ -71,8 +73,10 @@ func (w *World) close() error {
 	for _, f := range w.undo {
 		errs = append(errs, f())
 	}
-	if w.ns != nil {
-		w.ns.close()
+	for _, n := range slices.Concat(w.others, []*netns{w.ns}) {
+		if n != nil {
+			n.close()
+		}
 	}
 	return errors.Join(append(errs, os.RemoveAll(w.Dir))...)
 }
