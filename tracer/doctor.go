@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tcpbye/tcpbye/bpf"
+	"github.com/tcpbye/tcpbye/tracer/enrich"
 	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
@@ -233,6 +234,14 @@ func (x *Examination) environment(p *programs) {
 	x.sysctl(kernel, "kernel/perf_event_paranoid", nil, "")
 
 	x.fact(user, "user id", strconv.Itoa(os.Geteuid()), true)
+	switch initial, err := enrich.InitialPIDNamespace("/proc"); {
+	case err != nil:
+		x.fact(user, "PID namespace", "not known: "+err.Error(), false)
+	case initial:
+		x.fact(user, "PID namespace", "the initial one: PIDs are as everywhere on this machine", true)
+	default:
+		x.fact(user, "PID namespace", "not the initial one: events carry the host's PIDs, so programs, containers and owners are not looked up", false)
+	}
 	if inUserNamespace() {
 		x.fact(user, "user namespace", "not the initial one: its capabilities do not count for BPF", false)
 	}
@@ -318,6 +327,8 @@ func (x *Examination) advise(opened error) {
 			}
 		case "net.core.bpf_jit_enable":
 			next("as root: sysctl -w net.core.bpf_jit_enable=1")
+		case "PID namespace":
+			next("share the host's PID namespace (docker run --pid=host), so that processes can be looked up")
 		case "user namespace":
 			next("run tcpbye outside of the user namespace, as the host's root")
 		}

@@ -48,32 +48,51 @@ var (
 		event.HookTwskSchedule, event.HookStreamError, event.HookFileClose, event.HookSynDrop, event.HookReceive, event.HookHandshake}
 )
 
-// expect lists the hooks that must be attached on a rung, from what the kernel
-// says that it has.
-func expect(t *testing.T, spec *btf.Spec, r Rung) []event.Hook {
+// holes lists the hooks that a rung does not have on this kernel, each with the
+// reason, from what the kernel says that it has; every other one must be
+// attached.
+func holes(t *testing.T, spec *btf.Spec, r Rung) map[event.Hook]string {
 	t.Helper()
+	if n := len(onTracepoints) + len(onFunctions); n != len(event.Hooks()) {
+		t.Fatalf("this test knows %d hooks of %d", n, len(event.Hooks()))
+	}
 	has := func(name string) bool { _, err := spec.AnyTypeByName(name); return err == nil }
-	want := slices.Concat(onTracepoints, onFunctions)
-	if len(want) != len(event.Hooks()) {
-		t.Fatalf("this test knows %d hooks of %d", len(want), len(event.Hooks()))
+	hole := map[event.Hook]string{}
+	switch {
+	case r == RungTyped || r == RungClassic:
+		for _, h := range onFunctions {
+			hole[h] = "a function: no kernel has a tracepoint for it"
+		}
+	case r == "" && !probed():
+		for _, h := range onFunctions {
+			hole[h] = "a function, and this kernel was built without function tracing and kprobes"
+		}
 	}
-	without := func(h event.Hook) {
-		want = slices.DeleteFunc(want, func(w event.Hook) bool { return w == h })
-	}
-	if r == RungTyped || r == RungClassic {
-		want = slices.Clone(onTracepoints)
-	}
-	if !has("btf_trace_inet_sk_error_report") { // 5.10
-		without(event.HookErrorReport)
+	if !has("btf_trace_inet_sk_error_report") {
+		hole[event.HookErrorReport] = "came with 5.15, as a function and as a tracepoint; no verdict rests on it"
 	}
 	var helpers *btf.Enum
 	if err := spec.TypeByName("bpf_func_id", &helpers); err != nil {
 		t.Fatal(err)
 	}
 	if r == RungFentry && !slices.ContainsFunc(helpers.Values, func(v btf.EnumValue) bool { return v.Name == "BPF_FUNC_sock_from_file" }) {
-		without(event.HookFileClose) // nothing else types a file's socket
+		hole[event.HookFileClose] = "bpf_sock_from_file came with 5.11, and nothing else types a file's socket"
 	}
-	return want
+	return hole
+}
+
+// unavailable says why a rung cannot be had on this kernel at all; "" it can.
+func unavailable(r Rung) string {
+	mode, _ := lockdown()
+	switch {
+	case (r == RungKprobe || r == RungFentry) && !probed():
+		return "this kernel was built without function tracing and kprobes"
+	case mode == "confidentiality" && r == RungKprobe:
+		return "lockdown=confidentiality refuses kprobes"
+	case mode == "confidentiality" && r == RungClassic:
+		return "lockdown=confidentiality refuses to open tracefs"
+	}
+	return ""
 }
 
 // probed says whether the kernel's functions can be traced at all: the lab's
@@ -107,12 +126,15 @@ func TestHooks(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			start := time.Now()
 			tr, err := Open(Options{Attach: r, Receive: true, Stack: true})
-			if (r == RungKprobe || r == RungFentry) && !probed() {
+			if reason := unavailable(r); reason != "" {
 				if err == nil {
 					tr.Close()
-					t.Fatalf("%s attached on a kernel without kprobes", r)
+					t.Fatalf("%s attached, although %s", r, reason)
 				}
 				t.Logf("as is due: %v", err)
+				for _, h := range event.Hooks() {
+					t.Attr(h.String(), "- "+reason)
+				}
 				return
 			}
 			if err != nil {
@@ -124,28 +146,26 @@ func TestHooks(t *testing.T) {
 				}
 			}()
 			opened := time.Since(start)
-			want := expect(t, spec, r)
-			if r == "" && !probed() {
-				want = slices.DeleteFunc(want, func(h event.Hook) bool { return slices.Contains(onFunctions, h) })
-			}
+			hole := holes(t, spec, r)
 			x, err := tr.exercise(t.Context(), []string{self, childName})
 			if err != nil {
 				t.Fatal(err)
 			}
 			for _, a := range tr.Attachments() {
-				wanted := slices.Contains(want, a.Hook)
+				reason, gap := hole[a.Hook]
 				said := fmt.Sprint(x.fired[a.Hook])
 				switch {
 				case a.Rung == "":
-					said = "-"
-					if wanted {
+					said = "- " + reason
+					if !gap {
+						said = fmt.Sprintf("MISSING %v", a.Err)
 						t.Errorf("%v is not attached: %v", a.Hook, a.Err)
 						var v *ebpf.VerifierError
 						if errors.As(a.Err, &v) {
 							t.Logf("%+v", v)
 						}
 					}
-				case !wanted:
+				case gap:
 					t.Errorf("%v is attached to %v by %s, which this test does not expect", a.Hook, a.Symbols, a.Rung)
 				case r != "" && a.Rung != r:
 					t.Errorf("%v is attached by %s although %s was forced", a.Hook, a.Rung, r)
@@ -158,8 +178,10 @@ func TestHooks(t *testing.T) {
 					t.Errorf("%v: %v", a.Hook, a.Partly)
 				}
 				if r == "" && a.Rung != "" {
-					said = fmt.Sprintf("%s %s", a.Rung, said)
+					said = string(a.Rung)
 				}
+				t.Attr(a.Hook.String(), strings.ReplaceAll(said, "\n", "; "))
+				said, _, _ = strings.Cut(said, " ")
 				table[a.Hook][r] = said
 			}
 			if !x.calls {

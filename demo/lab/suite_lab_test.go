@@ -5,8 +5,8 @@ package lab_test
 import (
 	"bufio"
 	"context"
+	"errors"
 	"flag"
-	"fmt"
 	"io"
 	"maps"
 	"os"
@@ -23,16 +23,99 @@ import (
 )
 
 var (
-	suiteKernels = flag.String("suite.kernels", "6.1", "kernels to run the suite on, by commas, or all")
-	suiteOut     = flag.String("suite.record", "", "write the recordings of all scenarios to KERNEL.tcpbye in this directory")
-	suiteLong    = flag.Bool("suite.long", false, "also what takes minutes more on each kernel")
-	suiteRun     = flag.String("suite.run", "", "only guest tests that match")
+	suiteKernels = flag.String("suite.kernels", "6.1", "kernels to run the suite on, by commas: the lab's, those with "+locked+
+		" behind the name, "+here+" for this machine's own, as root, or all for the lab's and one that is locked down")
+	suiteOut   = flag.String("suite.record", "", "write the recordings of all scenarios to KERNEL.tcpbye in this directory")
+	suiteLong  = flag.Bool("suite.long", false, "also what takes minutes more on each kernel")
+	suiteRungs = flag.String("suite.rungs", "auto,fentry,kprobe,tp_btf,tracepoint", "rungs that TestRungs forces")
+	suiteRun   = flag.String("suite.run", "", "only guest tests that match")
+)
+
+const (
+	here   = "here"      // the machine that runs this test
+	locked = "+lockdown" // a kernel that was booted with lockdown=confidentiality
 )
 
 // suite lists the lab tests that run in the guest, by package.
 var suite = map[string]string{
-	"./tracer":        "^TestLoopback$",
+	"./tracer":        "^(TestLoopback|TestHooks|TestPrivileges|TestDropPrivileges)$",
 	"./demo/scenario": "^(TestDemo|TestCatalogueIsJudged)$",
+	"./cmd/tcpbye":    "^TestDoctor",
+}
+
+// tests says which of a package's tests run on a kernel, and with which
+// arguments. Where the kernel cannot have every hook, no verdict is as it is due
+// with all of them: what it says must be so all the same, on each rung.
+func tests(path, kernel string) (run string, args []string) {
+	run = suite[path]
+	if path == "./demo/scenario" {
+		switch {
+		case kernel == here:
+			run = "^TestCatalogueOnRungs$"
+		case strings.HasSuffix(kernel, locked):
+			run, args = "^TestCatalogueOnRungs$", []string{"-scenario.rungs=auto,kprobe,tracepoint"}
+		case *suiteLong:
+			run = "^(TestDemo|TestDemoAllJSON|TestCatalogueIsJudged)$"
+		}
+	}
+	if *suiteRun != "" {
+		run = *suiteRun
+	}
+	return run, args
+}
+
+// binaries are the test programs, by package, and the lab's own, built once.
+type binaries struct {
+	root, dir string
+}
+
+// build makes the test programs so that any user of a guest can run them.
+func build(t *testing.T, paths ...string) binaries {
+	t.Helper()
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := binaries{root: root, dir: t.TempDir()}
+	// A guest reads them through the host's root, and a user who is not root must
+	// get at them: t.TempDir makes two directories for this user alone.
+	for _, dir := range []string{b.dir, filepath.Dir(b.dir)} {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, p := range paths {
+		build := exec.Command("go", "test", "-tags", "lab", "-c", "-o", b.test(p), p)
+		build.Dir = root
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		if out, err := build.CombinedOutput(); err != nil {
+			t.Fatalf("build the tests of %s: %v\n%s", p, err, out)
+		}
+	}
+	if _, err := lab.Build(t.Context(), b.dir, "", os.Stderr); err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func (b binaries) test(path string) string { return filepath.Join(b.dir, filepath.Base(path)+".test") }
+
+// columns are the kernels that the flag names.
+func columns(t *testing.T) []string {
+	t.Helper()
+	kernels := strings.Split(*suiteKernels, ",")
+	if *suiteKernels == "all" {
+		kernels = append(lab.Kernels(), "6.12"+locked)
+	}
+	if slices.ContainsFunc(kernels, func(k string) bool { return k != here }) {
+		if err := lab.EnsureHost(t.Context(), "", os.Stderr); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if slices.Contains(kernels, here) && os.Geteuid() != 0 {
+		t.Fatal("only root can trace this machine")
+	}
+	return kernels
 }
 
 // result is how one test of a guest ended.
@@ -43,12 +126,18 @@ type result struct {
 
 var (
 	outcomeLine = regexp.MustCompile(`^ *--- (PASS|FAIL|SKIP): (\S+) \(`)
+	factLine    = regexp.MustCompile(`^=== ATTR +(\S+) (\S+) (.*)$`)
 	statusLine  = regexp.MustCompile(`^=== (RUN|PAUSE|CONT|NAME) +(\S+)$`)
 )
 
+// A fact is an attribute that a test of a guest gave itself.
+type fact struct{ kernel, test, key, value string }
+
 // collect reads the output of go test -v.
 type collect struct {
+	kernel  string
 	mu      sync.Mutex
+	facts   []fact
 	results []result
 	logs    map[string][]string
 	current string
@@ -64,6 +153,9 @@ func (c *collect) read(r io.Reader) {
 		switch {
 		case statusLine.MatchString(line):
 			c.current = statusLine.FindStringSubmatch(line)[2]
+		case factLine.MatchString(line):
+			m := factLine.FindStringSubmatch(line)
+			c.facts = append(c.facts, fact{c.kernel, m[1], m[2], m[3]})
 		case outcomeLine.MatchString(line):
 			m := outcomeLine.FindStringSubmatch(line)
 			c.results = append(c.results, result{name: m[2], verdict: m[1]})
@@ -80,39 +172,20 @@ func (c *collect) read(r io.Reader) {
 // TestSuite runs the lab tests of the suite's packages under real kernels. A
 // guest that cannot boot is a failure.
 func TestSuite(t *testing.T) {
-	root, err := filepath.Abs("../..")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := lab.EnsureHost(t.Context(), "", os.Stderr); err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	// The guest reads the binaries through the host's root.
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	for p := range suite {
-		bin := filepath.Join(dir, filepath.Base(p)+".test")
-		build := exec.Command("go", "test", "-tags", "lab", "-c", "-o", bin, p)
-		build.Dir = root
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			t.Fatalf("build the tests of %s: %v\n%s", p, err, out)
-		}
-	}
-	if _, err := lab.Build(t.Context(), dir, "", os.Stderr); err != nil {
-		t.Fatal(err)
-	}
-	kernels := strings.Split(*suiteKernels, ",")
-	if *suiteKernels == "all" {
-		kernels = lab.Kernels()
-	}
+	kernels := columns(t)
+	bins := build(t, slices.Collect(maps.Keys(suite))...)
 	table := map[string]map[string]string{} // test, kernel, outcome
+	var told []fact
 	for _, k := range kernels {
 		t.Run(k, func(t *testing.T) {
 			for _, p := range slices.Sorted(maps.Keys(suite)) {
-				for _, x := range runGuest(t, root, k, p, filepath.Join(dir, filepath.Base(p)+".test")) {
+				run, args := tests(p, k)
+				leaves, facts := bins.run(t, k, p, run, args...)
+				told = append(told, facts...)
+				for _, x := range leaves {
+					if strings.HasPrefix(x.name, "TestCatalogueOnRungs/") {
+						continue // they have a table of their own
+					}
 					name := strings.TrimPrefix(x.name, "TestCatalogueIsJudged/all/")
 					if table[name] == nil {
 						table[name] = map[string]string{}
@@ -122,7 +195,28 @@ func TestSuite(t *testing.T) {
 			}
 		})
 	}
-	t.Log("\n" + print(table, kernels))
+	t.Log("\n" + print("scenario", table, kernels))
+	if text := hooksTable(told, kernels); text != "" {
+		t.Log("\n" + text)
+	}
+	if text := rungsTable(told, kernels); text != "" {
+		t.Log("\n" + text)
+	}
+}
+
+// TestRungs plays the whole catalogue in each forced rung: minutes for each, so
+// it is not part of the suite.
+func TestRungs(t *testing.T) {
+	kernels := columns(t)
+	bins := build(t, "./demo/scenario")
+	var told []fact
+	for _, k := range kernels {
+		t.Run(k, func(t *testing.T) {
+			_, facts := bins.run(t, k, "./demo/scenario", "^TestCatalogueOnRungs$", "-scenario.rungs="+*suiteRungs)
+			told = append(told, facts...)
+		})
+	}
+	t.Log("\n" + rungsTable(told, kernels))
 }
 
 // cell is a test's outcome in the table: a reason where it could not run.
@@ -137,75 +231,31 @@ func (r result) cell() string {
 	return "WRONG"
 }
 
-// print draws tests by kernel; reasons stand below, numbered.
-func print(table map[string]map[string]string, kernels []string) string {
-	var b strings.Builder
-	var reasons []string
-	fmt.Fprintf(&b, "%-44s", "scenario")
-	for _, k := range kernels {
-		fmt.Fprintf(&b, " %-7s", k)
-	}
-	b.WriteString("\n")
-	for _, name := range slices.Sorted(maps.Keys(table)) {
-		fmt.Fprintf(&b, "%-44s", name)
-		for _, k := range kernels {
-			cell, reason, _ := strings.Cut(table[name][k], " ")
-			if reason != "" {
-				i := slices.Index(reasons, reason)
-				if i < 0 {
-					i = len(reasons)
-					reasons = append(reasons, reason)
-				}
-				cell = fmt.Sprintf("(%d)", i+1)
-			}
-			fmt.Fprintf(&b, " %-7s", cell)
-		}
-		b.WriteString("\n")
-	}
-	for i, r := range reasons {
-		fmt.Fprintf(&b, "(%d) %s\n", i+1, r)
-	}
-	return b.String()
-}
-
-// runGuest runs one test binary in one guest, and makes each of its tests one
-// of this run.
-func runGuest(t *testing.T, root, kernel, path, bin string) []result {
+// run runs some of a package's tests in one guest, or here, and makes each of
+// them a part of this test.
+func (b binaries) run(t *testing.T, kernel, path, run string, more ...string) (leaves []result, told []fact) {
 	t.Helper()
-	run := suite[path]
-	if *suiteLong && path == "./demo/scenario" {
-		run = "^(TestDemo|TestDemoAllJSON|TestCatalogueIsJudged)$"
-	}
-	if *suiteRun != "" {
-		run = *suiteRun
-	}
-	args := []string{bin, "-test.v", "-test.timeout=14m", "-test.run=" + run}
 	pkg := filepath.Base(path)
-	cfg := lab.Config{
-		Kernel: kernel, Args: args, Dir: filepath.Join(root, path),
-		PathDirs: []string{filepath.Dir(bin)}, Timeout: 15 * time.Minute, Progress: os.Stderr,
-	}
+	args := append([]string{b.test(path), "-test.v", "-test.timeout=55m", "-test.run=" + run}, more...)
 	if *suiteOut != "" && pkg == "scenario" {
-		cfg.Out = t.TempDir()
-		cfg.Args = append(cfg.Args, "-scenario.record="+cfg.Out)
-		defer func() { join(t, cfg.Out, filepath.Join(*suiteOut, kernel+".tcpbye")) }()
+		out := t.TempDir()
+		args = append(args, "-scenario.record="+out)
+		defer func() { join(t, out, filepath.Join(*suiteOut, kernel+".tcpbye")) }()
 	}
 	r, w := io.Pipe()
-	c := &collect{logs: map[string][]string{}}
+	c := &collect{kernel: kernel, logs: map[string][]string{}}
 	done := make(chan struct{})
 	go func() { defer close(done); c.read(r) }()
-	cfg.Stdout, cfg.Stderr = w, w
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
 	defer cancel()
-	res, err := lab.Run(ctx, cfg)
+	exit, release, err := b.command(ctx, kernel, path, args, w)
 	w.Close()
 	<-done
 	if err != nil {
 		t.Fatalf("%s on %s: %v", pkg, kernel, err)
 	}
-	t.Logf("%s: %s on %s: %d tests, exit status %d", kernel, pkg, res.KernelRelease, len(c.results), res.ExitCode)
+	t.Logf("%s: %s on %s: %d tests, exit status %d", kernel, pkg, release, len(c.results), exit)
 	failed := false
-	var leaves []result
 	for _, x := range c.results {
 		if c.parent(x.name) && (x.verdict != "FAIL" || c.failedBelow(x.name)) {
 			continue // its subtests are what counts
@@ -223,10 +273,43 @@ func runGuest(t *testing.T, root, kernel, path, bin string) []result {
 			}
 		})
 	}
-	if res.ExitCode != 0 && !failed || len(c.results) == 0 {
-		t.Errorf("%s on %s ended with status %d after %d tests:\n%s", pkg, kernel, res.ExitCode, len(c.results), strings.Join(c.rest, "\n"))
+	if exit != 0 && !failed || len(c.results) == 0 {
+		t.Errorf("%s on %s ended with status %d after %d tests:\n%s", pkg, kernel, exit, len(c.results), strings.Join(c.rest, "\n"))
 	}
-	return leaves
+	return leaves, c.facts
+}
+
+// command runs a command on a kernel, in the package's directory.
+func (b binaries) command(ctx context.Context, kernel, path string, args []string, out io.Writer) (exit int, release string, err error) {
+	if kernel == here {
+		cmd := exec.CommandContext(ctx, args[0], args[1:]...)
+		cmd.Dir, cmd.Stdout, cmd.Stderr = filepath.Join(b.root, path), out, out
+		cmd.Env = append(os.Environ(), "PATH="+b.dir+":"+os.Getenv("PATH"))
+		err := cmd.Run()
+		var failed *exec.ExitError
+		if errors.As(err, &failed) {
+			err = nil
+		}
+		if err != nil {
+			return 0, "", err
+		}
+		return cmd.ProcessState.ExitCode(), "this machine's kernel", nil
+	}
+	cfg := lab.Config{
+		Args: args, Dir: filepath.Join(b.root, path), PathDirs: []string{b.dir}, Timeout: time.Hour, Progress: os.Stderr,
+		Stdout: out, Stderr: out,
+	}
+	var lockdown bool
+	if cfg.Kernel, lockdown = strings.CutSuffix(kernel, locked); lockdown {
+		cfg.Append = "lockdown=confidentiality"
+	}
+	for _, a := range args {
+		if dir, ok := strings.CutPrefix(a, "-scenario.record="); ok {
+			cfg.Out = dir
+		}
+	}
+	res, err := lab.Run(ctx, cfg)
+	return res.ExitCode, res.KernelRelease, err
 }
 
 // join makes one recording of those in a directory: they can be appended.

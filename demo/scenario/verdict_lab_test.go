@@ -26,7 +26,7 @@ var (
 )
 
 // write keeps a run's events as a recording.
-func write(t *testing.T, st *stage.Stage, name string, events []event.Event) {
+func write(t *testing.T, meta record.Meta, name string, events []event.Event) {
 	t.Helper()
 	if *recordDir == "" {
 		return
@@ -39,7 +39,6 @@ func write(t *testing.T, st *stage.Stage, name string, events []event.Event) {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	meta := st.Meta()
 	meta.Scenario = name
 	rw, err := record.NewWriter(f, meta)
 	if err != nil {
@@ -112,7 +111,7 @@ func playAll(t *testing.T, st *stage.Stage, kernel scenario.Kernel) {
 						explain(t, p.Outcome, p.Ends)
 						return
 					}
-					write(t, st, s.Name+"-"+string(family), p.Events)
+					write(t, st.Meta(), s.Name+"-"+string(family), p.Events)
 				})
 			}
 		}

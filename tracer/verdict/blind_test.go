@@ -46,11 +46,11 @@ func classicView(e event.Event) (event.Event, bool) {
 }
 
 // answersSockets leaves out what tracepoints did not tell before 6.10: a reset
-// in answer to a segment that met no socket.
+// in answer to a segment that met no socket, or a mini-socket.
 func answersSockets(v view) view {
 	return func(e event.Event) (event.Event, bool) {
 		e, ok := v(e)
-		return e, ok && !(e.Hook == event.HookSendReset && e.Sock == 0)
+		return e, ok && !(e.Hook == event.HookSendReset && (e.Sock == 0 || e.State == event.TimeWait))
 	}
 }
 

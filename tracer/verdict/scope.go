@@ -35,7 +35,8 @@ func ScopeOf(m record.Meta) Scope {
 
 // answersSocketsOnly: before 6.10 the tracepoint tcp_send_reset stands inside a
 // condition on the socket (tcp_v4_send_reset), so it does not tell of a reset in
-// answer to a segment that met none. Attached to the functions, the hook does.
+// answer to a segment that met none or a mini-socket. On the functions the hook
+// tells of each.
 func answersSocketsOnly(kernel, rung string) bool {
 	if rung != "tp_btf" && rung != "tracepoint" {
 		return false

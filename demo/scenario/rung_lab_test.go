@@ -1,0 +1,298 @@
+//go:build lab
+
+package scenario_test
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"maps"
+	"math"
+	"os"
+	"runtime"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tcpbye/tcpbye/demo/scenario"
+	"github.com/tcpbye/tcpbye/tracer"
+	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/event"
+	"github.com/tcpbye/tcpbye/tracer/record"
+	"github.com/tcpbye/tcpbye/tracer/session"
+	"github.com/tcpbye/tcpbye/tracer/verdict"
+)
+
+var rungs = flag.String("scenario.rungs", "auto,fentry,kprobe,tp_btf,tracepoint", "rungs that TestCatalogueOnRungs forces, by commas")
+
+// only is a part of a scenario's name, to look into one.
+var only = flag.String("scenario.only", "", "only scenarios whose name has this in it")
+
+// hall is a running tracer, and all that it has told. A stage picks a story's
+// events by their namespace, which the rung of classic tracepoints does not
+// record; a hall picks those, too, by the addresses that the story used.
+type hall struct {
+	tracer *tracer.Tracer
+	meta   record.Meta
+	cancel context.CancelFunc
+	done   chan error
+
+	mu      sync.Mutex
+	events  []event.Event
+	settled time.Duration
+	moved   *sync.Cond
+}
+
+func openHall(rung tracer.Rung) (*hall, error) {
+	tr, err := tracer.Open(tracer.Options{Receive: true, Attach: rung})
+	if err != nil {
+		return nil, err
+	}
+	h := &hall{tracer: tr, done: make(chan error, 1)}
+	h.moved = sync.NewCond(&h.mu)
+	if h.meta, err = session.Describe(tr.Attachments()); err != nil {
+		return nil, errors.Join(err, tr.Close())
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	h.cancel = cancel
+	go func() {
+		err := tr.Run(ctx, func(e event.Event) error {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.events = append(h.events, e)
+			return nil
+		}, h.tick)
+		h.tick(math.MaxInt64) // nobody waits for more
+		h.done <- err
+	}()
+	return h, nil
+}
+
+func (h *hall) tick(now time.Duration) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.settled = now
+	h.moved.Broadcast()
+	return nil
+}
+
+// close ends the trace; its error says, too, that events were lost.
+func (h *hall) close() error {
+	h.cancel()
+	err := <-h.done
+	st, statErr := h.tracer.Stats()
+	if st.Lost() != st.Skipped || st.Map != 0 || st.Read != 0 {
+		err = errors.Join(err, fmt.Errorf("events were lost: %+v", st))
+	}
+	return errors.Join(err, statErr, h.tracer.Close())
+}
+
+func (h *hall) skipped(t *testing.T) uint64 {
+	t.Helper()
+	st, err := h.tracer.Stats()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return st.Skipped
+}
+
+// story lists the events of a run, once the last of them must have come.
+func (h *hall) story(o *scenario.Outcome) []event.Event {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for h.settled <= o.Until {
+		h.moved.Wait()
+	}
+	var during []event.Event
+	for _, e := range h.events {
+		if e.Time >= o.Since && e.Time <= o.Until {
+			during = append(during, e)
+		}
+	}
+	return o.Pick(during)
+}
+
+func (h *hall) judge(events []event.Event) (ends []scenario.JudgedEnd) {
+	scope := verdict.ScopeOf(h.meta)
+	j := conn.New(conn.Options{Hold: true})
+	for _, e := range events {
+		j.Add(e)
+	}
+	for _, c := range j.Flush() {
+		ends = append(ends, scenario.JudgedEnd{Connection: c, Verdict: verdict.Judge(c, scope)})
+	}
+	return ends
+}
+
+// tally counts a rung's verdicts.
+type tally struct {
+	mu     sync.Mutex
+	levels map[scenario.Level]int
+	lacks  map[string]int // what is not told, and the hooks named for it: ends
+}
+
+// TestCatalogueOnRungs forces each rung and plays the whole catalogue: a verdict
+// may say less than is due where the rung does not have a hook, but what it says
+// must be so. How many are exact, and what the others lack, is printed.
+func TestCatalogueOnRungs(t *testing.T) {
+	for _, name := range strings.Split(*rungs, ",") {
+		rung, err := tracer.ParseRung(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Run(name, func(t *testing.T) { playOnRung(t, name, rung) })
+	}
+}
+
+func playOnRung(t *testing.T, name string, rung tracer.Rung) {
+	kernel, err := scenario.RunningKernel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	st, err := openHall(rung)
+	if err != nil {
+		reason, known := unavailable(rung)
+		if !known {
+			t.Fatal(err)
+		}
+		t.Logf("%s: not here, since %s: %v", name, reason, err)
+		t.Attr(name, "- "+reason)
+		return
+	}
+	var missing []string
+	for _, a := range st.tracer.Attachments() {
+		if a.Rung == "" {
+			missing = append(missing, a.Hook.String())
+			t.Logf("without %v cannot be told: %s", a.Hook, a.Lost)
+		}
+	}
+	sum := &tally{levels: map[scenario.Level]int{}, lacks: map[string]int{}}
+	t.Run("all", func(t *testing.T) {
+		slots := make(chan struct{}, 2*runtime.NumCPU())
+		for _, s := range scenario.All() {
+			if !strings.Contains(s.Name, *only) {
+				continue
+			}
+			for _, family := range scenario.FamiliesOf(s) {
+				t.Run(s.Name+"/"+string(family), func(t *testing.T) {
+					if s.MachineWide == "" {
+						t.Parallel()
+					}
+					slots <- struct{}{}
+					defer func() { <-slots }()
+					ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+					defer cancel()
+					sum.play(ctx, t, st, s, family, kernel, len(missing) > 0)
+				})
+			}
+		}
+	})
+	if err := st.close(); err != nil {
+		t.Error(err)
+	}
+	text := fmt.Sprintf("exact %d, exact cause %d, in part %d, guessed %d, wrong %d; hooks missing: %d",
+		sum.levels[scenario.Exact], sum.levels[scenario.Cause], sum.levels[scenario.InPart], sum.levels[scenario.Guess], sum.levels[scenario.Wrong], len(missing))
+	t.Attr(name, text)
+	why := []string{name + ": " + text}
+	for _, k := range slices.SortedFunc(maps.Keys(sum.lacks), func(a, b string) int {
+		if d := sum.lacks[b] - sum.lacks[a]; d != 0 {
+			return d
+		}
+		return strings.Compare(a, b)
+	}) {
+		why = append(why, fmt.Sprintf("%4d ends without %s", sum.lacks[k], k))
+	}
+	t.Log(strings.Join(why, "\n"))
+}
+
+// unavailable says why a rung cannot be had on this kernel at all.
+func unavailable(r tracer.Rung) (reason string, known bool) {
+	_, probes := os.Stat("/sys/bus/event_source/devices/kprobe/type")
+	mode, _ := os.ReadFile("/sys/kernel/security/lockdown")
+	switch {
+	case errors.Is(probes, os.ErrNotExist) && (r == tracer.RungKprobe || r == tracer.RungFentry):
+		return "this kernel was built without kprobes and function tracing", true
+	case strings.Contains(string(mode), "[confidentiality]") && (r == tracer.RungKprobe || r == tracer.RungClassic):
+		return "lockdown=confidentiality refuses it", true
+	}
+	return "", false
+}
+
+// play plays a scenario and grades its ends; once more where the kernel skipped
+// an event meanwhile.
+func (sum *tally) play(ctx context.Context, t *testing.T, st *hall, s scenario.Scenario, family scenario.Family, kernel scenario.Kernel, degraded bool) {
+	const most = 4
+	for n := 1; ; n++ {
+		before := st.skipped(t)
+		o, err := scenario.Execute(ctx, s, scenario.Options{Family: family, Stderr: os.Stderr, MachineWide: true})
+		var absent *scenario.Missing
+		if errors.As(err, &absent) {
+			if !absent.Expected(kernel) {
+				t.Fatalf("a kernel %v should have it: %v", kernel, err)
+			}
+			t.Skip(err)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		events := st.story(&o)
+		ends := st.judge(events)
+		errs := s.CheckOutcome(o)
+		grades, unknown := s.Grade(o, ends)
+		errs = append(errs, unknown...)
+		for _, g := range grades {
+			switch {
+			case g.Level == scenario.Wrong, g.Level == scenario.Guess:
+				errs = append(errs, errors.New(g.String()))
+			case g.Level != scenario.Exact && !degraded:
+				errs = append(errs, fmt.Errorf("every hook is attached, but %v", g))
+			}
+		}
+		if skipped := st.skipped(t) - before; len(errs) > 0 && n < most && skipped > 0 {
+			t.Logf("%d events were skipped: once more (%v)", skipped, errors.Join(errs...))
+			continue
+		}
+		for _, err := range errs {
+			t.Error(err)
+		}
+		sum.count(grades)
+		if t.Failed() {
+			explain(t, o, ends)
+		}
+		if *recordDir != "" {
+			write(t, st.meta, strings.ReplaceAll(strings.TrimPrefix(t.Name(), "TestCatalogueOnRungs/"), "/", "-"), events)
+		}
+		for _, g := range grades {
+			if g.Level != scenario.Exact {
+				t.Log(g)
+			}
+		}
+		return
+	}
+}
+
+func (sum *tally) count(grades []scenario.Grade) {
+	sum.mu.Lock()
+	defer sum.mu.Unlock()
+	for _, g := range grades {
+		sum.levels[g.Level]++
+		if g.Level == scenario.InPart || g.Level == scenario.Cause {
+			key := strings.Join(g.Lacks, ", ")
+			if len(g.Missing) > 0 {
+				key += "; it names " + few(g.Missing)
+			}
+			sum.lacks[key]++
+		}
+	}
+}
+
+// few names hooks, or counts them where it is all that are missing.
+func few(hooks []string) string {
+	if len(hooks) > 3 {
+		return fmt.Sprintf("%d hooks", len(hooks))
+	}
+	return strings.Join(hooks, " ")
+}
