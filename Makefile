@@ -8,13 +8,14 @@ BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w'
 # staticcheck knows no language version newer than itself: pinned.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help demo test test-unit test-lab test-matrix test-real lint check-objects generate record build dist test-dist clean
+.PHONY: help demo test test-unit test-lab test-matrix test-real test-crowd lint check-objects generate record build dist test-dist clean
 
 help:
 	@echo 'make demo         both experiments, traced here or in the lab'
 	@echo 'make test         unit tests, and the lab tests on Linux $(KERNEL)'
 	@echo 'make test-matrix  the lab tests on Linux 5.10, 6.1, 6.12 and 7.x'
 	@echo 'make test-real    nginx, redis, haproxy, curl, ...: real programs, on Linux $(KERNEL)'
+	@echo 'make test-crowd   hundreds of processes, thousands of connections, at once, on Linux $(KERNEL)'
 	@echo 'make lint         gofmt, go vet, staticcheck'
 	@echo 'make generate     the BPF objects, again, from the C sources'
 	@echo 'make check-objects  are the committed BPF objects what the sources make?'
@@ -49,6 +50,9 @@ test-matrix:
 
 test-real:
 	$(GO) test -tags lab -count=1 -v -timeout 40m -run TestRealInLab ./demo/real -real.kernel=$(KERNEL)
+
+test-crowd:
+	$(GO) test -tags lab -count=1 -v -timeout 180m -run TestCrowdInLab ./demo/crowd -crowd.kernel=$(KERNEL)
 
 lint:
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
