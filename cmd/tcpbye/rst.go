@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -50,15 +51,16 @@ checks do.` + "\n" + commandHelp,
 			}
 			// It counts what is hidden in the other formats, too.
 			table := &summing{every: interval, s: report.NewSummary(report.Options{})}
-			sink := func(w io.Writer, o report.Options) []report.Sink {
-				table.w, table.s, table.next = w, report.NewSummary(o), 0
-				table.s.Top = top
-				return []report.Sink{report.NewResets(w, o), table}
-			}
 			if t.format == formatResets {
-				t.sink = sink
-				if interval > 0 && t.read == nil {
-					t.pulse = table.tick
+				var blocks *report.ResetsSink
+				t.sink = func(w io.Writer, o report.Options) []report.Sink {
+					blocks = report.NewResets(w, o)
+					table.w, table.s, table.next = w, report.NewSummary(o), 0
+					table.s.Top = top
+					return []report.Sink{blocks, table}
+				}
+				t.pulse = func(now time.Duration) error {
+					return errors.Join(blocks.Tick(now), table.tick(now))
 				}
 			}
 			t.kept = func(c *conn.Connection, v verdict.Verdict) bool {

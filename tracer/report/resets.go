@@ -108,6 +108,19 @@ func (s *ResetsSink) Close() error {
 	return s.out.err
 }
 
+// Tick tells of the repeats for which it is time, by CLOCK_MONOTONIC; an ending
+// does so too.
+func (s *ResetsSink) Tick(now time.Duration) error {
+	for _, k := range s.order {
+		if n := s.kinds[k]; now-n.said >= n.wait {
+			if err := s.again(k, now); err != nil {
+				return err
+			}
+		}
+	}
+	return s.out.err
+}
+
 func (s *ResetsSink) ended(a, b *Judged) error {
 	ends := &story{ends: [2]*Judged{a, b}}
 	main := ends.main()
@@ -124,13 +137,8 @@ func (s *ResetsSink) ended(a, b *Judged) error {
 	if at == 0 {
 		at = c.Last
 	}
-	// Who was quiet for long enough is told now.
-	for _, k := range s.order {
-		if n := s.kinds[k]; at-n.said >= n.wait {
-			if err := s.again(k, at); err != nil {
-				return err
-			}
-		}
+	if err := s.Tick(at); err != nil {
+		return err
 	}
 	kind := kindOf(main)
 	if s.kinds[kind] == nil {

@@ -117,6 +117,30 @@ func TestGoldenResetsFromAfar(t *testing.T) {
 	}
 }
 
+// TestResetsTick: repeats are told of when it is time, without another ending.
+func TestResetsTick(t *testing.T) {
+	var b bytes.Buffer
+	s := NewResets(&b, testOptions())
+	for n := range 3 {
+		if err := s.End(race(time.Duration(n)*time.Second, time.Second, "10.0.0.7:8080")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	told := b.Len()
+	last := race(2*time.Second, time.Second, "10.0.0.7:8080").Conn.Ended
+	for _, x := range []struct {
+		after time.Duration
+		again int
+	}{{time.Second, 0}, {quiet, 1}, {time.Hour, 1}} {
+		if err := s.Tick(last + x.after); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Count(b.String()[told:], "peer-gone again"); got != x.again {
+			t.Errorf("after %v it is told %d times, want %d: %s", x.after, got, x.again, b.String()[told:])
+		}
+	}
+}
+
 // TestResetsHide: what is hidden is counted once for a connection, and said.
 func TestResetsHide(t *testing.T) {
 	sum := NewSummary(testOptions())
