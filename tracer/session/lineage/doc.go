@@ -7,5 +7,7 @@
 // which forgets the dead and gives their children to init.
 //
 // A goroutine takes the news at once, since a process that lives for a millisecond
-// must be looked at within it; Close ends it.
+// must be looked at within it; Close ends it. What it comes too late for, it knows
+// of the kernel's record of executable mappings (perf_event_open(2)), where there
+// is one.
 package lineage

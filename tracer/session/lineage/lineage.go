@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -20,6 +21,7 @@ type Tree struct {
 	procfs string
 	fd     int           // the socket; -1: /proc alone
 	stop   int           // an eventfd that ends the reader
+	mapped *mapped       // nil: this kernel, or this user, has none
 	done   chan struct{} // closed when the reader has ended
 
 	mu     sync.Mutex
@@ -61,6 +63,7 @@ const (
 // then knows what /proc does, and is not nil.
 func Open(procfs string) (*Tree, error) {
 	t := newTree(procfs)
+	t.mapped, _ = openMapped() // without it what is executed for a moment only may be missed
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_CONNECTOR)
 	if err != nil {
 		return t, fmt.Errorf("listen for forks: %w", err)
@@ -95,14 +98,22 @@ func (t *Tree) follow() {
 	}()
 	runtime.LockOSThread() // and never unlocked: the thread ends with this
 	goFirst()
+	fds := []unix.PollFd{{Fd: int32(t.stop), Events: unix.POLLIN}, {Fd: int32(t.fd), Events: unix.POLLIN}}
+	if t.mapped != nil {
+		for _, r := range t.mapped.rings {
+			fds = append(fds, unix.PollFd{Fd: int32(r.fd), Events: unix.POLLIN})
+		}
+	}
 	for {
-		fds := []unix.PollFd{{Fd: int32(t.fd), Events: unix.POLLIN}, {Fd: int32(t.stop), Events: unix.POLLIN}}
-		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) || fds[1].Revents != 0 {
+		if _, err := unix.Poll(fds, -1); err != nil && !errors.Is(err, unix.EINTR) || fds[0].Revents != 0 {
 			return
 		}
 		t.setBusy(true)
 		t.drain()
 		t.setBusy(false)
+		if slices.ContainsFunc(fds[2:], func(f unix.PollFd) bool { return f.Revents != 0 }) {
+			t.mapped.read()
+		}
 	}
 }
 
@@ -283,8 +294,12 @@ func (t *Tree) learn(pid uint32, p process) {
 // Exe is the executable of a process that may be gone; "" not known.
 func (t *Tree) Exe(pid uint32) string {
 	t.lock()
-	defer t.mu.Unlock()
-	return t.known[pid].exe
+	exe := t.known[pid].exe
+	t.mu.Unlock()
+	if exe == "" && t.mapped != nil {
+		exe = t.mapped.exe(pid)
+	}
+	return exe
 }
 
 // Ancestors is a process's parent, its parent's parent and so on; nil where
@@ -333,13 +348,22 @@ func (t *Tree) ask(pid uint32) uint32 {
 // Close stops the kernel's telling.
 func (t *Tree) Close() error {
 	if t.fd < 0 {
-		return nil
+		return t.closeMapped()
 	}
 	var one [8]byte
 	binary.NativeEndian.PutUint64(one[:], 1)
 	_, err := unix.Write(t.stop, one[:])
 	<-t.done
-	err = errors.Join(err, request(t.fd, procIgnore), unix.Close(t.fd), unix.Close(t.stop))
+	err = errors.Join(err, t.closeMapped(), request(t.fd, procIgnore), unix.Close(t.fd), unix.Close(t.stop))
 	t.fd = -1
+	return err
+}
+
+func (t *Tree) closeMapped() error {
+	if t.mapped == nil {
+		return nil
+	}
+	err := t.mapped.close()
+	t.mapped = nil
 	return err
 }
