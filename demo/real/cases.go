@@ -8,6 +8,8 @@ import (
 	"strings"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
 // Case is a kind of ending that people reported again and again, and where it is
@@ -110,13 +112,17 @@ var cases = []Case{
 	{ID: "C80", Note: "kubectl is not in Debian; the hop that cuts a half-close is socat."},
 }
 
-// PrintCases writes where each case is played, and what tcpbye says of it.
-func PrintCases(w io.Writer, results []Result) error {
+// kernelRelease is what uname -r says.
+func kernelRelease() string {
 	var u unix.Utsname
 	if err := unix.Uname(&u); err != nil {
-		return fmt.Errorf("cannot read the kernel's release: %w", err)
+		return "of an unknown release" // uname(2) fails for a bad address only
 	}
-	kernel := unix.ByteSliceToString(u.Release[:])
+	return unix.ByteSliceToString(u.Release[:])
+}
+
+// PrintCases writes where each case is played, and what tcpbye says of it.
+func PrintCases(w io.Writer, results []Result) error {
 	byName := map[string]Result{}
 	for _, r := range results {
 		byName[r.Run.Name] = r
@@ -139,7 +145,7 @@ func PrintCases(w io.Writer, results []Result) error {
 			if !r.OK() {
 				mark = "WRONG"
 			}
-			say("     run %s, Linux %s: %s", run.Name, kernel, mark)
+			say("     run %s, Linux %s: %s", run.Name, kernelRelease(), mark)
 			for _, l := range r.Links {
 				if len(l.Link.Says) == 0 {
 					continue // not what the case is about
@@ -166,8 +172,15 @@ func PrintCases(w io.Writer, results []Result) error {
 func (l LinkResult) sentences() []string {
 	var list []string
 	for _, e := range []*JudgedEnd{l.Client, l.Server} {
-		if e != nil && !slices.Contains(list, e.Verdict.Sentence) {
-			list = append(list, e.Verdict.Sentence)
+		if e == nil {
+			continue
+		}
+		s := e.Verdict.Sentence
+		if e.Verdict.Retry == verdict.RetrySafe {
+			s += " To ask again is safe: " + e.Verdict.RetryWhy + "."
+		}
+		if !slices.Contains(list, s) {
+			list = append(list, s)
 		}
 	}
 	return list

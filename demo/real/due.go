@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
@@ -68,11 +69,18 @@ type Link struct {
 	Ending Ending
 	Client Side
 	Server Side
+	// Retry is whether what was asked can be asked again; "" not looked at.
+	Retry verdict.Retry
+	// Idle is how long nothing had been said at least when the ending began; 0 not
+	// looked at.
+	Idle time.Duration
+	// Probe: it was opened only to see whether somebody is there.
+	Probe bool
 	// NoPacket: the connection never got so far that anything left; the capture
 	// knows nothing of it. There is only the client's end.
 	NoPacket bool
 	// Says are words that the client's or the server's verdict must have, in its
-	// sentence or its advice: what the case's report came to in the end.
+	// sentence, its advice or why it can be asked again: what the case's report came to in the end.
 	Says []string
 }
 
@@ -168,7 +176,7 @@ func (r *LinkResult) checkWords() {
 	var text string
 	for _, e := range []*JudgedEnd{r.Client, r.Server} {
 		if e != nil {
-			text += e.Verdict.Sentence + " " + e.Verdict.Advice + "\n"
+			text += e.Verdict.Sentence + " " + e.Verdict.RetryWhy + " " + e.Verdict.Advice + "\n"
 		}
 	}
 	for _, word := range r.Link.Says {
@@ -229,6 +237,17 @@ func (r *LinkResult) check(side string, e *JudgedEnd, due Side, roles map[string
 	}
 	if harmless := end.Harmless && due.Open == ""; v.Harmless != harmless {
 		bad("harmless is %v, not %v", v.Harmless, harmless)
+	}
+	if l := r.Link; due.Open == "" {
+		if l.Retry != "" && v.Retry != l.Retry {
+			bad("asking again is %q, not %q: %s", v.Retry, l.Retry, v.RetryWhy)
+		}
+		if l.Idle > 0 && (v.Idle == nil || *v.Idle < l.Idle) {
+			bad("it had been idle for %v when the ending began, not for %v or more", v.Idle, l.Idle)
+		}
+		if v.Probe != l.Probe {
+			bad("that it is a probe is %v, not %v", v.Probe, l.Probe)
+		}
 	}
 	if (v.HalfClose != nil) != due.HalfClose {
 		bad("the half-close is %v, but there being one is %v", v.HalfClose, due.HalfClose)

@@ -2,6 +2,7 @@ package real
 
 import (
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -26,7 +27,7 @@ const s = require("http").createServer((q, a) => a.end("hello"));
 s.keepAliveTimeout = 1000;
 s.listen(8080, "127.0.0.1");
 `)
-			w.late(w.kept(), "node", "close(2)")
+			w.late(w.kept(), "node", time.Second)
 		},
 	},
 	{
@@ -86,6 +87,7 @@ s.sendall(b"request")
 				Ending: Ending{Class: verdict.Aborted, Cause: verdict.CloseUnread, Act: verdict.ActClose, Actor: "node", By: "server"},
 				Client: Side{Saw: []string{"ECONNRESET"}},
 				Server: Side{Unread: len("request"), RST: 1},
+				Retry:  verdict.RetrySafe,
 				Says:   []string{"node (pid", "threw away 7 bytes that it had received and not read", "RST instead of a FIN"},
 			})
 		},
@@ -183,12 +185,13 @@ require("http").createServer((q, a) => {
 			node := w.node(`
 const s = require("http2").createServer();
 s.on("session", x => setTimeout(() => x.destroy(), 1000));
-s.on("stream", (t, h) => { t.respond({":status": 200}); t.write("the beginning"); t.on("error", () => {}); });
+s.on("stream", (t, h) => { console.log("asked"); t.respond({":status": 200}); t.write("the beginning"); t.on("error", () => {}); });
 s.listen(8080, "127.0.0.1");
 `)
 			curl := w.Start("curl", "curl", "-s", "-S", "--http2-prior-knowledge", "http://127.0.0.1:8080/")
+			node.WaitOutput("asked")
+			w.Meanwhile(curl.PID(), func() { w.WaitServer(8080, 1, "the close", LetGo) })
 			w.Check(curl.WaitExit() != 0, "curl should have missed the end, but said: %s", curl.Output())
-			_ = node
 			w.WaitEnded(8080)
 			w.Due(Link{
 				Name: "curl > node", Port: 8080,
@@ -230,6 +233,7 @@ s.listen(8080, "127.0.0.1");
 				Ending: Ending{Class: verdict.TimedOut, Cause: verdict.AcceptOverflow, By: "client", Kernel: true},
 				Client: Side{Saw: []string{"ETIMEDOUT"}},
 				Server: Side{None: true},
+				Retry:  verdict.RetrySafe,
 				Says:   []string{"The SYN of curl (pid", "the accept queue of the listener at 127.0.0.1:8080 was full"},
 			})
 		},

@@ -3,8 +3,6 @@ package real
 import (
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
@@ -35,6 +33,7 @@ var ports = []Run{
 				Name: "curl > nobody", Port: 8080, NoPacket: true,
 				Ending: Ending{Class: verdict.Refused, Cause: verdict.Unreachable, By: "client", Kernel: true},
 				Client: Side{Saw: []string{"EADDRNOTAVAIL"}},
+				Retry:  verdict.RetrySafe,
 				Says:   []string{"curl (pid", "no local port left"},
 			})
 		},
@@ -67,19 +66,24 @@ var ports = []Run{
 			nc := w.Start("nc", "nc.openbsd", "-d", "127.0.0.1", "7000")
 			w.WaitServer(7000, 1, "nc accepted", func(r Row) bool { return r.Inode != 0 })
 			socat.Say("hello\n")
-			socat.EndInput()
+			nc.WaitOutput("hello")
+			w.Meanwhile(nc.PID(), func() {
+				socat.EndInput()
+				socat.WaitExit()
+				w.WaitServer(7000, 1, "the close", LetGo)
+			})
 			nc.WaitExit()
-			socat.WaitExit()
 			w.WaitEnded(7000)
 			again := w.Start("again", "socat", "-u", "-", "TCP-LISTEN:7000,bind=127.0.0.1")
 			again.WaitExit()
 			w.Check(strings.Contains(again.Output(), "Address already in use"), "socat should have been refused, but said: %s", again.Output())
 			w.Due(Link{
 				Name: "nc > socat", Port: 7000,
-				Ending: Ending{Class: verdict.Graceful, Cause: verdict.HalfClose, Act: verdict.ActShutWr, Actor: "socat", By: "server"},
-				Client: Side{FIN: 1, HalfClose: true, Saw: []string{"EOF"}},
-				Server: Side{FIN: 1, HalfClose: true, TimeWait: true, Or: [][]string{{"EOF"}}},
-				Says:   []string{"socat (pid"},
+				// It shuts its sending side down and goes, without hearing the other end out.
+				Ending: Ending{Class: verdict.Graceful, Cause: verdict.OrderlyClose, Act: verdict.ActShutWr, Actor: "socat", By: "server"},
+				Client: Side{FIN: 1, Saw: []string{"EOF"}},
+				Server: Side{FIN: 1, TimeWait: true},
+				Says:   []string{"socat (pid", "closed first, with shutdown(SHUT_WR)"},
 			})
 		},
 	},
@@ -92,11 +96,11 @@ var ports = []Run{
 			socat := w.Start("socat", "socat", "-u", "-", "TCP:127.0.0.1:7000,linger2=-1,shut-close")
 			socat.Say("hello\n")
 			nc.WaitOutput("hello")
-			w.Stop(nc.PID()) // so that the FIN is acknowledged before it is answered
-			socat.EndInput()
-			socat.WaitExit()
-			w.WaitServer(7000, 0, "the reset", func(Row) bool { return true })
-			w.Signal(nc.PID(), unix.SIGCONT)
+			w.Meanwhile(nc.PID(), func() { // so that the FIN is acknowledged before it is answered
+				socat.EndInput()
+				socat.WaitExit()
+				w.WaitServer(7000, 0, "the reset", func(Row) bool { return true })
+			})
 			nc.WaitExit()
 			w.WaitEnded(7000)
 			w.Due(Link{

@@ -6,7 +6,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
@@ -134,13 +133,15 @@ listen web
 				Ending: Ending{Class: verdict.Aborted, Cause: verdict.LingerZero, Act: verdict.ActClose, Actor: "haproxy", By: "client"},
 				Client: Side{RST: 1},
 				Server: Side{None: true},
+				Probe:  true,
+				Retry:  verdict.RetrySafe,
 				Says:   []string{"haproxy (pid", "SO_LINGER"},
 			})
 		},
 	},
 	{
 		Name: "haproxy-timeout", Case: "C76", Programs: []string{"haproxy", "nc.openbsd"},
-		Title: "haproxy closes a quiet connection on both sides after its timeout",
+		Title: "haproxy ends a quiet connection on both sides after its timeout",
 		Play: func(w *World) {
 			server := w.Start("server", "nc.openbsd", "-l", "127.0.0.1", "8000")
 			w.WaitListen(8000)
@@ -158,24 +159,23 @@ listen web
 			client := w.Start("client", "nc.openbsd", "127.0.0.1", "8080")
 			client.Say("hello\n")
 			server.WaitOutput("hello")
-			w.WaitClient(8080, 1, "haproxy's FIN", In(event.CloseWait))
+			w.Meanwhile(client.PID(), func() { w.WaitServer(8080, 1, "the close", LetGo) })
 			client.EndInput()
 			client.WaitExit()
 			server.WaitExit()
 			w.WaitEnded(8080)
 			w.WaitEnded(8000)
-			// It shuts its sending side down and closes at once, without hearing the
-			// other end out.
-			closed := Ending{Class: verdict.Graceful, Cause: verdict.OrderlyClose, Act: verdict.ActShutWr, Actor: "haproxy"}
-			front, back := closed, closed
-			front.By, back.By = "server", "client"
+			// The server it tells first, and waits for its FIN; then it shuts its
+			// sending side to the client down and closes at once, without hearing it out.
+			back := Ending{Class: verdict.Graceful, Cause: verdict.HalfClose, Act: verdict.ActShutWr, Actor: "haproxy", By: "client"}
+			front := Ending{Class: verdict.Graceful, Cause: verdict.OrderlyClose, Act: verdict.ActShutWr, Actor: "haproxy", By: "server"}
 			w.Due(
 				Link{Name: "nc > haproxy", Port: 8080, Ending: front,
 					Client: Side{FIN: 1, Saw: []string{"EOF"}}, Server: Side{FIN: 1, TimeWait: true},
-					Says: []string{fmt.Sprintf("haproxy (pid %d)", w.roles["haproxy"].PID)}},
+					Says: []string{fmt.Sprintf("haproxy (pid %d) closed first, with shutdown(SHUT_WR)", w.roles["haproxy"].PID)}},
 				Link{Name: "haproxy > nc", Port: 8000, Ending: back,
-					Client: Side{FIN: 1, TimeWait: true, Or: [][]string{{"EOF"}}}, Server: Side{FIN: 1, Saw: []string{"EOF"}},
-					Says: []string{fmt.Sprintf("haproxy (pid %d)", w.roles["haproxy"].PID)}})
+					Client: Side{FIN: 1, HalfClose: true, TimeWait: true, Or: [][]string{{"EOF"}}}, Server: Side{FIN: 1, HalfClose: true, Saw: []string{"EOF"}},
+					Says: []string{fmt.Sprintf("haproxy (pid %d) finished sending with shutdown(SHUT_WR)", w.roles["haproxy"].PID)}})
 		},
 	},
 }

@@ -4,12 +4,13 @@ package real
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
+	"regexp"
 	"testing"
 	"time"
 
@@ -18,8 +19,9 @@ import (
 
 var (
 	kernel   = flag.String("real.kernel", "", "the kernel that TestRealInLab boots; none: it does not")
-	only     = flag.String("real.run", "", "only runs whose name has this in it")
+	only     = flag.String("real.run", "", "only runs whose name matches this regular expression")
 	verbose  = flag.Bool("real.dump", false, "show all that is known of every run")
+	records  = flag.String("real.record", "", "a directory for recordings of the runs that were judged wrongly")
 	patience = flag.Duration("real.patience", time.Minute, "how long a step of a run may take")
 )
 
@@ -42,9 +44,13 @@ func TestRealPrograms(t *testing.T) {
 	if missing := theatre.Missing(); len(missing) > 0 {
 		t.Logf("hooks that are not attached here: %v", missing)
 	}
+	wanted, err := regexp.Compile(*only)
+	if err != nil {
+		t.Fatal(err)
+	}
 	var all []Result
 	for _, run := range All() {
-		if !strings.Contains(run.Name, *only) {
+		if !wanted.MatchString(run.Name) {
 			continue
 		}
 		t.Run(run.Name, func(t *testing.T) {
@@ -75,10 +81,15 @@ func TestRealPrograms(t *testing.T) {
 			if t.Failed() || *verbose {
 				t.Log("\n" + r.Dump)
 			}
+			if t.Failed() && *records != "" {
+				if err := keep(theatre, r); err != nil {
+					t.Error(err)
+				}
+			}
 		})
 	}
 	if len(all) == 0 {
-		t.Fatalf("no run is named like %q", *only)
+		t.Fatalf("no run's name matches %q", *only)
 	}
 	if *only == "" {
 		if err := PrintCases(os.Stdout, all); err != nil {
@@ -88,6 +99,15 @@ func TestRealPrograms(t *testing.T) {
 	if err := Print(os.Stdout, all); err != nil {
 		t.Error(err)
 	}
+}
+
+// keep writes NAME.KERNEL.tcpbye.
+func keep(theatre *Theatre, r Result) error {
+	f, err := os.Create(filepath.Join(*records, r.Run.Name+"."+kernelRelease()+".tcpbye"))
+	if err != nil {
+		return err
+	}
+	return errors.Join(theatre.Record(f, r), f.Close())
 }
 
 // TestRealInLab plays the runs under a real kernel with all hooks. The programs
@@ -112,16 +132,14 @@ func TestRealInLab(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("build the tests: %v\n%s", err, out)
 	}
-	if _, err := lab.Build(t.Context(), dir, "", os.Stderr); err != nil {
-		t.Fatal(err)
-	}
 	here, err := os.Getwd()
 	if err != nil {
 		t.Fatal(err)
 	}
 	res, err := lab.Run(t.Context(), lab.Config{
-		Kernel: *kernel, Dir: here, PathDirs: []string{dir},
-		Args: []string{bin, "-test.timeout=30m", "-test.run=^TestRealPrograms$", "-real.run=" + *only, fmt.Sprintf("-real.dump=%v", *verbose)},
+		Kernel: *kernel, Dir: here,
+		Args: []string{bin, "-test.timeout=30m", "-test.run=^TestRealPrograms$", "-real.run=" + *only, fmt.Sprintf("-real.dump=%v", *verbose), "-real.record=" + *records},
+		Out:  *records,
 		// Everything that the runs need is there, or it is a failure.
 		Timeout: 30 * time.Minute, Stdout: os.Stdout, Stderr: os.Stdout, Progress: os.Stderr,
 	})

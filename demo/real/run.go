@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"slices"
 	"sync"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/tcpbye/tcpbye/tracer"
 	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/event"
+	"github.com/tcpbye/tcpbye/tracer/record"
 	"github.com/tcpbye/tcpbye/tracer/session"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
@@ -34,6 +36,8 @@ type Result struct {
 	Run   Run
 	Links []LinkResult
 	Wrong []error // what is wrong with the run as a whole
+	// Events are the run's own, as the tracer gave them.
+	Events []event.Event
 	// Dump is all that is known, for whoever looks for what went wrong.
 	Dump string
 }
@@ -46,6 +50,7 @@ func (r Result) OK() bool {
 // Theatre is a running tracer that runs play before.
 type Theatre struct {
 	tracer *tracer.Tracer
+	meta   record.Meta
 	scope  verdict.Scope
 	cancel context.CancelFunc
 	done   chan struct{}
@@ -68,7 +73,7 @@ func Open() (*Theatre, error) {
 		return nil, errors.Join(err, t.Close())
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	th := &Theatre{tracer: t, scope: verdict.Scope{Missing: meta.Missing()}, cancel: cancel, done: make(chan struct{}), moved: make(chan struct{})}
+	th := &Theatre{tracer: t, meta: meta, scope: verdict.Scope{Missing: meta.Missing()}, cancel: cancel, done: make(chan struct{}), moved: make(chan struct{})}
 	go func() {
 		defer close(th.done)
 		th.err = t.Run(ctx, th.take, th.tick)
@@ -101,6 +106,20 @@ func (t *Theatre) Missing() []event.Hook {
 		}
 	}
 	return list
+}
+
+// Record writes a recording of a run, to be judged again.
+func (t *Theatre) Record(w io.Writer, r Result) error {
+	rec, err := record.NewWriter(w, t.meta)
+	if err != nil {
+		return err
+	}
+	for _, e := range r.Events {
+		if err := rec.Event(e); err != nil {
+			return err
+		}
+	}
+	return rec.Close(record.End{Events: uint64(len(r.Events))})
 }
 
 // Close ends the trace. Its error says, too, that events were lost.
@@ -148,6 +167,7 @@ func (t *Theatre) Play(ctx context.Context, run Run, patience time.Duration) (re
 	for _, c := range j.Flush() {
 		ends = append(ends, JudgedEnd{c, verdict.Judge(c, t.scope)})
 	}
+	res.Events = events
 	res.Dump = dump(w, segs, ends, since)
 	if err != nil {
 		return res, err

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -58,9 +59,9 @@ func (w *World) kept() *Program {
 	return client
 }
 
-// late reuses a kept connection that the server closes: by what, the verdict has
-// to say.
-func (w *World) late(client *Program, server, by string) {
+// late reuses a kept connection that the server closes, once it has been idle for
+// so long.
+func (w *World) late(client *Program, server string, idle time.Duration) {
 	w.WaitClient(8080, 1, "the server's FIN", In(event.CloseWait))
 	w.WaitServer(8080, 1, "its acknowledgement", In(event.FinWait2))
 	client.Do(`c.request("GET", "/again")`)
@@ -73,7 +74,9 @@ func (w *World) late(client *Program, server, by string) {
 		Ending: Ending{Class: verdict.Aborted, Cause: verdict.DataAfterClose, Act: verdict.ActClose, Actor: server, By: "server"},
 		Client: Side{Unacked: len(again), Saw: []string{"EOF"}},
 		Server: Side{FIN: 1, RST: 1},
-		Says:   []string{fmt.Sprintf("%s (pid %d) closed both directions", w.roles[server].Comm, w.roles[server].PID), by, fmt.Sprintf("%d bytes", len(again))},
+		Retry:  verdict.RetrySafe,
+		Idle:   idle,
+		Says:   []string{fmt.Sprintf("%s (pid %d) closed both directions with close(2)", w.roles[server].Comm, w.roles[server].PID), fmt.Sprintf("%d bytes", len(again))},
 	})
 }
 
@@ -195,7 +198,7 @@ var web = []Run{
 		Title: "nginx closes an idle connection; the client's next request comes a moment later",
 		Play: func(w *World) {
 			w.nginx("keepalive_timeout 1s;")
-			w.late(w.kept(), "nginx worker", "with close(2)")
+			w.late(w.kept(), "nginx worker", time.Second)
 		},
 	},
 	{
@@ -225,7 +228,7 @@ var web = []Run{
 			master, _ := w.nginx("keepalive_timeout 1h;")
 			client := w.kept()
 			w.Signal(master.PID(), unix.SIGQUIT)
-			w.late(client, "nginx worker", "with close(2)")
+			w.late(client, "nginx worker", 0)
 			master.WaitExit()
 		},
 	},
@@ -278,7 +281,7 @@ var web = []Run{
 				// close_notify: a header of 5, 2 and the content type, a tag of 16.
 				Client: Side{Unacked: 24, Saw: []string{"EOF"}},
 				Server: Side{FIN: 1, RST: 1},
-				Says:   []string{"nginx (pid", "24 bytes", "Everything that it had sent was acknowledged"},
+				Says:   []string{"nginx (pid", "24 bytes", "had answered since it last read something"},
 			})
 		},
 	},
@@ -500,6 +503,7 @@ var web = []Run{
 					Ending: Ending{Class: verdict.Aborted, Cause: verdict.ListenerClosed, Act: verdict.ActListener, Actor: "gunicorn worker", By: "server"},
 					Client: Side{Saw: []string{"ECONNRESET"}},
 					Server: Side{Unread: waits, RST: 1},
+					Retry:  verdict.RetrySafe,
 					Says:   []string{"accept queue", fmt.Sprintf("gunicorn (pid %d)", worker)},
 				})
 		},
@@ -537,6 +541,7 @@ var web = []Run{
 				Ending: Ending{Class: verdict.Refused, Cause: verdict.PortClosed, By: "server", Kernel: true},
 				Client: Side{Saw: []string{"ECONNREFUSED"}},
 				Server: Side{None: true, RST: 1},
+				Retry:  verdict.RetrySafe,
 				Says:   []string{"Nobody listens on 127.0.0.1:8080"},
 			})
 		},

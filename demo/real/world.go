@@ -326,6 +326,18 @@ func (w *World) Stop(pid int) {
 	})
 }
 
+// Meanwhile lets something happen while a process is stopped, so that what the
+// process makes of it comes after.
+func (w *World) Meanwhile(pid int, happens func()) {
+	w.Stop(pid)
+	happens()
+	w.Signal(pid, unix.SIGCONT)
+}
+
+// LetGo says that no process has a socket any more whose FIN is acknowledged and
+// whose peer has not sent one.
+func LetGo(r Row) bool { return r.State == event.FinWait2 && r.Inode == 0 }
+
 // WaitGone waits until a process is no more.
 func (w *World) WaitGone(pid int) {
 	w.until(fmt.Sprintf("the end of process %d", pid), func() (bool, error) {
