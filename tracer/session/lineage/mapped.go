@@ -22,6 +22,10 @@ import (
 // of executable mappings). A question to /proc may come too late; this does not,
 // however short a process lives.
 //
+// On an overlay some kernels tell the path of the file below it (backing files,
+// 6.7), from the layer's root on: in a container, whose root is the overlay, that
+// is the same.
+//
 // The events lie in a ring for each CPU until they are asked for, or a part of
 // the ring is full.
 type mapped struct {
