@@ -259,9 +259,9 @@ int classic_stack_state(struct trace_event_raw_inet_sock_set_state *ctx)
 {
 	struct event *e;
 
-	if (ctx->protocol != IPPROTO_TCP || !by_call(ctx->oldstate, ctx->newstate))
+	if (ctx->protocol != IPPROTO_TCP || !ends(ctx->oldstate, ctx->newstate))
 		return 0;
-	e = begin_long(HOOK_STACK, (void *)ctx->skaddr, TAIL_STACK);
+	e = begin_long(HOOK_STACK, (void *)ctx->skaddr, sizeof(struct stack));
 	if (!e)
 		return 0;
 	if (fill_stack(ctx, e, HOOK_SET_STATE) <= 0) {
@@ -296,10 +296,11 @@ int classic_tcp_destroy_sock(struct trace_event_raw_tcp_event_sk *ctx)
 SEC("tracepoint/tcp/tcp_receive_reset")
 int classic_tcp_receive_reset(struct trace_event_raw_tcp_event_sk *ctx)
 {
-	struct event *e = begin_long(HOOK_RESET, (void *)ctx->skaddr, TAIL_TEXT);
+	struct event *e = begin_long(HOOK_RESET, (void *)ctx->skaddr, sizeof(struct text));
 
 	if (!e)
 		return 0;
+	text_of(e)->bytes = 0;
 	FILL_BOTH(e, ctx, FAMILY(ctx));
 	e->conn = conn_id(e->sock, e->time, false);
 	remember_socket(e, true);

@@ -221,6 +221,8 @@ const (
 	ClassicVarContractHas                   = "contract_has"
 	ClassicVarContractHook                  = "contract_hook"
 	ClassicVarContractLost                  = "contract_lost"
+	ClassicVarContractStack                 = "contract_stack"
+	ClassicVarContractText                  = "contract_text"
 )
 
 // LoadClassic returns the embedded CollectionSpec for Classic.
@@ -319,6 +321,8 @@ type ClassicVariableSpecs struct {
 	ContractHas         *ebpf.VariableSpec `ebpf:"contract_has"`
 	ContractHook        *ebpf.VariableSpec `ebpf:"contract_hook"`
 	ContractLost        *ebpf.VariableSpec `ebpf:"contract_lost"`
+	ContractStack       *ebpf.VariableSpec `ebpf:"contract_stack"`
+	ContractText        *ebpf.VariableSpec `ebpf:"contract_text"`
 }
 
 // ClassicObjects contains all objects after they have been loaded into the kernel.
@@ -388,6 +392,8 @@ type ClassicVariables struct {
 	ContractHas         *ebpf.Variable `ebpf:"contract_has"`
 	ContractHook        *ebpf.Variable `ebpf:"contract_hook"`
 	ContractLost        *ebpf.Variable `ebpf:"contract_lost"`
+	ContractStack       *ebpf.Variable `ebpf:"contract_stack"`
+	ContractText        *ebpf.Variable `ebpf:"contract_text"`
 }
 
 // ClassicPrograms contains all programs after they have been loaded into the kernel.

@@ -51,6 +51,8 @@ const volatile __u32 cfg_wake_bytes = 1 << 18; /* wake the reader when this much
 const volatile enum hook contract_hook = HOOK_NONE;
 const volatile enum has contract_has = HAS_TUPLE;
 const volatile enum loss contract_lost = LOST_RING;
+const volatile struct stack *const volatile contract_stack = NULL;
+const volatile struct text *const volatile contract_text = NULL;
 
 /* The value type is how struct event reaches BTF, and so Go. */
 struct {
@@ -432,7 +434,7 @@ static __always_inline struct event *begin_long(__u8 hook, void *sk, const __u32
 		count_lost(LOST_RING);
 		return NULL;
 	}
-	__builtin_memset(e, 0, sizeof(*e) + tail);
+	__builtin_memset(e, 0, sizeof(*e));
 	e->time = bpf_ktime_get_ns();
 	e->hook = hook;
 	e->sock = (__u64)sk;
@@ -682,6 +684,11 @@ static __always_inline int note_incoming(struct sock *sk, struct sk_buff *skb, s
 	return 0;
 }
 
+static __always_inline struct text *text_of(struct event *e)
+{
+	return (struct text *)(e + 1);
+}
+
 /* What a RST carries (RFC 9293, 3.5.3), as far as it lies in one piece. */
 static __always_inline void fill_text(struct event *e, struct sk_buff *skb)
 {
@@ -696,11 +703,10 @@ static __always_inline void fill_text(struct event *e, struct sk_buff *skb)
 	text += (doff >> 4) * 4;
 	if (text >= end)
 		return;
-	n = end - text > TAIL_TEXT ? TAIL_TEXT : end - text;
+	n = end - text > TEXT_BYTES ? TEXT_BYTES : end - text;
 	asm volatile("" : "+r"(n)); /* the bound is one that the verifier sees */
-	if (n > TAIL_TEXT || bpf_probe_read_kernel(e + 1, n, text))
-		return;
-	e->arg2 = n;
+	if (n <= TEXT_BYTES && !bpf_probe_read_kernel(text_of(e)->text, n, text))
+		text_of(e)->bytes = n;
 }
 
 static __always_inline int on_reset(struct sock *sk, struct sk_buff *skb)
@@ -721,9 +727,10 @@ static __always_inline int on_reset(struct sock *sk, struct sk_buff *skb)
 			known = true;
 		}
 	}
-	e = begin_long(HOOK_RESET, sk, TAIL_TEXT);
+	e = begin_long(HOOK_RESET, sk, sizeof(struct text));
 	if (!e)
 		return 0;
+	text_of(e)->bytes = 0;
 	fill_full(e, sk);
 	e->conn = conn_id(e->sock, e->time, false);
 	fill_segment(e, skb, false);
@@ -875,20 +882,74 @@ static __always_inline bool by_call(int from, int to)
 	return false;
 }
 
+/* The registers with which the current thread entered the kernel. */
+static __always_inline void fill_registers(struct stack *stack)
+{
+#if defined(__TARGET_ARCH_x86)
+	if (cfg_task_regs && cfg_task_btf) {
+		struct pt_regs___x86 *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
+
+		stack->pc = regs->ip;
+		stack->sp = regs->sp;
+		stack->fp = regs->bp;
+	} else if (cfg_probe_read) {
+		/* As fill_syscall does. */
+		struct task_struct *task = (void *)bpf_get_current_task();
+		struct pt_regs___x86 *regs = (void *)(BPF_CORE_READ(task, stack) + 16384 - 168);
+
+		stack->pc = BPF_CORE_READ(regs, ip);
+		stack->sp = BPF_CORE_READ(regs, sp);
+		stack->fp = BPF_CORE_READ(regs, bp);
+	}
+#elif defined(__TARGET_ARCH_arm64)
+	if (cfg_task_regs && cfg_task_btf) {
+		struct pt_regs___arm64_call *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
+
+		stack->pc = regs->pc;
+		stack->sp = regs->sp;
+		stack->fp = regs->regs[29];
+		stack->lr = regs->regs[30];
+	}
+#endif
+}
+
 /*
- * The return addresses of the current thread's calls; 0: none, since it serves
- * a softirq, is a kernel thread, or has given its memory up.
+ * Where the current thread is in its program; 0: nowhere, since it serves a
+ * softirq, is a kernel thread, or has given its memory up. Most libraries have
+ * no frame pointers, so a piece of the stack goes along for whoever knows how
+ * to unwind it.
  */
 static __always_inline long fill_stack(void *ctx, struct event *e, __u8 act)
 {
+	struct stack *stack = (struct stack *)(e + 1);
 	long n;
 
 	if (e->preempt & 0x100)
 		return 0;
-	n = bpf_get_stack(ctx, e + 1, TAIL_STACK, BPF_F_USER_STACK);
+	n = bpf_get_stack(ctx, stack->frames, sizeof(stack->frames), BPF_F_USER_STACK);
+	if (n <= 0)
+		return 0;
 	e->arg = act;
-	e->arg2 = n;
+	stack->pc = stack->sp = stack->fp = stack->lr = 0;
+	stack->frame_bytes = n;
+	stack->memory_bytes = 0;
+	fill_registers(stack);
+	if (!stack->sp)
+		return n;
+	/* Near its beginning the stack is shorter. */
+	if (!bpf_probe_read_user(stack->memory, STACK_BYTES, (void *)stack->sp))
+		stack->memory_bytes = STACK_BYTES;
+	else if (!bpf_probe_read_user(stack->memory, STACK_BYTES / 4, (void *)stack->sp))
+		stack->memory_bytes = STACK_BYTES / 4;
+	else if (!bpf_probe_read_user(stack->memory, STACK_BYTES / 16, (void *)stack->sp))
+		stack->memory_bytes = STACK_BYTES / 16;
 	return n;
+}
+
+/* Whether close(2) or shutdown(2) can make that change. */
+static __always_inline bool ends(int from, int to)
+{
+	return by_call(from, to) && to != TCP_SYN_SENT && to != TCP_LISTEN;
 }
 
 /* Where in its program the current thread does what `act` sees. */
@@ -899,7 +960,7 @@ static __always_inline int on_stack(void *ctx, __u8 act, struct sock *sk)
 
 	if (sk && !is_tcp(sk))
 		return 0;
-	e = begin_long(HOOK_STACK, sk, TAIL_STACK);
+	e = begin_long(HOOK_STACK, sk, sizeof(struct stack));
 	if (!e)
 		return 0;
 	n = fill_stack(ctx, e, act);

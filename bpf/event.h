@@ -37,7 +37,7 @@ enum hook {
 	HOOK_SYN_DROP = 23,	     /* tcp_conn_request with a full accept queue; sock: the listener */
 	HOOK_TWSK_SCHEDULE = 24,     /* __inet_twsk_schedule of a mini-socket that already runs; arg: substate */
 	HOOK_RECEIVE = 25,	     /* tcp_recvmsg returned the end of input or an error; arg: 0 or a negative errno */
-	HOOK_STACK = 26,	     /* the user stack at an act; arg: the act's hook; arg2: bytes of addresses that follow the event */
+	HOOK_STACK = 26,	     /* the user stack at an act, struct stack follows; arg: the act's hook */
 	HOOK_HANDSHAKE = 27,	     /* no event: the segment that established a connection, in that change's event */
 	HOOK_LAST,
 };
@@ -60,10 +60,26 @@ enum loss {
 	LOST_KINDS = 3,
 };
 
-/* What follows the event of some hooks. */
-enum tail {
-	TAIL_STACK = 512, /* HOOK_STACK: return addresses, the innermost first */
-	TAIL_TEXT = 64,	  /* HOOK_RESET: what the RST carried; arg2: how many bytes of it */
+#define TEXT_BYTES 64
+#define STACK_FRAMES 64
+#define STACK_BYTES 4096
+
+/* Follows the event of HOOK_RESET: what the RST carried. */
+struct text {
+	__u32 bytes;
+	__u8 text[TEXT_BYTES + 4];
+};
+
+/*
+ * Follows the event of HOOK_STACK: where the thread is in its program. Nothing
+ * of `memory` leaves the machine: it is unwound and forgotten.
+ */
+struct stack {
+	__u64 pc, sp, fp, lr;	    /* registers; lr: 0 on x86 */
+	__u64 frames[STACK_FRAMES]; /* by frame pointers, the innermost first: pc and return addresses */
+	__u32 frame_bytes;
+	__u32 memory_bytes;
+	__u8 memory[STACK_BYTES]; /* from sp on */
 };
 
 struct event {

@@ -272,10 +272,16 @@ struct pcpu_hot {
 };
 
 struct pt_regs___x86 {
+	unsigned long bp;
 	unsigned long orig_ax;
+	unsigned long ip;
+	unsigned long sp;
 };
 
 struct pt_regs___arm64_call {
+	__u64 regs[31];
+	__u64 sp;
+	__u64 pc;
 	int syscallno;
 };
 

@@ -159,6 +159,24 @@ const (
 	ProbePreemptSourcePREEMPT_ADDRESS  ProbePreemptSource = 4
 )
 
+type ProbeStack struct {
+	_           structs.HostLayout
+	Pc          uint64
+	Sp          uint64
+	Fp          uint64
+	Lr          uint64
+	Frames      [64]uint64
+	FrameBytes  uint32
+	MemoryBytes uint32
+	Memory      [4096]uint8
+}
+
+type ProbeText struct {
+	_     structs.HostLayout
+	Bytes uint32
+	Text  [68]uint8
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -222,6 +240,8 @@ const (
 	ProbeVarContractHas               = "contract_has"
 	ProbeVarContractHook              = "contract_hook"
 	ProbeVarContractLost              = "contract_lost"
+	ProbeVarContractStack             = "contract_stack"
+	ProbeVarContractText              = "contract_text"
 )
 
 // LoadProbe returns the embedded CollectionSpec for Probe.
@@ -337,6 +357,8 @@ type ProbeVariableSpecs struct {
 	ContractHas         *ebpf.VariableSpec `ebpf:"contract_has"`
 	ContractHook        *ebpf.VariableSpec `ebpf:"contract_hook"`
 	ContractLost        *ebpf.VariableSpec `ebpf:"contract_lost"`
+	ContractStack       *ebpf.VariableSpec `ebpf:"contract_stack"`
+	ContractText        *ebpf.VariableSpec `ebpf:"contract_text"`
 }
 
 // ProbeObjects contains all objects after they have been loaded into the kernel.
@@ -401,6 +423,8 @@ type ProbeVariables struct {
 	ContractHas         *ebpf.Variable `ebpf:"contract_has"`
 	ContractHook        *ebpf.Variable `ebpf:"contract_hook"`
 	ContractLost        *ebpf.Variable `ebpf:"contract_lost"`
+	ContractStack       *ebpf.Variable `ebpf:"contract_stack"`
+	ContractText        *ebpf.Variable `ebpf:"contract_text"`
 }
 
 // ProbePrograms contains all programs after they have been loaded into the kernel.

@@ -312,7 +312,7 @@ int BPF_PROG(entry_stack_exit)
 SEC("tp_btf/inet_sock_set_state")
 int BPF_PROG(typed_stack_state, struct sock *sk, int from, int to)
 {
-	return by_call(from, to) ? on_stack(ctx, HOOK_SET_STATE, sk) : 0;
+	return ends(from, to) ? on_stack(ctx, HOOK_SET_STATE, sk) : 0;
 }
 
 SEC("fentry/filp_close")

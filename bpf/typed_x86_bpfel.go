@@ -231,6 +231,8 @@ const (
 	TypedVarContractHas               = "contract_has"
 	TypedVarContractHook              = "contract_hook"
 	TypedVarContractLost              = "contract_lost"
+	TypedVarContractStack             = "contract_stack"
+	TypedVarContractText              = "contract_text"
 )
 
 // LoadTyped returns the embedded CollectionSpec for Typed.
@@ -355,6 +357,8 @@ type TypedVariableSpecs struct {
 	ContractHas         *ebpf.VariableSpec `ebpf:"contract_has"`
 	ContractHook        *ebpf.VariableSpec `ebpf:"contract_hook"`
 	ContractLost        *ebpf.VariableSpec `ebpf:"contract_lost"`
+	ContractStack       *ebpf.VariableSpec `ebpf:"contract_stack"`
+	ContractText        *ebpf.VariableSpec `ebpf:"contract_text"`
 }
 
 // TypedObjects contains all objects after they have been loaded into the kernel.
@@ -419,6 +423,8 @@ type TypedVariables struct {
 	ContractHas         *ebpf.Variable `ebpf:"contract_has"`
 	ContractHook        *ebpf.Variable `ebpf:"contract_hook"`
 	ContractLost        *ebpf.Variable `ebpf:"contract_lost"`
+	ContractStack       *ebpf.Variable `ebpf:"contract_stack"`
+	ContractText        *ebpf.Variable `ebpf:"contract_text"`
 }
 
 // TypedPrograms contains all programs after they have been loaded into the kernel.

@@ -94,7 +94,7 @@ func (p *programs) detach() error {
 }
 
 // newPrograms reads the objects and creates the maps that all programs share.
-func newPrograms(ringBytes uint32) (*programs, error) {
+func newPrograms(opts Options) (*programs, error) {
 	k, err := readKernel()
 	if err != nil {
 		return nil, err
@@ -111,15 +111,21 @@ func newPrograms(ringBytes uint32) (*programs, error) {
 		if err := k.configure(name, spec); err != nil {
 			return nil, fmt.Errorf("configure the BPF object: %w", err)
 		}
+		if opts.Stack {
+			// A stack is named while its process lives.
+			if err := spec.Variables[bpf.ProbeVarCfgWakeBytes].Set(uint32(0)); err != nil {
+				return nil, fmt.Errorf("configure the BPF object: %w", err)
+			}
+		}
 		for _, prog := range spec.Programs {
 			k.patch(prog.Instructions)
 		}
 		p.specs[name] = spec
 	}
 	events := p.specs[objectTyped].Maps[bpf.TypedMapEvents]
-	if ringBytes != 0 {
+	if opts.RingBytes != 0 {
 		for _, spec := range p.specs {
-			spec.Maps[bpf.TypedMapEvents].MaxEntries = ringBytes
+			spec.Maps[bpf.TypedMapEvents].MaxEntries = opts.RingBytes
 		}
 	}
 	for _, spec := range []*ebpf.MapSpec{events, p.specs[objectTyped].Maps[bpf.TypedMapLost]} {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 	"unsafe"
@@ -31,8 +32,14 @@ func (e *DecodeError) Error() string {
 	return fmt.Sprintf("an event of hook %d, which this program does not know", e.Hook)
 }
 
-// tails is how many bytes follow the events of a hook (enum tail, bpf/event.h).
-var tails = map[event.Hook]int{event.HookStack: 512, event.HookReset: 64}
+// tails is how many bytes follow the events of a hook (struct stack and struct
+// text, bpf/event.h).
+var tails = map[event.Hook]int{event.HookStack: stackSize, event.HookReset: textSize}
+
+const (
+	stackSize = int(unsafe.Sizeof(bpf.ProbeStack{}))
+	textSize  = int(unsafe.Sizeof(bpf.ProbeText{}))
+)
 
 // jiffy is the length of the kernel's jiffy: that clock's resolution
 // (clock_getres(2); posix_get_coarse_res, kernel/time/posix-timers.c).
@@ -53,13 +60,22 @@ func since(jiffies uint32) time.Duration {
 	return max(time.Nanosecond, time.Duration(jiffies-1)*jiffy())
 }
 
-// addresses makes an unresolved Stack of what follows an event.
-func addresses(raw []byte) event.Stack {
-	frames := make([]event.Frame, 0, len(raw)/8)
-	for ; len(raw) >= 8; raw = raw[8:] {
-		frames = append(frames, event.Frame{Addr: binary.NativeEndian.Uint64(raw)})
+// stackOf makes a Stack of what follows an event; "" where its lengths are wrong.
+func stackOf(tail []byte) event.Stack {
+	var w bpf.ProbeStack
+	copy(unsafe.Slice((*byte)(unsafe.Pointer(&w)), stackSize), tail)
+	if int(w.FrameBytes) > 8*len(w.Frames) || int(w.MemoryBytes) > len(w.Memory) {
+		return ""
 	}
-	return event.StackOf(frames)
+	return event.StackOfRaw(event.RawStack{PC: w.Pc, SP: w.Sp, FP: w.Fp, LR: w.Lr,
+		Chain: slices.Clone(w.Frames[:w.FrameBytes/8]), Memory: w.Memory[:w.MemoryBytes]})
+}
+
+// textOf is what a RST carried.
+func textOf(tail []byte) string {
+	var w bpf.ProbeText
+	copy(unsafe.Slice((*byte)(unsafe.Pointer(&w)), textSize), tail)
+	return string(w.Text[:min(int(w.Bytes), len(w.Text))])
 }
 
 // Decode makes an Event of a ring record. It does not allocate, except for a
@@ -75,7 +91,7 @@ func Decode(raw []byte) (event.Event, error) {
 		return event.Event{}, &DecodeError{Size: len(raw), Hook: w.Hook}
 	}
 	tail := raw[wireSize:]
-	if len(tail) != tails[hook] || len(tail) > 0 && (w.Arg2 < 0 || int(w.Arg2) > len(tail)) {
+	if len(tail) != tails[hook] {
 		return event.Event{}, &DecodeError{Size: len(raw)}
 	}
 	e := event.Event{
@@ -142,9 +158,9 @@ func Decode(raw []byte) (event.Event, error) {
 	}
 	switch hook {
 	case event.HookStack:
-		e.Stack, e.Arg2 = addresses(tail[:w.Arg2]), 0
+		e.Stack = stackOf(tail)
 	case event.HookReset:
-		e.Text, e.Arg2 = string(tail[:w.Arg2]), 0
+		e.Text = textOf(tail)
 	}
 	if e.Has&event.HasPreempt != 0 {
 		e.Context = event.ContextOf(w.Preempt)

@@ -1,7 +1,6 @@
 package tracer
 
 import (
-	"encoding/binary"
 	"errors"
 	"math/rand/v2"
 	"slices"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/tcpbye/tcpbye/bpf"
 	"github.com/tcpbye/tcpbye/tracer/event"
@@ -172,31 +172,31 @@ func BenchmarkDecode(b *testing.B) {
 // TestDecodeTails: what follows an event belongs to it, and a wrong length is
 // refused.
 func TestDecodeTails(t *testing.T) {
-	stack := wire(func(w *bpf.ProbeEvent) { w.Hook, w.Arg, w.Arg2 = uint8(event.HookStack), int32(event.HookShutdown), 16 })
-	tail := make([]byte, 512)
-	binary.NativeEndian.PutUint64(tail, 0x401000)
-	binary.NativeEndian.PutUint64(tail[8:], 0x402000)
-	e, err := Decode(append(stack, tail...))
+	bytesOf := func(p unsafe.Pointer, n int) []byte { return unsafe.Slice((*byte)(p), n) }
+	stack := wire(func(w *bpf.ProbeEvent) { w.Hook, w.Arg = uint8(event.HookStack), int32(event.HookShutdown) })
+	st := bpf.ProbeStack{Pc: 0x401000, Sp: 0x7000, FrameBytes: 16, MemoryBytes: 3}
+	st.Frames[0], st.Frames[1] = 0x401000, 0x402000
+	copy(st.Memory[:], "abc")
+	e, err := Decode(append(slices.Clone(stack), bytesOf(unsafe.Pointer(&st), stackSize)...))
 	if err != nil {
 		t.Fatal(err)
 	}
-	frames, err := e.Stack.Frames()
-	if err != nil {
-		t.Fatal(err)
+	want := event.RawStack{PC: 0x401000, SP: 0x7000, Chain: []uint64{0x401000, 0x402000}, Memory: []byte("abc")}
+	if got, ok := e.Stack.Raw(); !ok || !cmp.Equal(got, want) {
+		t.Errorf("%v %+v; want %+v", ok, got, want)
 	}
-	if want := []event.Frame{{Addr: 0x401000}, {Addr: 0x402000}}; !slices.Equal(frames, want) || e.Arg2 != 0 {
-		t.Errorf("%v, arg2 %d; want %v", frames, e.Arg2, want)
+	st.FrameBytes = 1 << 16
+	if e, err = Decode(append(slices.Clone(stack), bytesOf(unsafe.Pointer(&st), stackSize)...)); err != nil || e.Stack != "" {
+		t.Errorf("a stack that says more than it is: %q, %v", e.Stack, err)
 	}
-	reset := wire(func(w *bpf.ProbeEvent) { w.Hook, w.Arg2 = uint8(event.HookReset), 4 })
-	e, err = Decode(append(reset, append([]byte("gone"), make([]byte, 60)...)...))
+	reset := wire(func(w *bpf.ProbeEvent) { w.Hook = uint8(event.HookReset) })
+	text := bpf.ProbeText{Bytes: 4}
+	copy(text.Text[:], "gone")
+	e, err = Decode(append(slices.Clone(reset), bytesOf(unsafe.Pointer(&text), textSize)...))
 	if err != nil || e.Text != "gone" {
 		t.Errorf("a RST with a text: %q, %v", e.Text, err)
 	}
-	over := wire(func(w *bpf.ProbeEvent) { w.Hook, w.Arg2 = uint8(event.HookReset), 65 })
-	for name, raw := range map[string][]byte{
-		"no tail": reset, "a short one": append(slices.Clone(reset), 1), "one that says more than it is": append(over, make([]byte, 64)...),
-		"a stack without its tail": stack,
-	} {
+	for name, raw := range map[string][]byte{"no tail": reset, "a short one": append(reset, 1), "a stack without its tail": stack} {
 		if _, err := Decode(raw); err == nil {
 			t.Errorf("%s: no error", name)
 		}

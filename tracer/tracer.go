@@ -22,7 +22,8 @@ type Options struct {
 	// Receive also watches every recv(2) for the end of input and for errors.
 	// It is the one hook on the way of the data.
 	Receive bool
-	// Stack takes the user stack at close, shutdown and exit.
+	// Stack takes the user stack at close, shutdown and exit, and wakes the
+	// reader for every event.
 	Stack bool
 	// Attach forces one rung for every hook; "": the best that works for each.
 	// A hook that has no way on that rung is missing.
@@ -76,7 +77,7 @@ func open(opts Options) (*Tracer, error) {
 	if err := mayTrace(); err != nil {
 		return nil, err
 	}
-	p, err := newPrograms(opts.RingBytes)
+	p, err := newPrograms(opts)
 	if err != nil {
 		return nil, explain(err)
 	}

@@ -35,6 +35,7 @@ type tracing struct {
 	read      []string
 	readyFile string
 	receive   bool
+	stack     bool
 	duration  time.Duration
 	count     uint64
 	fileSize  string
@@ -72,9 +73,10 @@ func (t *tracing) flags(cmd *cobra.Command, format report.Format) {
 	f.IntVarP(&t.fileCount, "file-count", "W", 0, "with -C: keep the last `COUNT` files")
 	f.StringVar(&t.readyFile, "ready-file", "", "create `FILE` once everything is attached")
 	f.BoolVar(&t.receive, "receive", false, "also watch every recv(2), to tell exactly what the application was told; costs a little for each call")
+	f.BoolVar(&t.stack, "stack", false, "take the user stack at close, shutdown and exit, and show functions with file and line")
 	f.DurationVar(&t.duration, "duration", 0, "stop after this long; 0: on ^C")
 	f.Uint64Var(&t.count, "count", 0, "stop after showing so many endings; 0: on ^C")
-	f.Var(&t.failOn, "fail-on", "exit with status 1 when one of the chosen connections ended so: `CLASS[,CLASS|CAUSE…]`; a harmless reset fails by its cause only")
+	f.Var(&t.failOn, "fail-on", "exit with status 1 when one of the chosen connections ended as one of these `ENDINGS`: classes and causes, with commas (aborted,retransmit-timeout); a harmless reset only when its cause is named")
 }
 
 const commandHelp = `
@@ -136,7 +138,7 @@ func (t *tracing) check(cmd *cobra.Command, args []string) (*filter.Filter, erro
 		if len(args) > 0 {
 			return nil, usage(errors.New("a command cannot be run while a recording is read (-r)"))
 		}
-		if err := excluded(cmd, "-r", "duration", "ready-file", "receive", "attach"); err != nil {
+		if err := excluded(cmd, "-r", "duration", "ready-file", "receive", "stack", "attach"); err != nil {
 			return nil, err
 		}
 		world = filter.World{} // a recording may come from another machine
@@ -290,12 +292,13 @@ func (t *tracing) live(ctx context.Context, args []string, choice *filter.Filter
 	defer stop()
 	witness, warnings := session.NewWitness(session.WitnessOptions{
 		Lineage: command != nil || t.choose.Follow || t.write != "",
+		Stacks:  t.stack,
 	})
 	defer func() { err = errors.Join(err, witness.Close()) }()
 	for _, w := range warnings {
 		fmt.Fprintf(t.env.stderr, "tcpbye: %s\n", oneLine(w))
 	}
-	counts, err = session.Live(ctx, tracer.Options{Receive: t.receive, Attach: tracer.Rung(t.attach)}, func(m record.Meta, attached []tracer.Attachment) (session.Config, error) {
+	counts, err = session.Live(ctx, tracer.Options{Receive: t.receive, Stack: t.stack, Attach: tracer.Rung(t.attach)}, func(m record.Meta, attached []tracer.Attachment) (session.Config, error) {
 		degraded(t.env.stderr, attached)
 		c, err := config(m)
 		c.Witness = witness

@@ -39,6 +39,8 @@ type Process struct {
 	User       string   // name of UID, as the process sees it; "" not known
 	CgroupPath string   // in the hierarchy that tells most; "" not known
 	Ancestors  []uint32 // PIDs: parent, its parent, and so on; nil not known
+
+	Stack event.Stack // where in its program it acted; "" not taken
 }
 
 // Connection is one socket's life seen from one end.
@@ -72,6 +74,9 @@ type Connection struct {
 	// socket of its own: resets that this machine's kernel sent to this end
 	// for want of a socket, the exit of its processes, SIGPIPE.
 	Elsewhere []event.Event
+
+	// Stacks are where in its program a process acted on it (HookStack).
+	Stacks []event.Event
 
 	Peer *Connection // the other end, when it lives on this machine
 	// Lossy: events were lost somewhere in this connection's life.

@@ -379,6 +379,8 @@ func (j *Joiner) place(e event.Event) {
 				j.aside(c, e)
 			}
 		}
+	case event.HookStack:
+		j.stack(e)
 	case event.HookTwskKill, event.HookTwskSchedule:
 		if c := j.newestMini(ends{e.Local, e.Remote}, e.NetNS); c != nil {
 			j.append(c, e)
@@ -545,12 +547,40 @@ func (j *Joiner) own(e event.Event) {
 		}
 		return
 	}
-	j.append(c, e)
+	if e.Hook == event.HookStack {
+		j.keep(c, e)
+	} else {
+		j.append(c, e)
+	}
 	unknown := c.tuple == ends{}
 	j.learn(c, e)
 	if unknown && c.tuple != (ends{}) {
 		j.adopt(c)
 	}
+}
+
+// stack places the stack of an act: on a socket, or of a process that exits.
+func (j *Joiner) stack(e event.Event) {
+	if e.Sock != 0 {
+		j.own(e)
+		return
+	}
+	for _, c := range j.open {
+		if c.Owner != nil && c.Owner.PID == e.PID && !c.judged {
+			j.keep(c, e)
+		}
+	}
+}
+
+// maxStacks is how many stacks a connection keeps: the last ones.
+const maxStacks = 16
+
+func (j *Joiner) keep(c *entry, e event.Event) {
+	if len(c.Stacks) == maxStacks {
+		c.Stacks = slices.Delete(c.Stacks, 0, 1)
+	}
+	c.Stacks = append(c.Stacks, e)
+	j.touch(c)
 }
 
 // births says whether an event begins a connection whatever was known of its

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/go-delve/delve/pkg/dwarf/frame"
 	"github.com/ianlancetaylor/demangle"
 )
 
@@ -29,6 +30,7 @@ type tables struct {
 	golang   *goTable
 	dwarf    *dwarfTable
 	symbols  *symbolTable
+	unwind   frame.FrameDescriptionEntries
 	cost     int64 // bytes held, about
 }
 
@@ -46,6 +48,7 @@ func newTables(f *elf.File, debug func(buildID string) *os.File) *tables {
 			t.segments = append(t.segments, segment{p.Off, p.Vaddr, p.Filesz, p.Flags&elf.PF_X != 0})
 		}
 	}
+	t.unwind, t.cost = newUnwindTable(f)
 	if t.golang = newGoTable(f); t.golang != nil {
 		t.cost += t.golang.cost()
 	}

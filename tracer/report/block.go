@@ -63,6 +63,7 @@ func (st *story) findings(p pen) *findings {
 		add("Lost", st.lost(p)...)
 	}
 	add("Saw", st.saw(p)...)
+	add("Where", st.where(p)...)
 	advice, label := v.Advice, "Do"
 	if advice == "" && other != nil {
 		advice = other.Verdict.Advice

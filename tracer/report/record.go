@@ -104,6 +104,8 @@ type GoodbyeRecord struct {
 	PID    *uint32 `json:"pid"`
 	Comm   *string `json:"comm"`
 	Acked  bool    `json:"acked"`
+	// Stack is the calls of the act, the innermost first; left out: not taken.
+	Stack []string `json:"stack,omitempty"`
 }
 
 // ResetRecord is the RST that came in. What stands in the segment is nil where
@@ -218,7 +220,7 @@ func newRecord(j Judged, clock Clock, events bool) *Record {
 			Cgroup: known(o.Cgroup), Container: known(o.Container)}
 	}
 	if a := v.Actor; a != nil {
-		r.Verdict.Actor = &ActorRecord{PID: a.PID, TID: a.TID, Comm: a.Comm}
+		r.Verdict.Actor = &ActorRecord{PID: a.PID, TID: a.TID, Comm: a.Comm, Stack: frames(a)}
 	}
 	r.HalfClose = milliseconds(v.HalfClose)
 	if !events {
@@ -418,7 +420,7 @@ func goodbyeRecord(g *verdict.Goodbye) *GoodbyeRecord {
 	}
 	r := &GoodbyeRecord{Act: known(string(g.Act)), Signal: known(signalName(g.Signal)), Acked: g.Acked}
 	if g.Actor != nil {
-		r.PID, r.Comm = &g.Actor.PID, &g.Actor.Comm
+		r.PID, r.Comm, r.Stack = &g.Actor.PID, &g.Actor.Comm, frames(g.Actor)
 	}
 	return r
 }

@@ -81,41 +81,61 @@ func (s *Session) begin() error {
 	return nil
 }
 
+// news is what the reader of the ring has for the session, in this order.
+type news struct {
+	process *record.Process
+	event   event.Event
+	isEvent bool
+
+	lost     uint64        // more events, since from
+	from     time.Duration // CLOCK_MONOTONIC
+	now      time.Duration // no event older than from will come; CLOCK_MONOTONIC
+	finished bool          // nothing more will come at all
+}
+
 func (s *Session) run(ctx context.Context, t *tracer.Tracer) error {
+	take := s.take
+	end := func() error { return nil }
+	if w := s.cfg.Witness; w != nil && w.symbols != nil {
+		take, end = s.apart()
+	}
+	err := s.readRing(ctx, t, take)
+	if stopped := end(); stopped != nil && (err == nil || errors.Is(err, errStopped)) {
+		return stopped
+	} else if stopped != nil {
+		return errors.Join(err, stopped)
+	}
+	return err
+}
+
+// readRing hands over what the tracer tells, until the context ends.
+func (s *Session) readRing(ctx context.Context, t *tracer.Tracer, take func(news) error) error {
 	var lost uint64
 	var asked time.Duration
-	losses := func(now time.Duration) error {
+	losses := func(now time.Duration) (news, error) {
 		st, err := t.Stats()
-		if err != nil {
-			return err
-		}
-		more, from := st.Lost()-lost, asked
+		n := news{lost: st.Lost() - lost, from: asked, now: now}
 		lost, asked = st.Lost(), now
-		return s.Lose(from, now, more)
+		return n, err
 	}
 	err := t.Run(ctx, func(e event.Event) error {
+		n := news{event: e, isEvent: true}
 		if s.cfg.Witness != nil {
-			if p, news := s.cfg.Witness.Look(&e); news {
-				if err := s.Process(p); err != nil {
-					return err
-				}
+			if p, fresh := s.cfg.Witness.Look(&e); fresh {
+				n.process = &p
 			}
 		}
-		return s.Event(e)
+		return take(n)
 	}, func(now time.Duration) error {
+		n := news{from: asked, now: asked}
 		if now-asked >= lossEvery {
-			if err := losses(now); err != nil {
+			var err error
+			if n, err = losses(now); err != nil {
 				return err
 			}
 		}
 		// Nothing is told of a time whose losses have not been read.
-		if err := s.Tick(asked); err != nil {
-			return err
-		}
-		if s.cfg.Pulse != nil {
-			return s.cfg.Pulse(s)
-		}
-		return nil
+		return take(n)
 	})
 	if err != nil {
 		return err
@@ -124,8 +144,85 @@ func (s *Session) run(ctx context.Context, t *tracer.Tracer) error {
 	if err != nil {
 		return err
 	}
-	return losses(now)
+	n, err := losses(now)
+	if err != nil {
+		return err
+	}
+	n.finished = true
+	return take(n)
 }
+
+// take gives the session its news.
+func (s *Session) take(n news) error {
+	if n.isEvent {
+		if n.process != nil {
+			if err := s.Process(*n.process); err != nil {
+				return err
+			}
+		}
+		if n.event.Hook == event.HookStack {
+			s.cfg.Witness.Resolve(&n.event)
+		}
+		return s.Event(n.event)
+	}
+	if err := s.Lose(n.from, n.now, n.lost); err != nil || n.finished {
+		return err
+	}
+	if err := s.Tick(n.now); err != nil {
+		return err
+	}
+	if s.cfg.Pulse != nil {
+		return s.cfg.Pulse(s)
+	}
+	return nil
+}
+
+// maxNews is how much may wait for the session.
+const maxNews = 1 << 15
+
+// apart takes news in a goroutine of its own: to name a stack may take seconds,
+// and the next process must be looked at while it lives. The error of the
+// session comes with the following news, or at the end.
+func (s *Session) apart() (take func(news) error, end func() error) {
+	queue := make(chan news, maxNews)
+	failed := make(chan struct{})
+	done := make(chan struct{})
+	var err error
+	go func() {
+		defer close(done)
+		for n := range queue {
+			if err = s.take(n); err != nil {
+				close(failed)
+				break
+			}
+		}
+		for range queue {
+			// Nobody waits for the rest.
+		}
+	}()
+	take = func(n news) error {
+		select {
+		case <-failed:
+			return errStopped
+		default:
+		}
+		select {
+		case queue <- n:
+			return nil
+		case <-failed:
+			return errStopped
+		}
+	}
+	end = func() error {
+		close(queue)
+		<-done
+		return err
+	}
+	return take, end
+}
+
+// errStopped ends the reading of the ring: why, the session says.
+var errStopped = errors.New("the session has stopped")
 
 // Existing finds the connections that there are, for a Config's Seeds.
 func Existing(w *Witness) ([]conn.Seed, error) {

@@ -1,9 +1,11 @@
 package session
 
 import (
+	"slices"
 	"time"
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/record"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
@@ -80,6 +82,7 @@ func (p *people) each(visit func(record.Process) error) error {
 // name completes the actors of a verdict, which the judge takes from events,
 // with what was known of them when they acted.
 func name(c *conn.Connection, v *verdict.Verdict) {
+	where(c, v)
 	for _, who := range []*conn.Process{v.Actor, actorOf(v.LocalFin), actorOf(v.PeerFin)} {
 		if who == nil || who.Exe != "" {
 			continue
@@ -88,6 +91,71 @@ func name(c *conn.Connection, v *verdict.Verdict) {
 			nameFrom(who, c.Peer)
 		}
 	}
+}
+
+// where gives the actors the stacks of their acts, which were taken at the end at
+// which they acted.
+func where(c *conn.Connection, v *verdict.Verdict) {
+	mine, theirs := c, c.Peer
+	var at time.Duration
+	for _, f := range []struct {
+		fin *verdict.Goodbye
+		end *conn.Connection
+	}{{v.LocalFin, mine}, {v.PeerFin, theirs}} {
+		if f.fin == nil || f.fin.Actor == nil {
+			continue
+		}
+		f.fin.Actor.Stack = stackOf(f.end, f.fin.Actor, f.fin.Act, f.fin.At)
+		if v.Actor != nil && v.Actor.PID == f.fin.Actor.PID && v.Act == f.fin.Act && (v.Ender == verdict.LocalProcess) == (f.end == mine) {
+			at = f.fin.At
+		}
+	}
+	if v.Actor == nil {
+		return
+	}
+	end := mine
+	if v.Ender != verdict.LocalProcess && theirs != nil {
+		end = theirs
+	}
+	v.Actor.Stack = stackOf(end, v.Actor, v.Act, at)
+}
+
+// stackOf finds the stack of a process's act at an end: the one nearest to when
+// the act took effect (at; 0: not known, then the last).
+func stackOf(end *conn.Connection, who *conn.Process, act verdict.Act, at time.Duration) event.Stack {
+	if end == nil {
+		return ""
+	}
+	hooks := stackHooks(act)
+	var found event.Stack
+	var off time.Duration
+	for i := len(end.Stacks) - 1; i >= 0; i-- {
+		e := &end.Stacks[i]
+		if e.PID != who.PID || !slices.Contains(hooks, event.Hook(e.Arg)) {
+			continue
+		}
+		if at == 0 {
+			return e.Stack
+		}
+		if d := (at - e.Time).Abs(); found == "" || d < off {
+			found, off = e.Stack, d
+		}
+	}
+	return found
+}
+
+// stackHooks lists where the stack of an act is taken. An exec has none: when it
+// closes, the program that called it is gone.
+func stackHooks(act verdict.Act) []event.Hook {
+	switch act {
+	case verdict.ActShutWr, verdict.ActShutRd, verdict.ActShutRdWr:
+		return []event.Hook{event.HookShutdown, event.HookSetState}
+	case verdict.ActExit, verdict.ActKilled:
+		return []event.Hook{event.HookExit}
+	case verdict.NoAct, verdict.ActExec:
+		return nil
+	}
+	return []event.Hook{event.HookCloseEntry, event.HookSetState}
 }
 
 func actorOf(g *verdict.Goodbye) *conn.Process {

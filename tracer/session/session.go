@@ -113,6 +113,7 @@ func (s *Session) Event(e event.Event) error {
 	if err := s.late(e.Time); err != nil {
 		return err
 	}
+	e.Stack = e.Stack.Named() // what is not named yet holds memory
 	if s.cfg.Record != nil {
 		if err := s.cfg.Record.Event(e); err != nil {
 			return err

@@ -18,8 +18,9 @@ type Witness struct {
 	processes *enrich.Processes
 	cgroups   *enrich.Cgroups
 	tree      *lineage.Tree
-	descent   bool // whose child each process is, is told, too
-	blind     bool // this procfs shows other PIDs than the events
+	symbols   *enrich.Symbols // nil: stacks are not taken
+	descent   bool            // whose child each process is, is told, too
+	blind     bool            // this procfs shows other PIDs than the events
 	told      map[uint32]*telling
 	order     []uint32
 }
@@ -36,11 +37,14 @@ type WitnessOptions struct {
 	Cgroupfs string // "/sys/fs/cgroup"
 	// Lineage also tells whose child each process is.
 	Lineage bool
+	// Stacks also names the functions of user stacks.
+	Stacks bool
 }
 
 const (
 	maxCgroups = 1 << 14
 	maxTold    = 1 << 14
+	maxModules = 256
 )
 
 // NewWitness starts to look. Its warnings say what cannot be looked up here.
@@ -65,6 +69,9 @@ func NewWitness(o WitnessOptions) (w *Witness, warnings []error) {
 		return w, []error{err}
 	}
 	w.descent = o.Lineage
+	if o.Stacks {
+		w.symbols = enrich.NewSymbols(o.Procfs, maxModules)
+	}
 	if w.tree, err = lineage.Open(o.Procfs); err != nil && o.Lineage {
 		warnings = append(warnings, errors.Join(errors.New("children whose parents are gone may be missed"), err))
 	}
@@ -73,10 +80,35 @@ func NewWitness(o WitnessOptions) (w *Witness, warnings []error) {
 
 // Close gives back what is open.
 func (w *Witness) Close() error {
-	if w == nil || w.tree == nil {
+	if w == nil {
 		return nil
 	}
-	return w.tree.Close()
+	var err error
+	if w.symbols != nil {
+		err = w.symbols.Close()
+	}
+	if w.tree != nil {
+		err = errors.Join(err, w.tree.Close())
+	}
+	return err
+}
+
+// Resolve names the functions of a stack. It may read the program's tables,
+// once, which can take a second for a large program.
+func (w *Witness) Resolve(e *event.Event) {
+	raw, ok := e.Stack.Raw()
+	if !ok || w == nil || w.symbols == nil || w.blind {
+		return
+	}
+	var frames []event.Frame
+	for _, f := range w.symbols.ResolveStack(e.PID, raw) {
+		x := event.Frame{Function: f.Function, File: f.File, Line: f.Line, Module: f.Module, Offset: f.Offset}
+		if f.Module == "" {
+			x.Addr = f.Address
+		}
+		frames = append(frames, x)
+	}
+	e.Stack = event.StackOf(frames)
 }
 
 // Look learns from an event while its process lives. It says true when there is
@@ -99,6 +131,9 @@ func (w *Witness) Look(e *event.Event) (record.Process, bool) {
 		// The PID is another process's by now.
 	default:
 		return record.Process{}, false
+	}
+	if w.symbols != nil && !e.Exiting() {
+		w.symbols.Prepare(e.PID)
 	}
 	p := w.ask(e.PID, e.Time, e.Cgroup)
 	if known == nil {
