@@ -131,7 +131,15 @@ func rungsTable(told []fact, kernels []string) string {
 	for _, k := range kernels {
 		for _, r := range rungs {
 			for _, f := range told {
-				if f.kernel == k && f.test == "TestCatalogueOnRungs/"+r.name {
+				if f.kernel != k || f.test != "TestCatalogueOnRungs/"+r.name {
+					continue
+				}
+				switch f.key {
+				case "untold":
+					fmt.Fprintf(&b, "%-14s   not told, by ends: %s\n", "", f.value)
+				case "named":
+					fmt.Fprintf(&b, "%-14s   for want of: %s\n", "", f.value)
+				default:
 					fmt.Fprintf(&b, "%-14s %-10s %s\n", k, r.name, f.value)
 				}
 			}

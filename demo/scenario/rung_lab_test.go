@@ -3,6 +3,7 @@
 package scenario_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -132,6 +133,8 @@ type tally struct {
 	mu     sync.Mutex
 	levels map[scenario.Level]int
 	lacks  map[string]int // what is not told, and the hooks named for it: ends
+	untold map[string]int // fields that are not told: ends
+	named  map[string]int // hooks that are named for it: ends
 }
 
 // TestCatalogueOnRungs forces each rung and plays the whole catalogue: a verdict
@@ -169,7 +172,7 @@ func playOnRung(t *testing.T, name string, rung tracer.Rung) {
 			t.Logf("without %v cannot be told: %s", a.Hook, a.Lost)
 		}
 	}
-	sum := &tally{levels: map[scenario.Level]int{}, lacks: map[string]int{}}
+	sum := &tally{levels: map[scenario.Level]int{}, lacks: map[string]int{}, untold: map[string]int{}, named: map[string]int{}}
 	t.Run("all", func(t *testing.T) {
 		slots := make(chan struct{}, 2*runtime.NumCPU())
 		for _, s := range scenario.All() {
@@ -196,13 +199,14 @@ func playOnRung(t *testing.T, name string, rung tracer.Rung) {
 	text := fmt.Sprintf("exact %d, exact cause %d, in part %d, guessed %d, wrong %d; hooks missing: %d",
 		sum.levels[scenario.Exact], sum.levels[scenario.Cause], sum.levels[scenario.InPart], sum.levels[scenario.Guess], sum.levels[scenario.Wrong], len(missing))
 	t.Attr(name, text)
+	if len(sum.untold) > 0 {
+		t.Attr("untold", ranked(sum.untold))
+	}
+	if len(sum.named) > 0 {
+		t.Attr("named", ranked(sum.named))
+	}
 	why := []string{name + ": " + text}
-	for _, k := range slices.SortedFunc(maps.Keys(sum.lacks), func(a, b string) int {
-		if d := sum.lacks[b] - sum.lacks[a]; d != 0 {
-			return d
-		}
-		return strings.Compare(a, b)
-	}) {
+	for _, k := range byCount(sum.lacks) {
 		why = append(why, fmt.Sprintf("%4d ends without %s", sum.lacks[k], k))
 	}
 	t.Log(strings.Join(why, "\n"))
@@ -280,6 +284,14 @@ func (sum *tally) count(grades []scenario.Grade) {
 	for _, g := range grades {
 		sum.levels[g.Level]++
 		if g.Level == scenario.InPart || g.Level == scenario.Cause {
+			for _, l := range g.Lacks {
+				sum.untold[l]++
+			}
+			for _, h := range strings.Split(few(g.Missing), ", ") {
+				if h != "" {
+					sum.named[h]++
+				}
+			}
 			key := strings.Join(g.Lacks, ", ")
 			if len(g.Missing) > 0 {
 				key += "; it names " + few(g.Missing)
@@ -292,7 +304,23 @@ func (sum *tally) count(grades []scenario.Grade) {
 // few names hooks, or counts them where it is all that are missing.
 func few(hooks []string) string {
 	if len(hooks) > 3 {
-		return fmt.Sprintf("%d hooks", len(hooks))
+		return "all that are missing"
 	}
-	return strings.Join(hooks, " ")
+	return strings.Join(hooks, ", ")
+}
+
+// byCount lists keys, those that were counted most first.
+func byCount(counts map[string]int) []string {
+	return slices.SortedFunc(maps.Keys(counts), func(a, b string) int {
+		return cmp.Or(counts[b]-counts[a], strings.Compare(a, b))
+	})
+}
+
+// ranked is that with the counts, in a line.
+func ranked(counts map[string]int) string {
+	var parts []string
+	for _, k := range byCount(counts) {
+		parts = append(parts, fmt.Sprintf("%s %d", k, counts[k]))
+	}
+	return strings.Join(parts, ", ")
 }
