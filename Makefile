@@ -3,17 +3,20 @@
 
 GO      ?= go
 KERNEL  ?= 6.1
+RUNGS   ?= 6.1,7
 GOFLAGS ?=
 BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w'
 # staticcheck knows no language version newer than itself: pinned.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help demo test test-unit test-lab test-matrix test-real test-crowd lint check-objects generate record build dist test-dist clean
+.PHONY: help demo test test-unit test-native test-lab test-matrix test-rungs test-arm64 test-real test-crowd lint check-objects generate record build dist test-dist clean
 
 help:
 	@echo 'make demo         both experiments, traced here or in the lab'
-	@echo 'make test         unit tests, and the lab tests on Linux $(KERNEL)'
-	@echo 'make test-matrix  the lab tests on Linux 5.10, 6.1, 6.12 and 7.x'
+	@echo 'make test         unit tests, the catalogue on this machine, and the lab tests on Linux $(KERNEL)'
+	@echo 'make test-matrix  the lab tests on Linux 5.10, 6.1, 6.12, 7.x, and one that is locked down'
+	@echo 'make test-rungs   the catalogue in each forced rung, on Linux $(RUNGS)'
+	@echo 'make test-arm64   the demo, a part of the catalogue and each rung on arm64, emulated'
 	@echo 'make test-real    nginx, redis, haproxy, curl, ...: real programs, on Linux $(KERNEL)'
 	@echo 'make test-crowd   hundreds of processes, thousands of connections, at once, on Linux $(KERNEL)'
 	@echo 'make lint         gofmt, go vet, staticcheck'
@@ -37,16 +40,33 @@ demo: build
 		$(GO) run ./cmd/lab -k $(KERNEL) -- tcpbye demo close shutdown; \
 	fi
 
-test: test-unit test-lab
+test: test-unit test-native test-lab
 
 test-unit:
 	$(GO) test ./...
 
+# What this machine's own kernel shows, each rung that it has; for root only.
+test-native: build
+	@if [ "$$(id -u)" != 0 ]; then \
+		echo 'not root: nothing is traced on this machine itself, only in the lab'; exit 0; \
+	fi; \
+	bin/tcpbye demo --can-trace; status=$$?; \
+	if [ $$status != 0 ] && [ $$status != 3 ]; then \
+		echo 'this machine itself cannot be traced, only the lab'; exit 0; \
+	fi; \
+	$(GO) test -tags lab -count=1 -v -timeout 60m -run '^TestSuite$$' ./demo/lab -suite.kernels=here
+
 test-lab:
-	$(GO) test -tags lab -count=1 -v -timeout 60m -run TestSuite ./demo/lab -suite.kernels=$(KERNEL) $(LONG)
+	$(GO) test -tags lab -count=1 -v -timeout 180m -run '^TestSuite$$' ./demo/lab -suite.kernels=$(KERNEL) $(LONG)
 
 test-matrix:
 	$(MAKE) test-lab KERNEL=all LONG=-suite.long
+
+test-rungs:
+	$(GO) test -tags lab -count=1 -v -timeout 120m -run '^TestRungs$$' ./demo/lab -suite.kernels=$(RUNGS)
+
+test-arm64:
+	$(GO) test -tags lab -count=1 -v -timeout 120m -run '^TestArm64$$' ./demo/lab
 
 test-real:
 	$(GO) test -tags lab -count=1 -v -timeout 40m -run TestRealInLab ./demo/real -real.kernel=$(KERNEL)
@@ -71,7 +91,7 @@ check-objects:
 	bpf/check
 
 record:
-	$(GO) test -tags lab -count=1 -v -timeout 90m -run TestSuite ./demo/lab -suite.kernels=all -suite.record=$(CURDIR)/tracer/verdict/testdata
+	$(GO) test -tags lab -count=1 -v -timeout 90m -run '^TestSuite$$' ./demo/lab -suite.kernels=5.10,6.1,6.12,7 -suite.record=$(CURDIR)/tracer/verdict/testdata
 	$(GO) test ./tracer/verdict -run TestRecordings -update
 
 # Of the commit, not of the files as they are.
