@@ -129,14 +129,7 @@ func (s *ResetsSink) ended(a, b *Judged) error {
 			return s.out.err
 		}
 	}
-	c := main.Conn
-	at := c.Ended
-	if other := ends.other(main); other != nil {
-		at = max(at, other.Conn.Ended) // a mini-socket may answer long after its socket was closed
-	}
-	if at == 0 {
-		at = c.Last
-	}
+	at := endedAt(main, ends.other(main))
 	if err := s.Tick(at); err != nil {
 		return err
 	}
@@ -172,6 +165,25 @@ func (s *ResetsSink) ended(a, b *Judged) error {
 	n.told = 1
 	s.peers[kind.anyPeer()]++
 	return s.block(newStory(a, b, s.pen), main, at, n)
+}
+
+// endedAt is when a connection ended: with the RST that came in, if one did. A
+// mini-socket may send it long after its socket was closed.
+func endedAt(main, other *Judged) time.Duration {
+	at := main.Conn.Ended
+	if r := main.Verdict.Reset; r != nil {
+		return r.At
+	}
+	if other != nil {
+		if r := other.Verdict.Reset; r != nil {
+			return r.At
+		}
+		at = max(at, other.Conn.Ended)
+	}
+	if at == 0 {
+		at = main.Conn.Last
+	}
+	return at
 }
 
 // add counts an ending; other is the other end, where it is known.

@@ -142,6 +142,17 @@ func TestKeepAliveRace(t *testing.T) {
 	}
 }
 
+// TestRetryOfAnUpload: the peer answered and closed in the middle of a request.
+func TestRetryOfAnUpload(t *testing.T) {
+	f := newFar(conn.OpenActive).established(57).exchange(65536, 120)
+	f.finCame(ms(240), silence(ms(3), ms(1)))
+	f.sends(4000)
+	v := f.reset(ms(242), event.CloseWait, event.Segment{Seq: f.tcp.RcvNxt, Flags: event.RST, TTL: 57}, silence(ms(1), ms(3)))
+	if v.Retry != verdict.RetryUnknown {
+		t.Errorf("a request that was read in part: retry %q: %s", v.Retry, v.RetryWhy)
+	}
+}
+
 // TestForgottenFlow: a device on the path forgot an idle connection.
 func TestForgottenFlow(t *testing.T) {
 	f := newFar(conn.OpenActive).established(57).exchange(200, 900).sends(50)

@@ -2,6 +2,7 @@ package verdict
 
 import (
 	"fmt"
+	"time"
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
 )
@@ -14,6 +15,10 @@ const (
 	RetrySafe    Retry = "safe"   // no application had read any of it
 	RetryUnsafe  Retry = "unsafe" // an application had read it, and may have acted on it
 )
+
+// pause is a silence after which what comes is taken for a new request, where
+// the one before was answered; the rest of a long one comes sooner.
+const pause = 100 * time.Millisecond
 
 // retry is whether the request, which the end that opened the connection sends,
 // was read by the application at the other end, and why that is known. TCP knows
@@ -74,8 +79,8 @@ func (f *facts) retryHere(asker *facts) (Retry, string) {
 	switch {
 	case *unread > 0:
 		return RetryUnknown, fmt.Sprintf("%s had read the first %s of %d: whether the rest began another request, TCP cannot tell", name, plural(read), *got)
-	case (refused || under > 0) && answered:
-		return RetrySafe, "what came last met a socket that was closed already, and " + name + " had answered since it last read something"
+	case (refused || under > 0) && answered && received >= pause:
+		return RetrySafe, "what came last met a socket that was closed already, and " + name + " had answered since it last received something, " + span(received) + " before it closed"
 	case refused || under > 0:
 		return RetryUnknown, fmt.Sprintf("what came last was not read, but %s had read %s before: whether they began the same request, TCP cannot tell", name, plural(read))
 	case answered:
@@ -99,7 +104,7 @@ func (f *facts) retryAfar() (Retry, string) {
 		// With nothing on its way when the FIN came, all that is not
 		// acknowledged was sent to an end that had closed.
 		if f.rst && fin != nil && before(f.peerFin, f.reset) && fin.SndUna == fin.WriteSeq && f.end().SndUna == fin.SndUna {
-			if fin.SinceReceived > 0 && fin.SinceReceived <= fin.SinceSent {
+			if fin.SinceReceived > 0 && fin.SinceReceived <= fin.SinceSent && fin.SinceSent >= pause {
 				return RetrySafe, far + " had answered and closed before it was sent, and refused it"
 			}
 			return RetryUnknown, fmt.Sprintf("the last %s met an end that had closed, and were not read; whether they are the whole request, TCP cannot tell", plural(*l.Unacked+*l.Unsent))
