@@ -25,7 +25,7 @@ func newFar(open conn.Open) *far {
 		Local: netip.MustParseAddrPort("10.0.0.5:51022"), Remote: netip.MustParseAddrPort("203.0.113.4:443"),
 		First: farStart, Opened: farStart, Established: farStart + 30*time.Millisecond,
 		Owner: &conn.Process{PID: 812, TID: 812, Comm: "nginx"}}}
-	f.tcp = event.Event{WriteSeq: 1001, SndUna: 1001, SndNxt: 1001, RcvNxt: 5001, CopiedSeq: 5001}
+	f.tcp = event.Event{Sock: 0xffff888003a40000, WriteSeq: 1001, SndUna: 1001, SndNxt: 1001, RcvNxt: 5001, CopiedSeq: 5001}
 	if open == conn.OpenActive {
 		f.tcp.BytesAcked = 1 // its SYN
 	}
@@ -150,6 +150,41 @@ func TestRetryOfAnUpload(t *testing.T) {
 	v := f.reset(ms(242), event.CloseWait, event.Segment{Seq: f.tcp.RcvNxt, Flags: event.RST, TTL: 57}, silence(ms(1), ms(3)))
 	if v.Retry != verdict.RetryUnknown {
 		t.Errorf("a request that was read in part: retry %q: %s", v.Retry, v.RetryWhy)
+	}
+}
+
+// TestRetryAfterClose: this end had closed; what the client sent then was not
+// read. Whether it was a new request, the silence before tells.
+func TestRetryAfterClose(t *testing.T) {
+	for _, x := range []struct {
+		sent, received time.Duration
+		want           verdict.Retry
+	}{
+		{ms(5000), ms(5004), verdict.RetrySafe},
+		{ms(5000), ms(5000), verdict.RetrySafe},    // asked and answered within a jiffy
+		{ms(5004), ms(5000), verdict.RetryUnknown}, // not answered
+		{ms(1), ms(3), verdict.RetryUnknown},       // refused in the middle of it
+		{0, 0, verdict.RetryUnknown},               // the kernel did not tell
+	} {
+		f := newFar(conn.OpenPassive).established(57).exchange(900, 200)
+		byProcess := func(e *event.Event) {
+			e.Context, e.Call, e.PID, e.TID, e.Comm = event.ContextProcess, event.CallClose, 812, 812, event.CommOf("nginx")
+		}
+		f.see(ms(5040), event.HookClose, at(event.Established), byProcess, silence(x.sent, x.received))
+		f.see(ms(5040.01), event.HookSetState, move(event.Established, event.FinWait1), byProcess, silence(x.sent, x.received))
+		f.tcp.SkFlags |= event.SockDead
+		f.see(ms(5041), event.HookSetState, move(event.FinWait1, event.FinWait2))
+		f.see(ms(5041.01), event.HookTimeWait, at(event.FinWait2), func(e *event.Event) { e.Arg = int32(event.FinWait2) })
+		f.see(ms(5041.02), event.HookSetState, move(event.FinWait2, event.Close))
+		f.see(ms(5042), event.HookSendReset, at(event.TimeWait), segment(event.Segment{Seq: f.tcp.RcvNxt, Len: 312, Flags: event.ACK | event.PSH, TTL: 57}),
+			func(e *event.Event) { e.Arg2 = int32(event.FinWait2); e.Has &^= event.HasTCP | event.HasSocket })
+		v := verdict.Judge(f.c, verdict.Scope{})
+		if v.Cause != verdict.DataAfterClose || v.Retry != x.want {
+			t.Errorf("%v, %v: %s, retry %q, want %q: %s", x.sent, x.received, v.Cause, v.Retry, x.want, v.RetryWhy)
+		}
+		if (v.Idle == nil) != (x.sent == 0) || v.Age == nil || *v.Age != ms(5040) {
+			t.Errorf("%v, %v: idle %v, age %v", x.sent, x.received, v.Idle, v.Age)
+		}
 	}
 }
 
