@@ -278,7 +278,7 @@ func burstForked(t *testing.T) {
 	r := newRoom(t)
 	book := newGuestBook(t, r)
 	g := newGate(t)
-	cmd := exec.Command("python3", "-c", forks, strconv.Itoa(book.port()), strconv.Itoa(crowdOf))
+	cmd := exec.Command("/usr/bin/python3", "-c", forks, strconv.Itoa(book.port()), strconv.Itoa(crowdOf))
 	cmd.ExtraFiles = []*os.File{g.r}
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
@@ -293,14 +293,14 @@ func burstForked(t *testing.T) {
 		t.Fatal(err)
 	}
 	b := startBye(t, "trace", "-o", "json")
-	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", cmd.Process.Pid))
-	if err != nil {
-		t.Fatal(err)
-	}
 	if _, err := io.WriteString(in, "go\n"); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := io.ReadFull(out, make([]byte, crowdOf)); err != nil {
+		t.Fatal(err)
+	}
+	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", cmd.Process.Pid))
+	if err != nil {
 		t.Fatal(err)
 	}
 	sentinel(t, b, r)

@@ -198,8 +198,8 @@ func TestMixedCrowd(t *testing.T) {
 	w.stop()
 	n := b.counts()
 	noneLost(t, b)
-	if len(w.opened) != many {
-		t.Fatalf("the capture has the beginnings of %d connections, not %d", len(w.opened), many)
+	if w.connections() != many {
+		t.Fatalf("the capture has the beginnings of %d connections, not %d", w.connections(), many)
 	}
 
 	// The capture, and what was meant to happen.
@@ -432,9 +432,9 @@ func TestRealCrowd(t *testing.T) {
 	w.stop()
 	n := b.counts()
 	noneLost(t, b)
-	t.Logf("the capture has %d connections and RSTs of %d; tcpbye: %+v", len(w.opened), len(w.resets), n)
-	if len(w.opened) != many || len(w.resets) != 0 {
-		t.Fatalf("there were %d connections, and RSTs in %d, not %d and none", len(w.opened), len(w.resets), many)
+	t.Logf("the capture has %d connections and RSTs of %d; tcpbye: %+v", w.connections(), len(w.resets), n)
+	if w.connections() != many || len(w.resets) != 0 {
+		t.Fatalf("there were %d connections, and RSTs in %d, not %d and none", w.connections(), len(w.resets), many)
 	}
 	if n.seen < 2*many {
 		t.Errorf("tcpbye saw the ends of %d connections, not %d", n.seen/2, many)

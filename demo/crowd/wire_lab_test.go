@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -27,8 +28,8 @@ type wire struct {
 	done chan struct{}
 	err  error // valid once done is closed
 
-	opened map[link]int // SYNs of clients
-	resets map[link]int // RSTs, of either end
+	opened map[link][]uint32 // connections, by the sequence numbers that they began with
+	resets map[link]int      // RSTs, of either end
 }
 
 const (
@@ -39,7 +40,7 @@ const (
 // newWire starts to count. Segments are IPv4.
 func newWire(t testing.TB, r *room) *wire {
 	t.Helper()
-	w := &wire{t: t, done: make(chan struct{}), opened: map[link]int{}, resets: map[link]int{}}
+	w := &wire{t: t, done: make(chan struct{}), opened: map[link][]uint32{}, resets: map[link]int{}}
 	err := r.do(func() (err error) { w.file, err = openWire(); return err })
 	if err != nil {
 		t.Fatalf("capture the packets of the room: %v", err)
@@ -128,14 +129,26 @@ func (w *wire) take(b []byte) {
 	switch flags := tcp[offsetFlags]; {
 	case flags&flagRST != 0:
 		// The client is known: its SYN came before.
-		if l := (link{dst, src}); w.opened[l] > 0 {
+		if l := (link{dst, src}); w.opened[l] != nil {
 			w.resets[l]++
 		} else {
 			w.resets[link{src, dst}]++
 		}
 	case flags&flagACK == 0:
-		w.opened[link{src, dst}]++
+		// The same port may be used again; a SYN that is sent again is the same.
+		l, seq := link{src, dst}, binary.BigEndian.Uint32(tcp[4:])
+		if !slices.Contains(w.opened[l], seq) {
+			w.opened[l] = append(w.opened[l], seq)
+		}
 	}
+}
+
+// connections counts them.
+func (w *wire) connections() (n int) {
+	for _, c := range w.opened {
+		n += len(c)
+	}
+	return n
 }
 
 // stop ends the counting, with all that was sent until now.
