@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
 // Retry says whether what was asked over the connection can be asked again.
@@ -45,7 +46,7 @@ func (v *Verdict) retry(self, peer *facts) (Retry, string) {
 	case self.c.Open == conn.OpenUnknown && (peer == nil || peer.c.Open == conn.OpenUnknown):
 		return RetryUnknown, "it was opened before the trace began: who asked, and what was read before, is not known"
 	case answerer == nil:
-		return asker.retryAfar()
+		return asker.retryAfar(v.Cause)
 	}
 	return answerer.retryHere(asker)
 }
@@ -90,7 +91,7 @@ func (f *facts) retryHere(asker *facts) (Retry, string) {
 }
 
 // retryAfar judges from the end that asked; the one that was asked is remote.
-func (f *facts) retryAfar() (Retry, string) {
+func (f *facts) retryAfar(cause Cause) (Retry, string) {
 	far := f.c.Remote.String()
 	if f.silent() {
 		return RetrySafe, "nothing had been sent"
@@ -109,7 +110,9 @@ func (f *facts) retryAfar() (Retry, string) {
 			}
 			return RetryUnknown, fmt.Sprintf("the last %s met an end that had closed, and were not read; whether they are the whole request, TCP cannot tell", plural(*l.Unacked+*l.Unsent))
 		}
-		if r := f.incoming(); r != nil && r.Seen && r.Answers == AnswerData {
+		r := f.incoming()
+		bare := r != nil && r.Seen && r.Segment.Flags&event.ACK == 0 && (r.Answers == AnswerData || r.Answers == AnswerUnknown)
+		if bare || cause == NoSocket {
 			return RetryUnknown, fmt.Sprintf("%s did not know the connection any more when the last %s came, so nobody read them; it is safe if they are the whole request", far, plural(*l.Unacked+*l.Unsent))
 		}
 		return RetryUnknown, fmt.Sprintf("%s did not acknowledge the last %s; it may have read them all the same", far, plural(*l.Unacked+*l.Unsent))
