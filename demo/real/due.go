@@ -31,7 +31,7 @@ type Ending struct {
 	Harmless bool
 }
 
-// Numbers of bytes that are not known in advance.
+// Numbers of bytes or segments that are not known in advance.
 const (
 	Some = -1 // at least one
 	Any  = -2 // any number, none included
@@ -191,12 +191,13 @@ func (r *LinkResult) check(side string, e *JudgedEnd, due Side, roles map[string
 		r.Wrong = append(r.Wrong, fmt.Errorf("%s: %w", side, fmt.Errorf(format, args...)))
 	}
 	// First what happened, which needs no tracer.
-	if wire.fins != due.FIN && !(due.FIN == Some && wire.fins > 0) {
-		bad("%d FINs left, not %d", wire.fins, due.FIN)
+	left := func(what string, n, due int) {
+		if n != due && due != Any && !(due == Some && n > 0) {
+			bad("%d %s left, not %d", n, what, due)
+		}
 	}
-	if wire.rsts != due.RST && !(due.RST == Some && wire.rsts > 0) {
-		bad("%d RSTs left, not %d", wire.rsts, due.RST)
-	}
+	left("FINs", wire.fins, due.FIN)
+	left("RSTs", wire.rsts, due.RST)
 	if waits != nil && *waits != due.TimeWait {
 		bad("the kernel's table says %v of a TIME_WAIT, not %v", *waits, due.TimeWait)
 	}

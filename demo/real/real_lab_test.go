@@ -22,7 +22,7 @@ var (
 	only     = flag.String("real.run", "", "only runs whose name matches this regular expression")
 	verbose  = flag.Bool("real.dump", false, "show all that is known of every run")
 	records  = flag.String("real.record", "", "a directory for recordings of the runs that were judged wrongly")
-	patience = flag.Duration("real.patience", time.Minute, "how long a step of a run may take")
+	patience = flag.Duration("real.patience", 3*time.Minute, "how long a step of a run may take")
 )
 
 // TestRealPrograms plays every run under the tracer, here, and prints the table
@@ -62,7 +62,7 @@ func TestRealPrograms(t *testing.T) {
 				}
 				fmt.Fprintf(os.Stderr, "%s: %s, %.1f s\n", run.Name, how, time.Since(start).Seconds())
 			}()
-			ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 			defer cancel()
 			r, err := theatre.Play(ctx, run, *patience)
 			if err != nil {
@@ -138,10 +138,10 @@ func TestRealInLab(t *testing.T) {
 	}
 	res, err := lab.Run(t.Context(), lab.Config{
 		Kernel: *kernel, Dir: here,
-		Args: []string{bin, "-test.timeout=30m", "-test.run=^TestRealPrograms$", "-real.run=" + *only, fmt.Sprintf("-real.dump=%v", *verbose), "-real.record=" + *records},
+		Args: []string{bin, "-test.timeout=50m", "-test.run=^TestRealPrograms$", "-real.run=" + *only, fmt.Sprintf("-real.dump=%v", *verbose), "-real.record=" + *records},
 		Out:  *records,
 		// Everything that the runs need is there, or it is a failure.
-		Timeout: 30 * time.Minute, Stdout: os.Stdout, Stderr: os.Stdout, Progress: os.Stderr,
+		Timeout: 50 * time.Minute, Stdout: os.Stdout, Stderr: os.Stdout, Progress: os.Stderr,
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -97,15 +97,9 @@ func (t *Theatre) tick(now time.Duration) error {
 	return nil
 }
 
-// Missing are the hooks that could not be attached.
+// Missing are the hooks that could not be attached and that a verdict may need.
 func (t *Theatre) Missing() []event.Hook {
-	var list []event.Hook
-	for _, a := range t.tracer.Attachments() {
-		if a.Err != nil {
-			list = append(list, a.Hook)
-		}
-	}
-	return list
+	return slices.DeleteFunc(slices.Clone(t.scope.Missing), func(h event.Hook) bool { return h == event.HookStack })
 }
 
 // Record writes a recording of a run, to be judged again.
@@ -173,7 +167,7 @@ func (t *Theatre) Play(ctx context.Context, run Run, patience time.Duration) (re
 		return res, err
 	}
 	waits := slices.DeleteFunc(rows, func(r Row) bool { return r.State != event.TimeWait })
-	res.Links, res.Wrong = judge(w.links, w.roles, segs, waits, ends, len(t.scope.Missing) > 0)
+	res.Links, res.Wrong = judge(w.links, w.roles, segs, waits, ends, len(t.Missing()) > 0)
 	return res, nil
 }
 
