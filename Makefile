@@ -69,7 +69,7 @@ test-arm64:
 	$(GO) test -tags lab -count=1 -v -timeout 120m -run '^TestArm64$$' ./demo/lab
 
 test-real:
-	$(GO) test -tags lab -count=1 -v -timeout 40m -run TestRealInLab ./demo/real -real.kernel=$(KERNEL)
+	$(GO) test -tags lab -count=1 -v -timeout 60m -run TestRealInLab ./demo/real -real.kernel=$(KERNEL)
 
 test-crowd:
 	$(GO) test -tags lab -count=1 -v -timeout 180m -run TestCrowdInLab ./demo/crowd -crowd.kernel=$(KERNEL)
