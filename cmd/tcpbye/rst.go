@@ -131,11 +131,7 @@ func (s *summing) tick(now time.Duration) error {
 	if _, err := io.WriteString(s.w, "\n"); err != nil {
 		return err
 	}
-	if err := s.s.Write(s.w); err != nil {
-		return err
-	}
-	_, err := io.WriteString(s.w, "\n")
-	return err
+	return s.s.Write(s.w)
 }
 
 func (s *summing) Close() error {

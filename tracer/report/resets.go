@@ -418,8 +418,12 @@ func ended(j *Judged, at time.Duration) string {
 	case what == "":
 		what = "ended, unknown how,"
 	}
-	if c.Opened != 0 && at > c.Opened {
-		what += " after " + seconds(at-c.Opened) + " s"
+	switch age := at - c.Opened; {
+	case c.Opened == 0 || age < 0:
+	case age < time.Millisecond:
+		what += " within 1 ms"
+	default:
+		what += " after " + seconds(age) + " s"
 	}
 	if v.Idle != nil && *v.Idle >= time.Second {
 		what += ", the last " + seconds(*v.Idle) + " s idle"
