@@ -223,3 +223,23 @@ func TestSpread(t *testing.T) {
 		t.Errorf("%d kept, %v to %v", len(sp.last), sp.min, sp.max)
 	}
 }
+
+// TestSchemaOfResets: what is read from a RST of another machine.
+func TestSchemaOfResets(t *testing.T) {
+	s := compileSchema(t)
+	for _, j := range []Judged{race(0, 5*time.Second, "10.0.0.7:8080"), forged()} {
+		line := jsonLine(t, j)
+		if err := validate(s, line); err != nil {
+			t.Errorf("%v\n%s", err, line)
+		}
+	}
+	r := NewRecord(forged(), testClock).Reset
+	if r == nil || *r.Flags != "RST|ACK" || *r.TTL != 61 || *r.HandshakeTTL != 52 || *r.Answers != "none" || *r.Behind != 517 ||
+		*r.Offset != 0 || *r.Text != "blocked\x1b[31m" || r.AfterFin != nil || r.After != nil {
+		t.Errorf("%+v", r)
+	}
+	r = NewRecord(race(0, 5*time.Second, "10.0.0.7:8080"), testClock).Reset
+	if r == nil || *r.Flags != "RST" || r.Ack != nil || *r.Answers != "data" || *r.After != 1 || r.Behind != nil || r.Text != nil || *r.AfterFin < 1.39 || *r.AfterFin > 1.41 {
+		t.Errorf("%+v", r)
+	}
+}
