@@ -12,6 +12,9 @@
 // due to both of their ends. Judge holds the verdicts against that, and against
 // a packet capture, the kernel's table of sockets and the programs' own messages.
 //
+// Cases are the kinds of endings that people report again and again, with what
+// plays each: a run, a scenario of package scenario, or nothing, for a reason.
+//
 // # Rules
 //
 // No sleep stands for synchronisation: a step waits for a listener, a row of the
@@ -22,5 +25,6 @@
 // order of events is up to the machine, the script forces it (SIGSTOP, a gate), or
 // says that a number is not known.
 //
-// Everything listens on 127.0.0.1. The package needs root.
+// Everything listens on 127.0.0.1, or on the address of a namespace that the run
+// has made. The package needs root.
 package real

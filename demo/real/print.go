@@ -56,9 +56,9 @@ func (l LinkResult) lost() string {
 		if e == nil {
 			continue
 		}
-		for what, n := range map[string]*uint64{"unread": e.Verdict.Lost.Unread, "unsent": e.Verdict.Lost.Unsent, "unacked": e.Verdict.Lost.Unacked} {
+		for k, n := range []*uint64{e.Verdict.Lost.Unread, e.Verdict.Lost.Unacked, e.Verdict.Lost.Unsent} {
 			if n != nil && *n > 0 {
-				list = append(list, fmt.Sprintf("%s %d %s", []string{"client", "server"}[i], *n, what))
+				list = append(list, fmt.Sprintf("%s %d %s", []string{"client", "server"}[i], *n, []string{"unread", "unacked", "unsent"}[k]))
 			}
 		}
 	}

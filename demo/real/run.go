@@ -21,8 +21,8 @@ import (
 type Run struct {
 	Name     string
 	Title    string   // what happens, in one line
-	Case     string   // the report that it plays again: what people wrote about
-	Programs []string // names of Tools
+	Case     string   // the Cases that it plays again, by ID
+	Programs []string // by name; see tools
 	Play     func(w *World)
 }
 
