@@ -99,7 +99,7 @@ dist:
 	$(GO) run ./cmd/dist
 
 test-dist:
-	@bpf/need rpm rpm2cpio man-db systemd
+	@bpf/need rpm rpm2cpio man-db systemd bash-completion
 	$(GO) test -tags lab -count=1 -v -timeout 60m -run TestPackages ./cmd/dist
 
 clean:
