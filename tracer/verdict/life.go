@@ -134,6 +134,13 @@ func (r *Reset) answers(f *facts, e *event.Event) {
 	}
 }
 
+// sentAfterFin says whether this end sent payload between the peer's FIN and the
+// reset. Sequence numbers tell that more exactly than jiffies.
+func (f *facts) sentAfterFin() bool {
+	fin, rst := f.at(f.peerFin), f.at(f.reset)
+	return before(f.peerFin, f.reset) && fin.Has&rst.Has&event.HasTCP != 0 && f.fin == none && int32(rst.SndNxt-fin.SndNxt) > 0
+}
+
 // silent says whether this end is known to have sent no payload: then its last
 // sending was the handshake.
 func (f *facts) silent() bool {

@@ -241,7 +241,7 @@ func TestResetWithACK(t *testing.T) {
 		if v.Reset.Behind == nil || *v.Reset.Behind != behind || !strings.Contains(v.Sentence, want) {
 			t.Errorf("%d behind: %v: %s", behind, v.Reset.Behind, v.Sentence)
 		}
-		if v.Reset.Answers != verdict.AnswerNone || !strings.Contains(v.Sentence, `It carried a text: "no route\x1b[2J".`) {
+		if v.Reset.Answers != verdict.AnswerNone || !strings.Contains(v.Sentence, `Linux never does: "no route\x1b[2J".`) {
 			t.Errorf("%q: %s", v.Reset.Answers, v.Sentence)
 		}
 	}

@@ -283,11 +283,16 @@ func tellNoSocket(t *telling) string {
 }
 
 func tellPathReset(t *telling) string {
-	if r := t.a.incoming(); t.b == nil && r.Elsewhere() {
+	r := t.a.incoming()
+	if t.b == nil && r.Elsewhere() {
 		return fmt.Sprintf("%s received a RST in the name of %s that another machine is likely to have sent: %s. A firewall, a load balancer or a NAT on the path does so; a route that changed, or a stack that gives its resets a TTL of their own, looks the same.%s",
 			end(t.a), t.a.c.Remote, r.differs(t.a.c.Family), r.reading(t))
 	}
-	return fmt.Sprintf("%s received a RST in the name of %s, but the TCP stack of that end, which is on this machine, never sent it: a packet filter (REJECT with tcp-reset), a raw socket or something else on the path did.", end(t.a), t.a.c.Remote)
+	text := fmt.Sprintf("%s received a RST in the name of %s, but the TCP stack of that end, which is on this machine, never sent it: a packet filter (REJECT with tcp-reset), a raw socket or something else on the path did.", end(t.a), t.a.c.Remote)
+	if r.Elsewhere() {
+		text += " Indeed " + r.differs(t.a.c.Family) + "."
+	}
+	return text + r.reading(t)
 }
 
 // differs says in what the RST is not like the handshake.
@@ -320,7 +325,7 @@ func (r *Reset) reading(t *telling) string {
 		}
 	}
 	if r.Text != "" {
-		fmt.Fprintf(&b, " It carried a text: %s.", strconv.QuoteToASCII(r.Text))
+		fmt.Fprintf(&b, " It carried a text, as some firewalls and load balancers write it and Linux never does: %s.", strconv.QuoteToASCII(r.Text))
 	}
 	return b.String()
 }
@@ -355,7 +360,7 @@ func tellPeerAbort(t *telling) string {
 
 func tellPeerGone(t *telling) string {
 	r := t.a.incoming()
-	if r != nil && r.AfterFin != nil && r.Answers == AnswerData && r.After != nil && *r.After <= *r.AfterFin {
+	if r != nil && r.AfterFin != nil && r.Answers == AnswerData && t.a.sentAfterFin() {
 		text := fmt.Sprintf("%s finished first (FIN)", t.a.c.Remote)
 		quiet := idle(t.a, nil)
 		if quiet != nil && *quiet >= time.Second {
