@@ -226,3 +226,54 @@ func TestRstInterval(t *testing.T) {
 		}
 	}
 }
+
+// TestRstFromAfar reads what one host saw, on Linux 6.12, of a peer whose
+// resets are forged: by a machine with the peer's TTL, one hop nearer, nine hops
+// farther and with another TTL altogether, each with a text; and of a peer that
+// closed after 2 s of silence, just before a request, and one that did not read.
+func TestRstFromAfar(t *testing.T) {
+	_, stdout, stderr := ran(t, "rst", "-r", "testdata/afar.tcpbye", "-o", "json")
+	type reset struct {
+		cause, retry, text, answers string
+		ttl, handshake              uint8
+		afterFin, idle              bool // for at least a second
+	}
+	var got []reset
+	for l := range strings.Lines(stdout) {
+		var r report.Record
+		if err := json.Unmarshal([]byte(l), &r); err != nil {
+			t.Fatal(err)
+		}
+		x := reset{cause: r.Verdict.Cause, ttl: *r.Reset.TTL, handshake: *r.Reset.HandshakeTTL, answers: *r.Reset.Answers,
+			afterFin: r.Reset.AfterFin != nil, idle: *r.Idle >= 1000}
+		if r.Verdict.Retry != nil {
+			x.retry = *r.Verdict.Retry
+		}
+		if r.Reset.Text != nil {
+			x.text = *r.Reset.Text
+		}
+		got = append(got, x)
+	}
+	const text = "blocked by policy\x1b[31m"
+	want := []reset{
+		{cause: "peer-abort", ttl: 64, handshake: 64, text: text, answers: "none", retry: "unsafe"},
+		{cause: "peer-abort", ttl: 63, handshake: 64, text: text, answers: "none", retry: "unsafe"},
+		{cause: "path-reset", ttl: 55, handshake: 64, text: text, answers: "none", retry: "unsafe"},
+		{cause: "path-reset", ttl: 250, handshake: 64, text: text, answers: "none", retry: "unsafe"},
+		{cause: "peer-gone", ttl: 64, handshake: 64, answers: "data", retry: "safe", afterFin: true, idle: true},
+		{cause: "peer-abort", ttl: 64, handshake: 64, answers: "none"},
+	}
+	if d := cmp.Diff(want, got, cmp.AllowUnexported(reset{})); d != "" {
+		t.Errorf("-want +got:\n%s%s", d, stderr)
+	}
+	_, stdout, _ = ran(t, "rst", "-r", "testdata/afar.tcpbye", "-v")
+	for _, want := range []string{
+		"So does a keep-alive timeout look that meets the next request on its way.",
+		"RST|ACK, TTL 55 (handshake 64), IP ID 4242 (handshake 0), window 1 (handshake 65160)",
+		`"blocked by policy\x1b[31m"`,
+	} {
+		if !strings.Contains(strings.Join(strings.Fields(stdout), " "), want) {
+			t.Errorf("%q is not in:\n%s", want, stdout)
+		}
+	}
+}
