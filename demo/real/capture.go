@@ -204,7 +204,8 @@ func (c call) flow(to uint16) flow {
 			continue
 		}
 		end := s.seq + uint32(s.len)
-		if started && int32(end-next) > 0 {
+		// What has no payload may come after the FIN, which has a number, too.
+		if started && s.len > 0 && int32(end-next) > 0 {
 			next = end
 		}
 		if s.flags&event.FIN != 0 {

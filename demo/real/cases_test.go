@@ -86,7 +86,7 @@ func TestFlow(t *testing.T) {
 	fin := func(seq uint32) segment { return segment{src: client, dst: server, seq: seq, flags: 0x11} }
 	rst := segment{src: server, dst: client, flags: 4}
 	got := calls([]segment{
-		syn(100), syn(100), data(101, 10), data(101, 10), data(111, 5), fin(116), fin(116),
+		syn(100), syn(100), data(101, 10), data(101, 10), data(111, 5), fin(116), fin(116), data(117, 0),
 		syn(1<<32 - 3), data(1<<32-2, 7), rst,
 		{src: 9, dst: 10, flags: 2},
 	}, server)

@@ -230,6 +230,21 @@ func (r *LinkResult) check(side string, e *JudgedEnd, due Side, roles map[string
 	if differs {
 		bad("judged %s, ender %q, not %s: %s, ender %q", Summary(v), v.Ender, class, cause, ender)
 	}
+	if n := v.Bytes.Sent; n != nil && *n != uint64(wire.bytes) {
+		bad("it is said to have sent %d bytes, the capture has %d", *n, wire.bytes)
+	}
+	for _, c := range []struct {
+		what      string
+		got       *uint64
+		due, most uint64
+	}{{"sent", v.Bytes.Sent, due.Sent, uint64(wire.bytes)}, {"received", v.Bytes.Received, due.Received, uint64(back.bytes)}} {
+		switch {
+		case c.got == nil && c.due != 0:
+			bad("the number of bytes that it %s is not known", c.what)
+		case c.got != nil && (c.due != 0 && *c.got != c.due || *c.got > c.most):
+			bad("it is said to have %s %d bytes; the capture has %d, due are %d", c.what, *c.got, c.most, c.due)
+		}
+	}
 	if r.Unsure {
 		return
 	}
@@ -286,21 +301,6 @@ func (r *LinkResult) check(side string, e *JudgedEnd, due Side, roles map[string
 	lost("unread", v.Lost.Unread, due.Unread)
 	lost("unsent", v.Lost.Unsent, due.Unsent)
 	lost("unacked", v.Lost.Unacked, due.Unacked)
-	if n := v.Bytes.Sent; n != nil && *n != uint64(wire.bytes) {
-		bad("it is said to have sent %d bytes, the capture has %d", *n, wire.bytes)
-	}
-	for _, c := range []struct {
-		what      string
-		got       *uint64
-		due, most uint64
-	}{{"sent", v.Bytes.Sent, due.Sent, uint64(wire.bytes)}, {"received", v.Bytes.Received, due.Received, uint64(back.bytes)}} {
-		switch {
-		case c.got == nil && c.due != 0:
-			bad("the number of bytes that it %s is not known", c.what)
-		case c.got != nil && (c.due != 0 && *c.got != c.due || *c.got > c.most):
-			bad("it is said to have %s %d bytes; the capture has %d, due are %d", c.what, *c.got, c.most, c.due)
-		}
-	}
 	if v.Sentence == "" {
 		bad("the verdict has no sentence")
 	}

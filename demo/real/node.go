@@ -17,6 +17,33 @@ func (w *World) node(script string) *Program {
 	return p
 }
 
+// fullQueue is a curl that comes to a node that is busy and has two connections in
+// its accept queue, whose backlog is 1.
+func (w *World) fullQueue(third Link, options ...string) {
+	node := w.node(`require("net").createServer(s => s.resume()).listen(8080, "127.0.0.1", 1);`)
+	w.Stop(node.PID())
+	first := w.Start("first", "nc.openbsd", "127.0.0.1", "8080")
+	w.WaitServer(8080, 1, "the first in the queue", In(event.Established))
+	second := w.Start("second", "nc.openbsd", "127.0.0.1", "8080")
+	w.WaitServer(8080, 2, "the second in the queue", In(event.Established))
+	curl := w.Start("curl", "curl", append(options, "-s", "-S", "http://127.0.0.1:8080/")...)
+	w.Check(curl.WaitExit() == 28, "curl's connect should have timed out, but said: %s", curl.Output())
+	w.Signal(node.PID(), unix.SIGCONT)
+	w.WaitServer(8080, 2, "both accepted", func(r Row) bool { return r.Inode != 0 })
+	first.Kill()
+	second.Kill()
+	w.WaitEnded(8080)
+	for _, nc := range []string{"first", "second"} {
+		w.Due(Link{
+			Name: "nc > node", Port: 8080,
+			Ending: Ending{Class: verdict.Graceful, Cause: verdict.OrderlyClose, Act: verdict.ActKilled, Signal: int(unix.SIGKILL), Actor: nc, By: "client"},
+			Client: Side{FIN: 1, TimeWait: true},
+			Server: Side{FIN: 1, Saw: []string{"EOF"}},
+		})
+	}
+	w.Due(third)
+}
+
 var nodes = []Run{
 	{
 		Name: "node-keepalive-timeout", Case: "C01 C14", Programs: []string{"node", "python3"},
@@ -207,28 +234,7 @@ s.listen(8080, "127.0.0.1");
 		Title: "node is busy and its accept queue is full: the SYN of the third client is dropped",
 		Play: func(w *World) {
 			w.Sysctl("tcp_syn_retries", "1")
-			node := w.node(`require("net").createServer(s => s.resume()).listen(8080, "127.0.0.1", 1);`)
-			w.Stop(node.PID())
-			first := w.Start("first", "nc.openbsd", "127.0.0.1", "8080")
-			w.WaitServer(8080, 1, "the first in the queue", In(event.Established))
-			second := w.Start("second", "nc.openbsd", "127.0.0.1", "8080")
-			w.WaitServer(8080, 2, "the second in the queue", In(event.Established))
-			curl := w.Start("curl", "curl", "-s", "-S", "http://127.0.0.1:8080/")
-			w.Check(curl.WaitExit() == 28, "curl's connect should have timed out, but said: %s", curl.Output())
-			w.Signal(node.PID(), unix.SIGCONT)
-			w.WaitServer(8080, 2, "both accepted", func(r Row) bool { return r.Inode != 0 })
-			first.Kill()
-			second.Kill()
-			w.WaitEnded(8080)
-			for _, nc := range []string{"first", "second"} {
-				w.Due(Link{
-					Name: "nc > node", Port: 8080,
-					Ending: Ending{Class: verdict.Graceful, Cause: verdict.OrderlyClose, Act: verdict.ActKilled, Signal: int(unix.SIGKILL), Actor: nc, By: "client"},
-					Client: Side{FIN: 1, TimeWait: true},
-					Server: Side{FIN: 1, Saw: []string{"EOF"}},
-				})
-			}
-			w.Due(Link{
+			w.fullQueue(Link{
 				Name: "curl > node", Port: 8080,
 				Ending: Ending{Class: verdict.TimedOut, Cause: verdict.AcceptOverflow, By: "client", Kernel: true},
 				Client: Side{Saw: []string{"ETIMEDOUT"}},
@@ -236,6 +242,20 @@ s.listen(8080, "127.0.0.1");
 				Retry:  verdict.RetrySafe,
 				Says:   []string{"The SYN of curl (pid", "the accept queue of the listener at 127.0.0.1:8080 was full"},
 			})
+		},
+	},
+	{
+		Name: "node-accept-queue-impatient", Case: "C37", Programs: []string{"node", "nc.openbsd", "curl"},
+		Title: "the same, but curl loses patience before its kernel does",
+		Play: func(w *World) {
+			w.fullQueue(Link{
+				Name: "curl > node", Port: 8080,
+				Ending: Ending{Class: verdict.Refused, Cause: verdict.ConnectCancelled, Act: verdict.ActClose, Actor: "curl", By: "client"},
+				Client: Side{},
+				Server: Side{None: true},
+				Retry:  verdict.RetrySafe,
+				Says:   []string{"curl (pid", "gave up connecting", "the accept queue of the listener at 127.0.0.1:8080 was full"},
+			}, "--connect-timeout", "2")
 		},
 	},
 }

@@ -62,20 +62,24 @@ func TestRealPrograms(t *testing.T) {
 				}
 				fmt.Fprintf(os.Stderr, "%s: %s, %.1f s\n", run.Name, how, time.Since(start).Seconds())
 			}()
+			wrong := func(format string, args ...any) {
+				t.Helper()
+				t.Errorf(format, args...)
+				fmt.Fprintf(os.Stderr, "  "+format+"\n", args...) // at once: a guest takes its time
+			}
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 			defer cancel()
 			r, err := theatre.Play(ctx, run, *patience)
 			if err != nil {
-				t.Error(err)
 				r.Wrong = append(r.Wrong, err)
 			}
 			all = append(all, r)
 			for _, err := range r.Wrong {
-				t.Error(err)
+				wrong("%v", err)
 			}
 			for _, l := range r.Links {
 				for _, err := range l.Wrong {
-					t.Errorf("%s: %v", l.Link.Name, err)
+					wrong("%s: %v", l.Link.Name, err)
 				}
 			}
 			if t.Failed() || *verbose {
