@@ -250,7 +250,7 @@ func guest(t *testing.T, kernel, dir string) {
 	out := t.TempDir()
 	var console bytes.Buffer
 	_, err = lab.Run(t.Context(), lab.Config{
-		Kernel: kernel, Out: out, Timeout: 15 * time.Minute, Progress: os.Stderr, Stdout: &console, Stderr: &console,
+		Kernel: kernel, Out: out, Timeout: 25 * time.Minute, Progress: os.Stderr, Stdout: &console, Stderr: &console,
 		Args: []string{"sh", script, match(t, dir, "*_"+runtime.GOARCH+".deb"), match(t, dir, "*."+rpmArch[runtime.GOARCH]+".rpm")},
 	})
 	log, _ := os.ReadFile(filepath.Join(out, "log"))
