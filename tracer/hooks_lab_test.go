@@ -71,6 +71,10 @@ func holes(t *testing.T, spec *btf.Spec, r Rung) map[event.Hook]string {
 	if !has("btf_trace_inet_sk_error_report") {
 		hole[event.HookErrorReport] = "came with 5.15, as a function and as a tracepoint; no verdict rests on it"
 	}
+	if mode, _ := lockdown(); mode == "confidentiality" {
+		hole[event.HookHandshake] = "tells of a segment, and lockdown=confidentiality lets no program read one"
+		hole[event.HookStack] = "lockdown=confidentiality refuses what reads a stack"
+	}
 	var helpers *btf.Enum
 	if err := spec.TypeByName("bpf_func_id", &helpers); err != nil {
 		t.Fatal(err)

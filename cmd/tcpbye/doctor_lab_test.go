@@ -114,8 +114,9 @@ func doctor(t *testing.T, attr *syscall.SysProcAttr, command ...string) examined
 // whole is what is due to a user who may do everything on this kernel.
 func whole(t *testing.T) tracer.Health {
 	_, probes := os.Stat("/sys/bus/event_source/devices/kprobe/type")
-	if probes != nil {
-		return tracer.Degraded // functions cannot be traced
+	mode, _ := os.ReadFile("/sys/kernel/security/lockdown")
+	if probes != nil || strings.Contains(string(mode), "[confidentiality]") {
+		return tracer.Degraded // functions cannot be traced, or segments and stacks not read
 	}
 	return tracer.Full
 }
