@@ -185,6 +185,24 @@ func calls(segs []segment, port uint16) []call {
 	return list
 }
 
+// late says whether a RST came after both ends had sent their FINs: where the last
+// acknowledgement is told to a socket that is gone, which happens where both
+// handle the other's FIN at the same moment. The RST ends a TIME_WAIT (RFC 1337).
+func (c call) late() bool {
+	var client, server bool
+	for _, s := range c.segs {
+		switch {
+		case s.flags&event.RST != 0:
+			return client && server
+		case s.flags&event.FIN != 0 && s.src == c.client:
+			client = true
+		case s.flags&event.FIN != 0:
+			server = true
+		}
+	}
+	return false
+}
+
 // flow sums up what was sent to one of the ports.
 func (c call) flow(to uint16) flow {
 	var f flow

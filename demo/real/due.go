@@ -132,10 +132,15 @@ func judge(links []Link, roles map[string]Process, segs []segment, waits []Row, 
 			continue
 		}
 		c := all[n]
+		if l.Ending.Class == verdict.Graceful && c.late() {
+			l.Ending.Harmless = true
+			l.Client.RST, l.Server.RST = Any, Any
+			r.Link = l
+		}
 		r.Client, r.Server = take(c.client, l.Port), take(l.Port, c.client)
 		waiting := func(local, remote uint16) *bool {
-			if c.again {
-				return nil // the row would be the next one's
+			if c.again || l.Ending.Harmless {
+				return nil // the row would be the next one's; the RST has ended it
 			}
 			is := slices.ContainsFunc(waits, func(r Row) bool { return r.Local == local && r.Remote == remote })
 			return &is

@@ -91,8 +91,8 @@ c.close()
 		Play: func(w *World) {
 			w.node(`
 require("net").createServer({pauseOnConnect: true}, s => {
-	console.log("accepted");
 	process.on("SIGUSR2", () => setTimeout(() => s.destroy(), 1000));
+	console.log("accepted");
 }).listen(8080, "127.0.0.1");
 `)
 			client := w.Python("client")
@@ -126,9 +126,11 @@ s.sendall(b"request")
 			node := w.node(`
 require("net").createServer({pauseOnConnect: true}, s => {
 	process.on("SIGUSR2", () => s.destroy());
+	console.log("accepted");
 }).listen(8080, "127.0.0.1");
 `)
 			curl := w.Start("curl", "curl", "-s", "-S", "-H", "Expect:", "--data-binary", "@"+w.Big("upload", 30<<20), "http://127.0.0.1:8080/")
+			node.WaitOutput("accepted")
 			before := -1
 			w.WaitRows("the upload to stall", func(rows []Row) bool {
 				for _, r := range rows {
@@ -185,8 +187,8 @@ require("net").createServer(s => {
 		Play: func(w *World) {
 			node := w.node(`
 require("http").createServer((q, a) => {
+	setTimeout(() => a.end("answer"), 3600000);
 	console.log("asked");
-	process.on("SIGUSR2", () => a.end("answer"));
 }).listen(8080, "127.0.0.1");
 `)
 			nc := w.Start("nc", "nc.openbsd", "-N", "127.0.0.1", "8080")
@@ -222,7 +224,8 @@ s.listen(8080, "127.0.0.1");
 			w.WaitEnded(8080)
 			w.Due(Link{
 				Name: "curl > node", Port: 8080,
-				Ending: Ending{Class: verdict.Graceful, Cause: verdict.OrderlyClose, Act: verdict.ActClose, Actor: "node", By: "server"},
+				// It shuts its sending side down and closes at once.
+				Ending: Ending{Class: verdict.Graceful, Cause: verdict.OrderlyClose, Act: verdict.ActShutWr, Actor: "node", By: "server"},
 				Client: Side{FIN: 1, Saw: []string{"EOF"}},
 				Server: Side{FIN: 1, TimeWait: true},
 				Says:   []string{"node (pid", "closed first"},

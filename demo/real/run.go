@@ -36,6 +36,9 @@ type Result struct {
 	Run   Run
 	Links []LinkResult
 	Wrong []error // what is wrong with the run as a whole
+	// Skipped counts the events that the kernel did not run a program for, because
+	// another one was running: what is judged without them proves nothing.
+	Skipped uint64
 	// Events are the run's own, as the tracer gave them.
 	Events []event.Event
 	// Dump is all that is known, for whoever looks for what went wrong.
@@ -116,12 +119,13 @@ func (t *Theatre) Record(w io.Writer, r Result) error {
 	return rec.Close(record.End{Events: uint64(len(r.Events))})
 }
 
-// Close ends the trace. Its error says, too, that events were lost.
+// Close ends the trace. Its error says, too, that events were lost; of those that
+// were skipped the Results tell.
 func (t *Theatre) Close() error {
 	t.cancel()
 	<-t.done
 	st, err := t.tracer.Stats()
-	if st.Lost() != 0 || st.Map != 0 || st.Read != 0 {
+	if st.Lost() != st.Skipped || st.Map != 0 || st.Read != 0 {
 		err = errors.Join(err, fmt.Errorf("events were lost: %+v", st))
 	}
 	return errors.Join(t.err, err, t.tracer.Close())
@@ -142,6 +146,10 @@ func (t *Theatre) Play(ctx context.Context, run Run, patience time.Duration) (re
 	if err != nil {
 		return res, err
 	}
+	before, err := t.tracer.Stats()
+	if err != nil {
+		return res, errors.Join(err, w.close())
+	}
 	run.Play(w)
 	err = w.err
 	// What is later is the cleaning up.
@@ -153,6 +161,9 @@ func (t *Theatre) Play(ctx context.Context, run Run, patience time.Duration) (re
 	if serr != nil {
 		return res, errors.Join(err, serr)
 	}
+	after, serr := t.tracer.Stats()
+	err = errors.Join(err, serr)
+	res.Skipped = after.Skipped - before.Skipped
 	j := conn.New(conn.Options{Hold: true})
 	for _, e := range events {
 		j.Add(e)
