@@ -111,12 +111,16 @@ func playCatalogue(t *testing.T) int {
 	var mu sync.Mutex
 	played := 0
 	play := func(s scenario.Scenario, family scenario.Family) {
-		ctx, cancel := context.WithTimeout(t.Context(), 2*patience)
-		defer cancel()
-		_, err := scenario.Execute(ctx, s, scenario.Options{Family: family, Stderr: os.Stderr, Patience: patience, MachineWide: inLab()})
+		var missing *scenario.Missing
+		var err error
+		for range 2 { // on a busy machine a story that is about time may fail
+			_, err = scenario.Execute(t.Context(), s, scenario.Options{Family: family, Stderr: os.Stderr, Patience: time.Minute, MachineWide: inLab()})
+			if err == nil || errors.As(err, &missing) || errors.Is(err, scenario.ErrNotAllowed) {
+				break
+			}
+		}
 		mu.Lock()
 		defer mu.Unlock()
-		var missing *scenario.Missing
 		switch {
 		case err == nil:
 			played++
