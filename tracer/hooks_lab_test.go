@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/btf"
+	"golang.org/x/sys/unix"
 
 	"github.com/tcpbye/tcpbye/tracer/event"
 )
@@ -91,6 +93,8 @@ func unavailable(r Rung) string {
 	switch {
 	case (r == RungKprobe || r == RungFentry) && !probed():
 		return "this kernel was built without function tracing and kprobes"
+	case r == RungFentry && runtime.GOARCH == "arm64" && before(6, 4):
+		return "before 6.4 ftrace on arm64 has no direct calls, which fentry needs"
 	case mode == "confidentiality" && r == RungKprobe:
 		return "lockdown=confidentiality refuses kprobes"
 	case mode == "confidentiality" && r == RungClassic:
@@ -104,6 +108,17 @@ func unavailable(r Rung) string {
 func probed() bool {
 	_, err := os.Stat(kprobeSource)
 	return err == nil
+}
+
+// before says whether this kernel is older than a version.
+func before(major, minor int) bool {
+	var u unix.Utsname
+	if unix.Uname(&u) != nil {
+		return false
+	}
+	var a, b int
+	fmt.Sscanf(unix.ByteSliceToString(u.Release[:]), "%d.%d", &a, &b)
+	return a < major || a == major && b < minor
 }
 
 // TestHooks forces each rung, and holds what attaches and what fires against
