@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/cilium/ebpf"
+	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
 	"golang.org/x/sys/unix"
 
@@ -225,4 +226,59 @@ func TestHooks(t *testing.T) {
 		}
 	}
 	t.Log(b.String())
+}
+
+// TestWithoutProbeReads loads what is attached by BTF types as on a kernel that
+// lets no program read memory by address (lockdown=confidentiality): no such read
+// may be left in a program. What reads a stack cannot do without.
+func TestWithoutProbeReads(t *testing.T) {
+	p, err := newPrograms(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := p.close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	p.kernel.probeRead = false
+	spec, err := loaders[objectTyped]()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := p.kernel.configure(objectTyped, spec); err != nil {
+		t.Fatal(err)
+	}
+	const nobodys = 1 << 20 // no kernel has so many helpers
+	for _, prog := range spec.Programs {
+		p.kernel.patch(prog.Instructions)
+		for i := range prog.Instructions {
+			ins := &prog.Instructions[i]
+			if ins.IsBuiltinCall() && (ins.Constant == int64(asm.FnProbeReadKernel) || ins.Constant == int64(asm.FnProbeReadKernelStr)) {
+				ins.Constant = nobodys
+			}
+		}
+	}
+	p.specs[objectTyped] = spec
+	loaded := 0
+	for _, h := range hooks(p.kernel) {
+		if h.hook == event.HookStack {
+			continue
+		}
+		for _, w := range h.ways {
+			if w[0].rung.object() != objectTyped || p.possible(w) != nil {
+				continue
+			}
+			for _, pt := range w {
+				loaded++
+				if _, err := p.loadSet(objectTyped, []string{pt.program}); err != nil {
+					t.Errorf("%v: %s: %v", h.hook, pt.program, err)
+				}
+			}
+		}
+	}
+	if loaded == 0 {
+		t.Error("no program can be attached by types")
+	}
+	t.Logf("%d programs", loaded)
 }

@@ -58,7 +58,7 @@ func TestArm64(t *testing.T) {
 				// In the demo's test the parts are experiment and family, in the
 				// catalogue's "all" and scenario.
 				{"scenario.test", "-test.run=^(TestDemo|TestCatalogueIsJudged)$/^(close|shutdown|all)$/^(ipv4|ipv6|" + strings.Join(armStories, "|") + ")$"},
-				{"tracer.test", "-test.run=^(TestLoopback|TestHooks|TestPrivileges|TestDropPrivileges)$"},
+				{"tracer.test", "-test.run=^(TestLoopback|TestHooks|TestWithoutProbeReads|TestPrivileges|TestDropPrivileges)$"},
 			} {
 				results, facts := runArm64(t, k, files, args)
 				told = append(told, facts...)
