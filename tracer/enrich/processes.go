@@ -195,14 +195,6 @@ func (p *Processes) Forget(pid uint32) {
 	p.pids.remove(pid)
 }
 
-// knows says whether a living process was seen with the PID.
-func (p *Processes) knows(pid uint32) bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	known, _ := p.pids.get(pid)
-	return len(known) > 0 && known[len(known)-1].died == 0
-}
-
 // renew brings a living process up to date.
 func (p *Processes) renew(r *record, s stat, now time.Duration) {
 	if s.ended() {

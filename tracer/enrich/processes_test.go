@@ -9,9 +9,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/tcpbye/tcpbye/tracer/conn"
-	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
 // procfs is a made-up /proc.
@@ -244,79 +241,6 @@ func TestOwnProcess(t *testing.T) {
 	if _, ok := p.Lookup(pid, 1); ok {
 		t.Error("alive at boot")
 	}
-}
-
-func TestShortLivedProcess(t *testing.T) {
-	program := build(t, "go-exe", "go")
-	n := New(Options{})
-	defer n.Close()
-	h := start(t, program)
-	now, _ := kernelClock()
-	e := event.Event{Time: now, Hook: event.HookConnect, Context: event.ContextProcess, PID: h.pid}
-	n.Observe(&e)
-	h.stop()
-	who := conn.Process{PID: h.pid, Comm: "as the kernel said"}
-	n.Complete(&who, now)
-	if who.Exe != program || who.Comm != "as the kernel said" {
-		t.Errorf("%+v", who)
-	}
-	after, _ := kernelClock()
-	n.Observe(&event.Event{Time: after, Hook: event.HookExit, Context: event.ContextProcess, PID: h.pid})
-	late := conn.Process{PID: h.pid}
-	n.Complete(&late, after+1)
-	if late.Exe != "" {
-		t.Errorf("an event after the exit: %+v", late)
-	}
-}
-
-// What a softirq does is not the doing of the task that it came upon.
-func TestObserveLeavesBystandersAlone(t *testing.T) {
-	f := &procfs{t: t, dir: t.TempDir()}
-	f.put(7, task{comm: "x", exe: "/x", start: 1})
-	n := New(Options{Procfs: f.dir, Cgroupfs: t.TempDir()})
-	defer n.Close()
-	n.Observe(&event.Event{Time: time.Second, Hook: event.HookReset, Context: event.ContextSoftirq, PID: 7})
-	n.Observe(&event.Event{Time: time.Second, Hook: event.HookClose, Context: event.ContextProcess, PID: 0})
-	if n.Processes.pids.len() != 0 {
-		t.Error("a bystander was looked up")
-	}
-	n.Observe(&event.Event{Time: time.Second, Hook: event.HookClose, Context: event.ContextProcess, PID: 7})
-	if !n.Processes.knows(7) {
-		t.Error("the actor was not looked up")
-	}
-}
-
-func TestContainerFromTheEventsCgroup(t *testing.T) {
-	f := &procfs{t: t, dir: t.TempDir()}
-	n := New(Options{Procfs: f.dir, Cgroupfs: t.TempDir()})
-	defer n.Close()
-	n.Cgroups, _ = tree(t, 100)
-	docker := mkdir(t, n.Cgroups, "/docker/"+id64)
-	unit := mkdir(t, n.Cgroups, "/system.slice/a.service")
-	for _, c := range []struct {
-		name   string
-		cgroup uint64
-		file   string // "" the process is gone
-		want   string
-	}{
-		{"nobody saw it alive", docker, "", "docker/" + id12},
-		{"the event's own cgroup", unit, "0::/system.slice/b.service\n", "a.service"},
-		{"placed by v1 alone", 1, "3:pids:/docker/" + id64 + "\n0::/\n", "docker/" + id12},
-		{"container by v1, unit by v2", unit, "3:pids:/docker/" + id64 + "\n0::/system.slice/a.service\n", "docker/" + id12},
-		{"unknown", 1 << 60, "", ""},
-	} {
-		n.Processes.Forget(7)
-		f.remove(7)
-		if c.file != "" {
-			f.put(7, task{comm: "x", exe: "/x", start: 1, cgroup: c.file})
-		}
-		who := conn.Process{PID: 7, Cgroup: c.cgroup}
-		n.Complete(&who, 50*time.Second)
-		if who.Container != c.want {
-			t.Errorf("%s: %q, want %q", c.name, who.Container, c.want)
-		}
-	}
-	n.Complete(nil, 0)
 }
 
 func TestUsers(t *testing.T) {
