@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/filter"
 	"github.com/tcpbye/tcpbye/tracer/report"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
@@ -43,6 +44,9 @@ checks do.` + "\n" + commandHelp,
 			}
 			if interval < 0 {
 				return usage(fmt.Errorf("--interval %v: want a time to come", interval))
+			}
+			if err := shown(t.choose.Classes, t.choose.Causes, all); err != nil {
+				return usage(err)
 			}
 			if t.format != formatResets {
 				if err := excluded(cmd, "-o "+t.format, "top", "interval"); err != nil {
@@ -88,6 +92,27 @@ checks do.` + "\n" + commandHelp,
 	f.IntVar(&top, "top", 0, "show the first `N` rows of the table; 0: all")
 	f.DurationVar(&interval, "interval", 0, "show the table so often, too; 0: at the end only")
 	return cmd
+}
+
+// shown says why rst can show nothing of those classes and causes; nil: it can,
+// or there are no such.
+func shown(classes, causes []string, all bool) error {
+	f, err := filter.Parse(filter.Spec{Classes: classes, Causes: causes}, filter.World{})
+	if err != nil {
+		return nil // it is told when the whole filter is read
+	}
+	shows := func(c verdict.Class) bool { return c != verdict.Open && (c != verdict.Graceful || all) }
+	class, cause := len(f.Classes) == 0, len(f.Causes) == 0
+	for _, c := range f.Classes {
+		class = class || shows(c)
+	}
+	for _, r := range verdict.Rules() {
+		cause = cause || shows(r.Class) && slices.Contains(f.Causes, r.Cause)
+	}
+	if class && cause {
+		return nil
+	}
+	return errors.New("of these classes and causes rst shows nothing: it shows what did not end gracefully; tcpbye trace shows all")
 }
 
 // summing is the table of rst, at the end and in between.

@@ -468,6 +468,10 @@ func (t *tracing) open(cmd *cobra.Command, args []string) error {
 	if os.Geteuid() != 0 {
 		fmt.Fprintln(t.env.stderr, "tcpbye: without root, who holds other users' connections is not known")
 	}
-	fmt.Fprintf(t.env.stderr, "%d open, %d shown, %d will not end by themselves; %d in TIME_WAIT\n", seen, len(sockets), marked, snap.TimeWait)
+	themselves := "themselves"
+	if marked == 1 {
+		themselves = "itself"
+	}
+	fmt.Fprintf(t.env.stderr, "%d open, %d shown, %d will not end by %s; %d in TIME_WAIT\n", seen, len(sockets), marked, themselves, snap.TimeWait)
 	return nil
 }

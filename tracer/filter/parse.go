@@ -44,7 +44,7 @@ func Parse(s Spec, w World) (*Filter, error) {
 	if s.Follow && len(s.PIDs) == 0 {
 		return nil, errors.New("--follow: whose children? it goes with -p PID")
 	}
-	return f, errors.Join(
+	err := errors.Join(
 		each("-p", s.PIDs, &f.PIDs, func(v string) (uint32, error) { return parsePID(v, w) }),
 		each("--comm", s.Comms, &f.Comms, parseGlob),
 		each("--exe", s.Exes, &f.Exes, parseGlob),
@@ -58,6 +58,12 @@ func Parse(s Spec, w World) (*Filter, error) {
 		each("--class", s.Classes, &f.Classes, parseClass),
 		each("--cause", s.Causes, &f.Causes, parseCause),
 	)
+	if err == nil && len(f.Local) > 0 && len(f.Remote) > 0 && !slices.ContainsFunc(f.Local, func(l netip.Prefix) bool {
+		return slices.ContainsFunc(f.Remote, func(r netip.Prefix) bool { return l.Addr().Is4() == r.Addr().Is4() })
+	}) {
+		err = errors.New("--local and --remote are addresses of two families: no connection has both")
+	}
+	return f, err
 }
 
 // each parses lists of values; the first that is wrong is named.
