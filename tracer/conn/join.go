@@ -721,6 +721,13 @@ func (j *Joiner) state(c *entry, e event.Event) {
 		c.Established = e.Time
 	case e.ToState == event.Close && e.State != event.Close:
 		c.Ended = e.Time
+		// Without tcp_time_wait, which may not be attached, or was skipped: a
+		// mini-socket that waits for the peer's FIN. Of a peer that lives here
+		// it can be told.
+		if e.State == event.FinWait2 && e.Err == 0 && e.Has&event.HasSocket != 0 && e.SkFlags&event.SockDone == 0 &&
+			e.Context == event.ContextSoftirq && c.mini == 0 && c.peer != nil {
+			c.mini = event.FinWait2
+		}
 	}
 	// The state may be all that tells who closed: a connection of before the
 	// trace, or a kernel without kprobes, where a child or whoever got the socket

@@ -287,6 +287,49 @@ func TestSeed(t *testing.T) {
 	}
 }
 
+// TestMiniUnseen: where tcp_time_wait was not seen, an end that left FIN_WAIT2 for
+// CLOSE is a mini-socket that waits for the peer's FIN, and not complete before.
+func TestMiniUnseen(t *testing.T) {
+	for _, seen := range []bool{true, false} {
+		var all []event.Event
+		a := &sock{1, 1, client, server, event.Close, 3, &all}
+		b := &sock{2, 2, server, client, event.Listen, 4, &all}
+		a.to(ms, event.SynSent)
+		b.to(ms, event.SynRecv)
+		b.to(ms, event.Established)
+		a.to(ms, event.Established)
+		a.to(2*ms, event.FinWait1)
+		b.to(2*ms, event.CloseWait)
+		a.to(3*ms, event.FinWait2)
+		if seen {
+			a.event(3*ms, event.Event{Hook: event.HookTimeWait, Arg: int32(event.FinWait2)})
+		}
+		a.event(3*ms, event.Event{Hook: event.HookSetState, ToState: event.Close, Has: event.HasSocket, SkFlags: event.SockDead})
+		a.event(3*ms, event.Event{Hook: event.HookDestroy})
+		const later = 5 * time.Second
+		b.to(later, event.LastAck)
+		a.sock, a.gen = 0, 0 // the mini-socket is another object
+		a.event(later, event.Event{Hook: event.HookTwskSchedule, Arg: int32(event.TimeWait)})
+		b.to(later+ms, event.Close)
+		b.event(later+ms, event.Event{Hook: event.HookDestroy})
+		told := 0
+		j := New(Options{Done: func(c *Connection) {
+			told++
+			if last := c.Events[len(c.Events)-1]; c.Open == OpenActive && last.Hook != event.HookTwskSchedule {
+				t.Errorf("tcp_time_wait seen %v: the story ends with %v", seen, last.Hook)
+			}
+		}})
+		for _, e := range all {
+			j.Add(e)
+			j.Advance(e.Time)
+		}
+		j.Advance(2 * later)
+		if told != 2 {
+			t.Errorf("tcp_time_wait seen %v: %d ends are complete", seen, told)
+		}
+	}
+}
+
 // TestHeir: where only the states are seen, the owner is who held the socket last,
 // and not who destroys it from outside.
 func TestHeir(t *testing.T) {
