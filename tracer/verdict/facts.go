@@ -158,6 +158,35 @@ func (f *facts) actedAt(i int) bool {
 	return f.active != none && f.at(f.active).TID == e.TID
 }
 
+// cut is the close with which this end let go of the socket after it had shut its
+// sending side down, without having heard the peer out: that is a close in two
+// steps (python's http.server, haproxy, node), not a half-close. none: it held
+// the socket until the peer's FIN came.
+func (f *facts) cut() int {
+	if f.fin == none {
+		return none
+	}
+	i := f.release
+	if f.inferred {
+		i = none
+	}
+	for k := f.fin + 1; i == none && k < len(f.c.Events); k++ {
+		// Without a hook on the close: tcp_close_state sets the state that it is in.
+		e := &f.c.Events[k]
+		if e.Hook != event.HookSetState || e.State != e.ToState || !e.ByProcess() && e.Context != event.ContextUnknown {
+			continue
+		}
+		switch e.Call {
+		case event.CallClose, event.CallCloseRange, event.CallDup2, event.CallExec, event.CallExit, event.CallIOUring:
+			i = k
+		}
+	}
+	if i > f.fin && before(i, f.peerFin) {
+		return i
+	}
+	return none
+}
+
 // released says whether the last reference was dropped before the end, or made
 // it.
 func (f *facts) released() bool {

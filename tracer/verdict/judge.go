@@ -245,10 +245,11 @@ func (v *Verdict) halfClose(self, other *facts) {
 	if first == nil || second == nil {
 		return
 	}
+	shut := self
 	if second.At < first.At {
-		first, second = second, first
+		first, second, shut = second, first, other
 	}
-	if first.Act != ActShutWr {
+	if first.Act != ActShutWr || shut != nil && shut.cut() != none {
 		return
 	}
 	d := second.At - first.At

@@ -199,7 +199,11 @@ func unreachable(a, b *facts, s Scope) *finding {
 	if end.Err == event.Errno(unix.ECONNABORTED) {
 		return nil // tcp_abort
 	}
-	if end.Err != 0 || end.ErrSoft != 0 || end.Call == event.CallConnect {
+	if end.Err == 0 && end.ErrSoft == 0 && end.Call == event.CallConnect {
+		// This kernel, before anything was sent: tcp_v4_connect.
+		return &finding{by: byKernel, a: []int{a.closed}, needs: []event.Hook{event.HookReset, event.HookDisconnect}}
+	}
+	if end.Err != 0 || end.ErrSoft != 0 {
 		return &finding{by: byPath, a: []int{a.closed}, needs: []event.Hook{event.HookReset, event.HookDisconnect}}
 	}
 	return nil
@@ -707,11 +711,11 @@ func late(a, b *facts) bool {
 }
 
 func halfClose(a, b *facts, s Scope) *finding {
-	return graceful(a, b, func(act Act) bool { return act == ActShutWr })
+	return graceful(a, b, func(act Act) bool { return act == ActShutWr && a.cut() == none })
 }
 
 func orderlyClose(a, b *facts, s Scope) *finding {
-	return graceful(a, b, func(act Act) bool { return act != ActShutWr })
+	return graceful(a, b, func(act Act) bool { return act != ActShutWr || a.cut() != none })
 }
 
 func (f *facts) accepted() bool {

@@ -144,7 +144,11 @@ func tellAcceptOverflow(t *telling) string {
 }
 
 func tellConnectCancelled(t *telling) string {
-	return fmt.Sprintf("%s gave up connecting to %s itself, %s, before an answer to its SYN had come. Nothing was sent.", t.who(), t.a.c.Remote, t.how())
+	s := fmt.Sprintf("%s gave up connecting to %s itself, %s, before an answer to its SYN had come. Nothing was sent.", t.who(), t.a.c.Remote, t.how())
+	if t.a.elsewhere(func(e *event.Event) bool { return e.Hook == event.HookSynDrop }) != none {
+		s += fmt.Sprintf(" There was none because the accept queue of the listener at %s was full: its kernel dropped the SYN.", t.a.c.Remote)
+	}
+	return s
 }
 
 func tellPortClosed(t *telling) string {
@@ -166,6 +170,10 @@ func tellUnreachable(t *telling) string {
 		errno = e.ErrSoft
 	}
 	if errno == 0 {
+		if e.Has&event.HasSocket != 0 && t.a.c.Local.Port() == 0 {
+			// inet_hash_connect: the route was found before (tcp_v4_connect).
+			return fmt.Sprintf("%s could not connect to %s: no local port was left for that. No SYN was sent.", end(t.a), t.a.c.Remote)
+		}
 		return fmt.Sprintf("%s could not connect to %s: there is no route, or no local port left. No SYN was sent.", end(t.a), t.a.c.Remote)
 	}
 	return fmt.Sprintf("The network said that %s cannot be reached (ICMP, %s); connect(2) of %s failed.", t.a.c.Remote, errno, end(t.a))
@@ -393,6 +401,12 @@ func tellGraceful(t *telling) string {
 			s += fmt.Sprintf(", then %s", named(g.Actor))
 		}
 		s += "."
+	case t.x.act == ActShutWr && t.a.cut() != none:
+		let := t.a.at(t.a.cut())
+		how := finding{}
+		how.act, how.signal = act(let)
+		s = fmt.Sprintf("%s closed first, %s%s and %s %s later.", t.who(), t.how(), t.when(t.a.at(t.a.fin)),
+			(&telling{x: &how}).how(), seconds(let.Time-t.a.at(t.a.fin).Time))
 	case t.x.act == ActShutWr:
 		s = fmt.Sprintf("%s finished sending %s%s and went on reading.", t.who(), t.how(), t.when(t.a.at(t.a.fin)))
 	case t.x.act == NoAct && t.x.by == byProcess:
