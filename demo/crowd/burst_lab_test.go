@@ -3,6 +3,7 @@
 package crowd
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -10,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -35,12 +37,13 @@ type guest struct {
 type guestBook struct {
 	l    *net.TCPListener
 	mu   sync.Mutex
-	by   map[int]guest // by the client's port
+	by   map[int][]guest // by the client's port, which may be used again, in their order
+	n    int
 	errs []error
 }
 
 func newGuestBook(t testing.TB, r *room) *guestBook {
-	b := &guestBook{l: r.listen(t, 4*crowdOf), by: map[int]guest{}}
+	b := &guestBook{l: r.listen(t, 4*crowdOf), by: map[int][]guest{}}
 	go func() {
 		for {
 			c, err := b.l.AcceptTCP()
@@ -70,7 +73,9 @@ func (b *guestBook) take(c *net.TCPConn) {
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.by[c.RemoteAddr().(*net.TCPAddr).Port] = g
+	port := c.RemoteAddr().(*net.TCPAddr).Port
+	b.by[port] = append(b.by[port], g)
+	b.n++
 }
 
 func (b *guestBook) fail(err error) {
@@ -90,7 +95,7 @@ func (b *guestBook) wait(t testing.TB, n int) {
 		if len(b.errs) > 0 {
 			t.Fatal(b.errs[0])
 		}
-		return len(b.by) == n, strconv.Itoa(len(b.by))
+		return b.n == n, strconv.Itoa(b.n)
 	})
 }
 
@@ -348,47 +353,65 @@ func checkBurst(t *testing.T, b *bye, r *room, book *guestBook, exe func(guest) 
 	}
 	comm := filepath.Base(self)
 	comm = comm[:min(len(comm), 15)]
-	records := byEnd(t, b.records(), r.inode)
+	records := inOrder(b.records(), r.inode)
 	listener := book.l.Addr().String()
 	wrong, unknown, seen := 0, 0, map[string]bool{}
-	for port, g := range book.by {
-		if seen[g.name] {
-			t.Errorf("%s came twice", g.name)
-		}
-		seen[g.name] = true
+	for port, guests := range book.by {
 		client := fmt.Sprintf("127.0.0.1:%d", port)
-		mine := records[endKey{r.inode, client, listener}]
-		theirs := records[endKey{r.inode, listener, client}]
-		path := exe(g)
-		if !inLab() && mine != nil && mine.Owner != nil && mine.Owner.Exe == nil {
-			path = ""
-			unknown++
-		}
-		errs := checkVisit(mine, g, g.pid, g.name, path)
-		for _, err := range checkVisit(theirs, g, os.Getpid(), comm, self) {
-			errs = append(errs, "at the server: "+err)
-		}
-		if len(errs) == 0 {
+		mine, theirs := records[endKey{r.inode, client, listener}], records[endKey{r.inode, listener, client}]
+		if len(mine) != len(guests) || len(theirs) != len(guests) {
+			t.Errorf("%d guests came from port %d, but there are %d and %d records", len(guests), port, len(mine), len(theirs))
+			wrong += len(guests)
 			continue
 		}
-		if wrong++; wrong <= 10 {
-			t.Errorf("%s (%d): %s\n\tthe record: %s", g.name, g.pid, strings.Join(errs, "; "), about(mine))
+		for i, g := range guests {
+			if seen[g.name] {
+				t.Errorf("%s came twice", g.name)
+			}
+			seen[g.name] = true
+			path := exe(g)
+			if !inLab() && mine[i].Owner != nil && mine[i].Owner.Exe == nil {
+				path = ""
+				unknown++
+			}
+			errs := checkVisit(mine[i], g, g.pid, g.name, path)
+			for _, err := range checkVisit(theirs[i], g, os.Getpid(), comm, self) {
+				errs = append(errs, "at the server: "+err)
+			}
+			if len(errs) == 0 {
+				continue
+			}
+			if wrong++; wrong <= 10 {
+				t.Errorf("%s (%d): %s\n\tthe record: %s", g.name, g.pid, strings.Join(errs, "; "), about(mine[i]))
+			}
 		}
 	}
-	t.Logf("%d of %d processes named right; of %d of them nobody knows what they executed", len(book.by)-wrong, crowdOf, unknown)
+	t.Logf("%d of %d processes named right; of %d of them nobody knows what they executed", book.n-wrong, crowdOf, unknown)
 	if wrong > 0 {
 		t.Errorf("%d are wrong", wrong)
 		keep(t, b)
 	}
 }
 
+// inOrder finds the records of the ends of one namespace, in the order in which
+// they were opened.
+func inOrder(all []report.Record, netns uint32) map[endKey][]*report.Record {
+	m := map[endKey][]*report.Record{}
+	for i := range all {
+		if k := keyOf(&all[i]); k.netns == netns {
+			m[k] = append(m[k], &all[i])
+		}
+	}
+	for _, list := range m {
+		slices.SortFunc(list, func(a, b *report.Record) int { return cmp.Compare(value(a.Opened), value(b.Opened)) })
+	}
+	return m
+}
+
 // checkVisit holds a record of an end of a visit against who came, and whose the
 // end is.
 func checkVisit(r *report.Record, g guest, pid int, comm, exe string) (errs []string) {
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Sprintf(format, args...)) }
-	if r == nil {
-		return []string{"no record"}
-	}
 	switch w := r.Owner; {
 	case w == nil:
 		bad("nobody owns it")
