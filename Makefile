@@ -56,7 +56,9 @@ test-native: build
 	fi; \
 	$(GO) test -tags lab -count=1 -v -timeout 60m -run '^TestSuite$$' ./demo/lab -suite.kernels=here
 
+# A C program is built in the guest.
 test-lab:
+	@bpf/need gcc libc6-dev
 	$(GO) test -tags lab -count=1 -v -timeout 180m -run '^TestSuite$$' ./demo/lab -suite.kernels=$(KERNEL) $(LONG)
 
 test-matrix:

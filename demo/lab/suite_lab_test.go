@@ -38,9 +38,10 @@ const (
 
 // suite lists the lab tests that run in the guest, by package.
 var suite = map[string]string{
-	"./tracer":        "^(TestLoopback|TestHooks|TestWithoutProbeReads|TestPrivileges|TestDropPrivileges)$",
-	"./demo/scenario": "^(TestDemo|TestCatalogueIsJudged)$",
-	"./cmd/tcpbye":    "^TestDoctor",
+	"./tracer":         "^(TestLoopback|TestHooks|TestWithoutProbeReads|TestPrivileges|TestDropPrivileges)$",
+	"./demo/scenario":  "^(TestDemo|TestCatalogueIsJudged)$",
+	"./tracer/session": "^TestStackOf",
+	"./cmd/tcpbye":     "^TestDoctor",
 }
 
 // tests says which of a package's tests run on a kernel, and with which

@@ -18,10 +18,15 @@ import (
 
 	"github.com/tcpbye/tcpbye/tracer"
 	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/record"
 	"github.com/tcpbye/tcpbye/tracer/session"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
+
+// stackAtExit says whether the last trace had hooks on functions: the
+// tracepoints see a process's exit only when its memory is gone.
+var stackAtExit bool
 
 // ended is one end as it was shown.
 type ended struct {
@@ -53,7 +58,12 @@ func traced(t *testing.T, do func(wait func(local, remote net.Addr))) []ended {
 	defer witness.Close()
 	ctx, stop := context.WithCancel(t.Context())
 	var all []ended
-	_, err := session.Live(ctx, tracer.Options{Stack: true}, func(record.Meta, []tracer.Attachment) (session.Config, error) {
+	_, err := session.Live(ctx, tracer.Options{Stack: true}, func(_ record.Meta, attached []tracer.Attachment) (session.Config, error) {
+		for _, a := range attached {
+			if a.Hook == event.HookStack {
+				stackAtExit = a.Rung == tracer.RungFentry || a.Rung == tracer.RungKprobe
+			}
+		}
 		return session.Config{
 			Witness: witness,
 			Started: func() error {
@@ -254,7 +264,7 @@ func stackOfC(t *testing.T, flag string) {
 			if e.v.Act != rung[function] || e.v.Actor == nil || int(e.v.Actor.PID) != pid {
 				t.Fatalf("%s by %v: %s", e.v.Act, e.v.Actor, e.v.Sentence)
 			}
-			if function == "by_exit" && !stackAtExit() {
+			if function == "by_exit" && !stackAtExit {
 				if e.v.Actor.Stack != "" {
 					t.Errorf("a stack of a process that has given its memory up: %s", e.v.Actor.Stack)
 				}
@@ -263,11 +273,4 @@ func stackOfC(t *testing.T, flag string) {
 			calls(t, e.v.Actor, function, "server.c", lineOf(t, source, strings.Replace(function, "_", " ", 1)))
 		})
 	}
-}
-
-// stackAtExit says whether the kernel's functions can be traced: the tracepoints
-// see a process's exit only when its memory is gone.
-func stackAtExit() bool {
-	_, err := os.Stat("/sys/bus/event_source/devices/kprobe/type")
-	return err == nil
 }
