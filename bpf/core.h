@@ -692,13 +692,16 @@ static __always_inline struct text *text_of(struct event *e)
 /* What a RST carries (RFC 9293, 3.5.3), as far as it lies in one piece. */
 static __always_inline void fill_text(struct event *e, struct sk_buff *skb)
 {
-	unsigned char *text = BPF_CORE_READ(skb, head) + BPF_CORE_READ(skb, transport_header);
-	__u32 whole = BPF_CORE_READ(skb, len) - BPF_CORE_READ(skb, data_len);
-	unsigned char *end = BPF_CORE_READ(skb, data) + whole;
+	unsigned char *text, *end;
+	__u32 whole, n;
 	__u8 doff;
-	__u32 n;
 
-	if (!e->seg_len || bpf_probe_read_kernel(&doff, sizeof(doff), text + __builtin_offsetof(struct tcp_header, doff_res)))
+	if (!cfg_probe_read || !e->seg_len)
+		return;
+	text = BPF_CORE_READ(skb, head) + BPF_CORE_READ(skb, transport_header);
+	whole = BPF_CORE_READ(skb, len) - BPF_CORE_READ(skb, data_len);
+	end = BPF_CORE_READ(skb, data) + whole;
+	if (bpf_probe_read_kernel(&doff, sizeof(doff), text + __builtin_offsetof(struct tcp_header, doff_res)))
 		return;
 	text += (doff >> 4) * 4;
 	if (text >= end)

@@ -139,6 +139,13 @@ func hooks(k *kernel) []hook {
 		}
 		state = append(state, point{rung: RungClassic, symbol: "sched:sched_process_free", program: bpf.ClassicProgClassicSchedProcessFree, aside: true})
 	}
+	// A segment is read by address only.
+	var handshake []way
+	if k.probeRead {
+		handshake = call(
+			way{fentry("tcp_finish_connect", bpf.TypedProgEntryTcpFinishConnect), fentry("tcp_child_process", bpf.TypedProgEntryTcpChildProcess)},
+			way{kprobe("tcp_finish_connect", bpf.ProbeProgProbeTcpFinishConnect), kprobe("tcp_child_process", bpf.ProbeProgProbeTcpChildProcess)})
+	}
 	sendReset, sendActiveReset := bpf.ClassicProgClassicTcpSendReset, bpf.ClassicProgClassicTcpSendActiveReset
 	if !k.sendResetRecord {
 		sendReset, sendActiveReset = bpf.ClassicProgClassicTcpSendResetOld, bpf.ClassicProgClassicTcpSendActiveResetOld
@@ -226,9 +233,7 @@ func hooks(k *kernel) []hook {
 			way{fexit("tcp_recvmsg", bpf.TypedProgExitTcpRecvmsg)},
 			way{kprobe("tcp_recvmsg", bpf.ProbeProgProbeTcpRecvmsg), kretprobe("tcp_recvmsg", bpf.ProbeProgProbeTcpRecvmsgReturn)}),
 			lost: "whether the process read to the end", asked: func(o Options) bool { return o.Receive }},
-		{hook: event.HookHandshake, ways: call(
-			way{fentry("tcp_finish_connect", bpf.TypedProgEntryTcpFinishConnect), fentry("tcp_child_process", bpf.TypedProgEntryTcpChildProcess)},
-			way{kprobe("tcp_finish_connect", bpf.ProbeProgProbeTcpFinishConnect), kprobe("tcp_child_process", bpf.ProbeProgProbeTcpChildProcess)}),
+		{hook: event.HookHandshake, ways: handshake,
 			lost: "what the peer's segments looked like, to compare a reset with", minor: true},
 		{hook: event.HookStack, ways: last(call(
 			way{fentry("tcp_close", bpf.TypedProgEntryStackClose), fentry("tcp_shutdown", bpf.TypedProgEntryStackShutdown), fentry("do_group_exit", bpf.TypedProgEntryStackExit)},

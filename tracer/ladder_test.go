@@ -10,9 +10,9 @@ import (
 
 // kernels are the shapes of kernels that change the ladder.
 var kernels = map[string]*kernel{
-	"old":    {},
-	"new":    {taskBTF: true, taskRegs: true, sockFromFile: true, resetHasSegment: true, sendResetRecord: true, fentryFirst: true},
-	"kprobe": {taskBTF: true, taskRegs: true, sockFromFile: true, resetHasSegment: true},
+	"old":    {probeRead: true},
+	"new":    {taskBTF: true, taskRegs: true, sockFromFile: true, resetHasSegment: true, sendResetRecord: true, fentryFirst: true, probeRead: true},
+	"kprobe": {taskBTF: true, taskRegs: true, sockFromFile: true, resetHasSegment: true, probeRead: true},
 }
 
 func TestEveryHookIsOnTheLadder(t *testing.T) {

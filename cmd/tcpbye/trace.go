@@ -338,13 +338,21 @@ func (t *tracing) started(command *session.Command, choice *filter.Filter, stop 
 	if t.duration > 0 {
 		time.AfterFunc(t.duration, stop)
 	}
-	if command == nil {
-		return nil
+	var also []tracer.Capability
+	if command != nil {
+		if err := command.Start(); err != nil {
+			return &statusError{commandStatus(err), err}
+		}
+		choice.PIDs, choice.Follow = append(choice.PIDs, command.PID()), true
+		also = append(also, unix.CAP_KILL) // it may become another user, and signals are passed on
 	}
-	if err := command.Start(); err != nil {
-		return &statusError{commandStatus(err), err}
+	if t.write != "" {
+		also = append(also, unix.CAP_DAC_OVERRIDE) // the next file of a rotation
 	}
-	choice.PIDs, choice.Follow = append(choice.PIDs, command.PID()), true
+	// Everything is attached and looked up, and the command has what it was given.
+	if err := tracer.DropPrivileges(also...); err != nil && !errors.Is(err, tracer.ErrPrivilegesKept) {
+		return err
+	}
 	return nil
 }
 

@@ -76,7 +76,7 @@ func Open() (*Theatre, error) {
 		return nil, errors.Join(err, t.Close())
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	th := &Theatre{tracer: t, meta: meta, scope: verdict.Scope{Missing: meta.Missing()}, cancel: cancel, done: make(chan struct{}), moved: make(chan struct{})}
+	th := &Theatre{tracer: t, meta: meta, scope: verdict.ScopeOf(meta), cancel: cancel, done: make(chan struct{}), moved: make(chan struct{})}
 	go func() {
 		defer close(th.done)
 		th.err = t.Run(ctx, th.take, th.tick)

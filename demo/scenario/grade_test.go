@@ -77,68 +77,6 @@ var wider = map[verdict.Cause]verdict.Cause{
 	verdict.Linger2Negative: verdict.DataAfterClose,
 }
 
-// Pick takes a run's events out of those of the whole machine. Classic
-// tracepoints do not record a socket's namespace: such an event is the run's if
-// the story has its addresses, or if it is of a connection that has one.
-func (o *Outcome) Pick(all []event.Event) []event.Event {
-	spaces := make(map[uint64]uint32) // by connection
-	for _, e := range all {
-		if ns := o.space(e); ns != 0 && e.Conn != 0 {
-			spaces[uint64(e.Conn)] = ns
-		}
-	}
-	var pids []uint32
-	for _, p := range o.Processes {
-		pids = append(pids, uint32(p.PID))
-	}
-	var mine []event.Event
-	for _, e := range all {
-		if e.Has&event.HasTuple == 0 {
-			if slices.Contains(pids, e.PID) {
-				mine = append(mine, e)
-			}
-			continue
-		}
-		ns := o.space(e)
-		if ns == 0 && e.Conn != 0 {
-			ns = spaces[uint64(e.Conn)]
-		}
-		if slices.Contains(o.Watched, ns) {
-			e.NetNS = ns
-			mine = append(mine, e)
-		}
-	}
-	return mine
-}
-
-// space is the namespace that an event happened in; 0: the story does not know
-// its addresses.
-func (o *Outcome) space(e event.Event) uint32 {
-	if e.NetNS != 0 || e.Has&event.HasTuple == 0 {
-		return e.NetNS
-	}
-	for _, end := range o.Ends {
-		switch {
-		case e.Local == end.Local && e.Remote == end.Remote:
-			return end.NetNS
-		case e.Local == end.Remote && e.Remote == end.Local:
-			// It happened to the other end, which may have no socket.
-			return o.across(end.NetNS)
-		}
-	}
-	return 0
-}
-
-// across is the namespace of the other end of a connection.
-func (o *Outcome) across(ns uint32) uint32 {
-	for _, other := range o.NetNS {
-		if other != ns {
-			return other
-		}
-	}
-	return ns
-}
-
 // essential says whether a field is of who, how and why.
 func essential(field string) bool {
 	switch field {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -43,7 +42,7 @@ func Open(opts tracer.Options) (*Stage, error) {
 	if s.meta, err = session.Describe(t.Attachments()); err != nil {
 		return nil, errors.Join(err, t.Close())
 	}
-	s.scope = verdict.Scope{Missing: s.meta.Missing()}
+	s.scope = verdict.ScopeOf(s.meta)
 	ctx, cancel := context.WithCancel(context.Background())
 	s.cancel = cancel
 	go func() {
@@ -143,18 +142,11 @@ func (s *Stage) story(ctx context.Context, o scenario.Outcome) ([]event.Event, e
 		s.mu.Lock()
 	}
 	defer s.mu.Unlock()
-	var pids []uint32
-	for _, p := range o.Processes {
-		pids = append(pids, uint32(p.PID))
-	}
-	var mine []event.Event
+	var during []event.Event
 	for _, e := range s.events {
-		if e.Time < o.Since || e.Time > o.Until {
-			continue
-		}
-		if slices.Contains(o.Watched, e.NetNS) || e.NetNS == 0 && slices.Contains(pids, e.PID) {
-			mine = append(mine, e)
+		if e.Time >= o.Since && e.Time <= o.Until {
+			during = append(during, e)
 		}
 	}
-	return mine, nil
+	return o.Pick(during), nil
 }

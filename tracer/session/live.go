@@ -44,7 +44,7 @@ func Live(ctx context.Context, opts tracer.Options, prepare func(record.Meta, []
 	if err != nil {
 		return counts, err
 	}
-	cfg.Scope = verdict.Scope{Missing: meta.Missing()}
+	cfg.Scope = verdict.ScopeOf(meta)
 	s := New(cfg)
 	err = s.begin()
 	if err == nil {
@@ -329,7 +329,7 @@ func (p *replay) head(m record.Meta) error {
 	if err != nil {
 		return err
 	}
-	cfg.Scope = verdict.Scope{Missing: m.Missing()}
+	cfg.Scope = verdict.ScopeOf(m)
 	p.s = New(cfg)
 	return nil
 }
