@@ -418,8 +418,13 @@ func ended(j *Judged, at time.Duration) string {
 	case what == "":
 		what = "ended, unknown how,"
 	}
-	switch age := at - c.Opened; {
-	case c.Opened == 0 || age < 0:
+	// As the sentence counts: from the SYN, where both ends are here.
+	opened := c.Opened
+	if p := c.Peer; p != nil && p.Opened != 0 && (opened == 0 || p.Opened < opened) {
+		opened = p.Opened
+	}
+	switch age := at - opened; {
+	case opened == 0 || age < 0:
 	case age < time.Millisecond:
 		what += " within 1 ms"
 	default:
