@@ -79,6 +79,7 @@ type entry struct {
 	miniEnd   time.Duration // when the mini-socket was killed
 	judged    bool
 	listener  bool
+	born      bool          // its birth was seen
 	due       time.Duration // when its story is complete; never: not known yet
 	place     int           // in the agenda; -1: not in it
 }
@@ -331,6 +332,9 @@ func (j *Joiner) ownDue(c *entry) time.Duration {
 	due := c.Ended + j.opts.Grace
 	if c.destroyed {
 		due = c.gone + j.opts.Rest
+		if _, here := j.seeds[seedKey{c.NetNS, c.tuple.reverse()}]; here && c.peer == nil && !c.born {
+			due = c.gone + j.opts.Grace // its other end is on this machine, and was not heard of yet
+		}
 	}
 	// In substate FIN_WAIT2 a mini-socket answers the peer's data with a reset.
 	if c.mini == event.FinWait2 {
@@ -540,6 +544,7 @@ func (j *Joiner) own(e event.Event) {
 	}
 	if c == nil || (e.Conn != 0 && c.Gen != e.Conn) || (c.destroyed && e.Hook != event.HookDestroy) || e.Conn == 0 && births(&e) {
 		c = j.birth(e)
+		c.born = births(&e)
 	}
 	if c.judged {
 		if e.Hook == event.HookDestroy {
@@ -759,21 +764,24 @@ func (j *Joiner) address(c *entry, e event.Event) {
 	}
 	c.tuple = ends{c.Local, c.Remote}
 	j.byEnds[c.tuple] = append(j.byEnds[c.tuple], c)
-	j.pair(c)
+	j.pair(c, &e)
 	j.placeWaiting(c)
 }
 
 // pair finds the other end on this machine: the mirrored addresses, a life
 // that overlaps, and not both opened the same way. Loopback addresses pair
 // only within one network namespace; others also across (veth).
-func (j *Joiner) pair(c *entry) {
+func (j *Joiner) pair(c *entry, e *event.Event) {
 	list := j.byEnds[c.tuple.reverse()]
 	for i := len(list) - 1; i >= 0; i-- {
 		p := list[i]
-		if p == c || p.judged || p.Peer != nil || p.destroyed {
+		if p == c || p.judged || p.Peer != nil {
 			continue
 		}
-		if p.Ended != 0 && p.mini == 0 {
+		// An end that is older than the trace may be heard of for the first time
+		// when the other one has reset it. Else this is another connection with
+		// the same addresses, or how it ended was not seen.
+		if (p.destroyed || p.Ended != 0 && p.mini == 0) && (c.born || p.born || e.State == event.Close) {
 			continue
 		}
 		if p.NetNS != c.NetNS && c.Local.Addr().IsLoopback() {

@@ -397,3 +397,40 @@ func BenchmarkJoin(b *testing.B) {
 		j.Flush()
 	}
 }
+
+// TestOlderAbort: of a connection that is older than the trace, the first event
+// of the end that is reset comes after the other end is gone. They are the two
+// ends of one connection all the same; two of the same addresses are not, when
+// the second was seen to be opened.
+func TestOlderAbort(t *testing.T) {
+	for _, fresh := range []bool{false, true} {
+		var all []event.Event
+		a := &sock{sock: 1, gen: 1, local: client, remote: server, state: event.Established, pid: 1, out: &all}
+		b := &sock{sock: 2, gen: 2, local: server, remote: client, state: event.Established, pid: 2, out: &all}
+		a.act(100*ms, event.HookClose)
+		a.to(101*ms, event.Close)
+		a.event(102*ms, event.Event{Hook: event.HookDestroy})
+		if fresh {
+			b.gen, b.state = uint64(300*ms), event.Listen
+			b.to(300*ms, event.SynRecv)
+			b.to(300*ms, event.Established)
+		}
+		b.event(310*ms, event.Event{Hook: event.HookReset})
+		b.to(311*ms, event.Close)
+		b.event(312*ms, event.Event{Hook: event.HookDestroy})
+		j := New(Options{})
+		for _, s := range []*sock{a, b} {
+			j.Seed(Seed{Time: 50 * ms, NetNS: 1, Local: s.local, Remote: s.remote, State: event.Established})
+		}
+		for _, e := range all {
+			j.Add(e)
+		}
+		got := j.Flush()
+		if len(got) != 2 {
+			t.Fatalf("%d ends", len(got))
+		}
+		if paired := got[0].Peer == got[1] && got[1].Peer == got[0]; paired == fresh {
+			t.Errorf("the second was seen to be opened: %v; they are a pair: %v", fresh, paired)
+		}
+	}
+}
