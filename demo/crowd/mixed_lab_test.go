@@ -369,8 +369,8 @@ func playMixed(plan []*manner, played map[link]*manner) (last link, err error) {
 var served = map[int]int{1: 4000, 2: 3000, 3: 2000, 10: 1000}
 
 // TestRealCrowd: ten thousand connections of curl to nginx, kept alive for one to
-// ten requests, that end gracefully. tcpbye rst shows nothing, as the capture has
-// no RST.
+// ten requests, that end gracefully. tcpbye rst shows none that the capture has no
+// RST of.
 func TestRealCrowd(t *testing.T) {
 	dir := t.TempDir()
 	var conf strings.Builder
@@ -433,20 +433,42 @@ func TestRealCrowd(t *testing.T) {
 	n := b.counts()
 	noneLost(t, b)
 	t.Logf("the capture has %d connections and RSTs of %d; tcpbye: %+v", w.connections(), len(w.resets), n)
-	if w.connections() != many || len(w.resets) != 0 {
-		t.Fatalf("there were %d connections, and RSTs in %d, not %d and none", w.connections(), len(w.resets), many)
+	if w.connections() != many {
+		t.Fatalf("there were %d connections, not %d", w.connections(), many)
+	}
+	// On a slow machine a client may come too late for some: those are not
+	// graceful, and not many.
+	if len(w.resets) > many/100 {
+		t.Errorf("%d connections had a RST", len(w.resets))
 	}
 	if n.seen < 2*many {
 		t.Errorf("tcpbye saw the ends of %d connections, not %d", n.seen/2, many)
 	}
-	alarms := 0
+	alarms, invented := 0, 0
+	told := map[string]int{} // by cause
 	for _, x := range b.rows() {
-		if x["netns"] == strconv.FormatUint(uint64(r.inode), 10) {
-			if alarms++; alarms <= 10 {
-				t.Errorf("a false alarm: %v", x)
-			}
+		if x["netns"] != strconv.FormatUint(uint64(r.inode), 10) {
+			continue
+		}
+		alarms++
+		local, err := netip.ParseAddrPort(x["local"])
+		if err != nil {
+			t.Fatal(err)
+		}
+		remote, err := netip.ParseAddrPort(x["remote"])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if w.resets[link{local, remote}]+w.resets[link{remote, local}] > 0 {
+			told[x["cause"]]++
+			t.Logf("there was a RST: %v", x)
+			continue
+		}
+		if invented++; invented <= 10 {
+			t.Errorf("a false alarm: %v", x)
 		}
 	}
+	t.Logf("%d connections without a RST: %d false alarms; the others: %v", many-len(w.resets), invented, told)
 	if inLab() && n.shown != alarms {
 		t.Errorf("%d endings are shown that are not of this room", n.shown-alarms)
 	}

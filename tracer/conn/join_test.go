@@ -434,3 +434,25 @@ func TestOlderAbort(t *testing.T) {
 		}
 	}
 }
+
+// TestSeedOfTheDying: of a process that is seen for the first time when it exits
+// the seed knows more than its events do.
+func TestSeedOfTheDying(t *testing.T) {
+	var all []event.Event
+	s := &sock{1, 1, server, client, event.Established, 9, &all}
+	s.act(200*ms, event.HookClose)
+	s.to(201*ms, event.Close)
+	j := New(Options{})
+	j.Seed(Seed{Time: 100 * ms, NetNS: 1, Local: server, Remote: client, State: event.Established,
+		Owner: &Process{PID: 9, TID: 1, Comm: "before", Exe: "/bin/x", Container: "docker/1"}})
+	for _, e := range all {
+		j.Add(e)
+	}
+	got := j.Flush()
+	if len(got) != 1 || got[0].Owner == nil {
+		t.Fatalf("%+v", got)
+	}
+	if o := got[0].Owner; o.Exe != "/bin/x" || o.Container != "docker/1" || o.Comm != "task9" || o.TID != 9 {
+		t.Errorf("%+v", o)
+	}
+}

@@ -50,8 +50,15 @@ func (j *Joiner) adopt(c *entry) {
 	if c.Open == OpenUnknown {
 		c.Before = s.State
 	}
-	if c.Owner == nil && s.Owner != nil {
+	switch {
+	case s.Owner == nil:
+	case c.Owner == nil:
 		owner := *s.Owner
+		c.Owner = &owner
+	case c.Owner.PID == s.Owner.PID && c.Owner.Exe == "":
+		// It was seen first when it exited: what it executed is not there any more.
+		owner := *s.Owner
+		owner.TID, owner.Comm = c.Owner.TID, c.Owner.Comm
 		c.Owner = &owner
 	}
 }
