@@ -34,6 +34,8 @@ var selfTest = []story{
 		[]event.Hook{event.HookTimeWait, event.HookTwskSchedule}},
 	{"data for a socket that is closed", (*stories).dataAfterClose,
 		[]event.Hook{event.HookSendReset, event.HookReset, event.HookTwskKill, event.HookErrorReport, event.HookStreamError, event.HookSignal}},
+	{"data for a socket that is shut down both ways, and held", (*stories).dataAfterShutdown,
+		[]event.Hook{event.HookShutdown, event.HookSendReset, event.HookReset}},
 	{"close with SO_LINGER 0", (*stories).lingerZero,
 		[]event.Hook{event.HookDisconnect, event.HookSendActiveReset, event.HookReset, event.HookErrorReport}},
 	{"connect to a port where nobody listens", (*stories).refused,
@@ -212,19 +214,46 @@ func (s *stories) dataAfterClose(ctx context.Context) error {
 		if err := drainAndAck(server); err != nil {
 			return err
 		}
-		// Answered by a reset. From CLOSE_WAIT that is told as EPIPE.
-		if _, err := server.Write([]byte("too late")); err != nil {
+		return writeTillReset(server)
+	})
+}
+
+// writeTillReset sends what is answered by a reset. From CLOSE_WAIT that is told
+// as EPIPE.
+func writeTillReset(c *net.TCPConn) error {
+	if _, err := c.Write([]byte("too late")); err != nil {
+		return err
+	}
+	for {
+		_, err := c.Write([]byte("told so"))
+		switch {
+		case errors.Is(err, unix.EPIPE), errors.Is(err, unix.ECONNRESET):
+			return nil
+		case err != nil:
 			return err
 		}
-		for {
-			_, err := server.Write([]byte("told so"))
-			switch {
-			case errors.Is(err, unix.EPIPE), errors.Is(err, unix.ECONNRESET):
-				return nil
-			case err != nil:
-				return err
-			}
+	}
+}
+
+// dataAfterShutdown has a full socket answer with a reset: before 6.10 the
+// tracepoint tcp_send_reset tells of no other (tcp_v4_send_reset).
+func (s *stories) dataAfterShutdown(ctx context.Context) error {
+	return s.connected(ctx, func(client, server *net.TCPConn) error {
+		raw, err := client.SyscallConn()
+		if err != nil {
+			return err
 		}
+		var shutErr error
+		if err := raw.Control(func(fd uintptr) { shutErr = unix.Shutdown(int(fd), unix.SHUT_RDWR) }); err != nil {
+			return err
+		}
+		if shutErr != nil {
+			return fmt.Errorf("shutdown(SHUT_RDWR): %w", shutErr)
+		}
+		if err := drainAndAck(server); err != nil {
+			return err
+		}
+		return writeTillReset(server)
 	})
 }
 
