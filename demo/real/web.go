@@ -525,7 +525,8 @@ var web = []Run{
 		Name: "gunicorn-worker-timeout", Case: "C36 C08", Programs: []string{"gunicorn", "curl"},
 		Title: "gunicorn's master ends a worker that is stuck in a request; the client gets nothing",
 		Play: func(w *World) {
-			w.gunicorn("--timeout", "1")
+			// On a slow machine a worker takes more than a second to begin.
+			w.gunicorn("--timeout", "10")
 			curl := w.Start("curl", "curl", "-s", "-S", "http://127.0.0.1:8000/")
 			w.Check(curl.WaitExit() == 52, "curl should have got an empty reply, but said: %s", curl.Output())
 			w.programs[0].WaitOutput("WORKER TIMEOUT")
