@@ -63,8 +63,23 @@ checks do.` + "\n" + commandHelp,
 					table.s.Top = top
 					return []report.Sink{blocks, table}
 				}
-				t.pulse = func(now time.Duration) error {
-					return errors.Join(blocks.Tick(now), table.tick(now))
+				t.time = func(now time.Duration) error {
+					// In the order of time, so that a replay says the same.
+					for {
+						due, ok := blocks.Due()
+						switch {
+						case table.due(now) && (!ok || table.next < due):
+							if err := table.tick(table.next); err != nil {
+								return err
+							}
+						case ok && due <= now:
+							if err := blocks.Tick(due); err != nil {
+								return err
+							}
+						default:
+							return errors.Join(blocks.Tick(now), table.tick(now))
+						}
+					}
 				}
 			}
 			t.kept = func(c *conn.Connection, v verdict.Verdict) bool {
@@ -120,35 +135,31 @@ type summing struct {
 	w     io.Writer
 	s     *report.Summary
 	every time.Duration // 0: at the end only
-	next  time.Duration // CLOCK_MONOTONIC; 0: the first time is still to come
+	now   time.Duration // CLOCK_MONOTONIC
+	next  time.Duration // CLOCK_MONOTONIC; 0: nothing was counted yet
 	fresh bool          // something was counted since it was shown
 }
 
 func (s *summing) End(j report.Judged) error {
-	at := j.Conn.Ended
-	if at == 0 {
-		at = j.Conn.Last
-	}
-	if err := s.tick(at); err != nil {
-		return err
+	if s.next == 0 {
+		s.next = s.now + s.every
 	}
 	s.fresh = true
 	return s.s.End(j)
 }
 
+// due says whether it is time to show the table.
+func (s *summing) due(now time.Duration) bool {
+	return s.every != 0 && s.w != nil && s.next != 0 && s.next <= now
+}
+
 // tick shows the table when it is time.
 func (s *summing) tick(now time.Duration) error {
-	switch {
-	case s.every == 0 || s.w == nil:
-		return nil
-	case s.next == 0:
-		s.next = now + s.every
-		return nil
-	case now < s.next:
+	s.now = now
+	if !s.due(now) {
 		return nil
 	}
-	s.next += (now - s.next) / s.every * s.every
-	s.next += s.every
+	s.next += (now-s.next)/s.every*s.every + s.every
 	if !s.fresh {
 		return nil
 	}

@@ -47,9 +47,8 @@ type tracing struct {
 	kept func(*conn.Connection, verdict.Verdict) bool
 	// sink replaces the one that the format names; nil: it does not.
 	sink func(io.Writer, report.Options) []report.Sink
-	// pulse is called twenty times a second, more or less, with CLOCK_MONOTONIC;
-	// nil: it is not.
-	pulse func(now time.Duration) error
+	// time is what the session tells its own time; nil: nobody.
+	time func(now time.Duration) error
 }
 
 func (t *tracing) flags(cmd *cobra.Command, format report.Format) {
@@ -223,11 +222,9 @@ func (t *tracing) run(cmd *cobra.Command, args []string) error {
 			t.failOn.see(c, v) // also an end that is shown because its peer is
 			return show(c, v)
 		}
-		if t.pulse != nil {
-			c.Pulse = func(*session.Session) error {
-				now, err := tracer.Monotonic()
-				return errors.Join(err, t.pulse(now), s.buf.Flush())
-			}
+		if t.time != nil {
+			c.Time = t.time
+			c.Pulse = func(*session.Session) error { return s.buf.Flush() }
 		}
 		// A demo was judged at its end, with the whole story at hand.
 		c.Join.Hold = meta.Scenario != ""

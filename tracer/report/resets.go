@@ -44,6 +44,8 @@ type ResetsSink struct {
 	kinds map[resetKind]*resetCount
 	order []resetKind       // oldest first
 	peers map[resetKind]int // how many have a block; the remote address is not set
+	now   time.Duration
+	timed bool // Tick says what time it is, and not the endings
 }
 
 // resetKind is what makes two endings the same.
@@ -108,17 +110,49 @@ func (s *ResetsSink) Close() error {
 	return s.out.err
 }
 
-// Tick tells of the repeats for which it is time, by CLOCK_MONOTONIC; an ending
-// does so too.
+// Tick tells of the repeats for which it is time, by CLOCK_MONOTONIC. What is told
+// depends on the times and the endings only, and not on how often it is called.
+// Where nobody calls it, the endings' own times must do.
 func (s *ResetsSink) Tick(now time.Duration) error {
-	for _, k := range s.order {
-		if n := s.kinds[k]; now-n.said >= n.wait {
-			if err := s.again(k, now); err != nil {
-				return err
-			}
+	s.timed = true
+	return s.advance(now)
+}
+
+func (s *ResetsSink) advance(now time.Duration) error {
+	for {
+		due, ok := s.Due()
+		if !ok || due > now {
+			break
+		}
+		s.now = max(s.now, due)
+		if err := s.again(s.next(), due); err != nil {
+			return err
 		}
 	}
+	s.now = max(s.now, now)
 	return s.out.err
+}
+
+// Due is when the next repeats are told of; false: there are none.
+func (s *ResetsSink) Due() (time.Duration, bool) {
+	k := s.next()
+	n := s.kinds[k]
+	if n == nil {
+		return 0, false
+	}
+	return n.said + n.wait, true
+}
+
+// next is the kind whose repeats are told of next; the zero kind: none.
+func (s *ResetsSink) next() resetKind {
+	var first resetKind
+	for _, k := range s.order {
+		n, f := s.kinds[k], s.kinds[first]
+		if n.n > n.told && (f == nil || n.said+n.wait < f.said+f.wait) {
+			first = k
+		}
+	}
+	return first
 }
 
 func (s *ResetsSink) ended(a, b *Judged) error {
@@ -130,8 +164,10 @@ func (s *ResetsSink) ended(a, b *Judged) error {
 		}
 	}
 	at := endedAt(main, ends.other(main))
-	if err := s.Tick(at); err != nil {
-		return err
+	if !s.timed {
+		if err := s.advance(at); err != nil {
+			return err
+		}
 	}
 	kind := kindOf(main)
 	if s.kinds[kind] == nil {
@@ -141,21 +177,21 @@ func (s *ResetsSink) ended(a, b *Judged) error {
 	}
 	if n := s.kinds[kind]; n != nil {
 		n.add(main, ends.other(main), at)
-		if at-n.said >= n.wait {
-			return s.again(kind, at)
+		if s.now-n.said >= n.wait {
+			return s.again(kind, s.now)
 		}
 		return s.out.err
 	}
 	if len(s.order) >= maxKinds {
 		old := s.order[0]
-		if err := s.again(old, at); err != nil {
+		if err := s.again(old, s.now); err != nil {
 			return err
 		}
 		s.order = slices.Delete(s.order, 0, 1)
 		delete(s.kinds, old)
 		clear(s.peers)
 	}
-	n := &resetCount{first: at, said: at, wait: quiet, header: s.between(main, kind)}
+	n := &resetCount{first: at, said: s.now, wait: quiet, header: s.between(main, kind)}
 	n.add(main, ends.other(main), at)
 	s.kinds[kind] = n
 	s.order = append(s.order, kind)

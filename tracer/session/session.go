@@ -33,6 +33,10 @@ type Config struct {
 	Keep func(*conn.Connection, verdict.Verdict) bool
 	// Show takes each ending that is kept, once.
 	Show func(*conn.Connection, verdict.Verdict) error
+	// Time, if not nil, is told the run's own time (CLOCK_MONOTONIC) before each
+	// ending, and when there was none for a while: nothing that is shown later
+	// was complete before it. A replay comes by the same times for its endings.
+	Time func(now time.Duration) error
 	// Count is how many endings are shown; then ErrEnough ends the run. 0: all.
 	Count uint64
 	// Record gets everything; nil: nothing is recorded.
@@ -189,7 +193,15 @@ func (s *Session) Tick(now time.Duration) error {
 		}
 	}
 	s.join.Advance(now)
+	s.tell()
 	return s.err
+}
+
+// tell tells the run's own time.
+func (s *Session) tell() {
+	if s.err == nil && s.cfg.Time != nil {
+		s.err = s.cfg.Time(s.join.Now())
+	}
 }
 
 func (s *Session) writeTick(now time.Duration) error {
@@ -235,7 +247,9 @@ func (s *Session) judge(c *conn.Connection) {
 	v := verdict.Judge(c, s.cfg.Scope)
 	name(c, &v)
 	s.counts.Seen++
-	s.err = s.offer(c, v)
+	if s.tell(); s.err == nil {
+		s.err = s.offer(c, v)
+	}
 }
 
 // offer shows an end that is kept, or whose peer is. An end that is not waits
