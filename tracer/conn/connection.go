@@ -35,6 +35,7 @@ type Process struct {
 	Exe       string // path of the executable; "" not known
 	Container string // "" none or not known
 
+	NSPID      uint32   // PID in the process's own PID namespace; 0 not known
 	Leader     string   // name of the process, where the thread has another; "" not known
 	User       string   // name of UID, as the process sees it; "" not known
 	CgroupPath string   // in the hierarchy that tells most; "" not known

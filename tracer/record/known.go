@@ -14,6 +14,7 @@ import (
 type Process struct {
 	Time       time.Duration `json:"t_ns"` // CLOCK_MONOTONIC
 	PID        uint32        `json:"pid"`  // initial PID namespace
+	NSPID      uint32        `json:"ns_pid,omitempty"` // in the process's own PID namespace; 0 not known
 	Leader     Text          `json:"leader,omitempty"`
 	Exe        Text          `json:"exe,omitempty"`
 	Container  Text          `json:"container,omitempty"`

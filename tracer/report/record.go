@@ -26,6 +26,7 @@ type Record struct {
 	Open      *string       `json:"open"`
 	Opened    *string       `json:"opened"` // RFC 3339, ns, UTC
 	Ended     *string       `json:"ended"`
+	Opener    *OwnerRecord  `json:"opener"`
 	Owner     *OwnerRecord  `json:"owner"`
 	Verdict   VerdictRecord `json:"verdict"`
 	Lost      LostRecord    `json:"lost"`
@@ -40,7 +41,7 @@ type Record struct {
 	Reset     *ResetRecord  `json:"reset"`
 }
 
-// OwnerRecord is the process that held the socket last.
+// OwnerRecord is the process that called connect(2), or that held the socket last.
 type OwnerRecord struct {
 	PID       uint32  `json:"pid"`
 	Comm      string  `json:"comm"`
@@ -48,6 +49,8 @@ type OwnerRecord struct {
 	UID       uint32  `json:"uid"`
 	Cgroup    *uint64 `json:"cgroup"`
 	Container *string `json:"container"`
+	NSPID     *uint32 `json:"ns_pid"` // in its own PID namespace
+	User      *string `json:"user"`   // by the passwd that it sees
 }
 
 // VerdictRecord is the verdict.
@@ -75,6 +78,11 @@ type ActorRecord struct {
 	TID   uint32   `json:"tid"`
 	Comm  string   `json:"comm"`
 	Stack []string `json:"stack"` // null: not taken
+
+	NSPID     *uint32 `json:"ns_pid"` // in its own PID namespace
+	Exe       *string `json:"exe"`
+	User      *string `json:"user"`
+	Container *string `json:"container"`
 }
 
 // LostRecord counts payload bytes that did not get where they should.
@@ -215,12 +223,10 @@ func newRecord(j Judged, clock Clock, events bool) *Record {
 	if c.Open != conn.OpenUnknown {
 		r.Open = known(c.Open.String())
 	}
-	if o := c.Owner; o != nil {
-		r.Owner = &OwnerRecord{PID: o.PID, Comm: o.Comm, Exe: known(o.Exe), UID: o.UID,
-			Cgroup: known(o.Cgroup), Container: known(o.Container)}
-	}
+	r.Opener, r.Owner = ownerRecord(c.Opener), ownerRecord(c.Owner)
 	if a := v.Actor; a != nil {
-		r.Verdict.Actor = &ActorRecord{PID: a.PID, TID: a.TID, Comm: a.Comm, Stack: frames(a)}
+		r.Verdict.Actor = &ActorRecord{PID: a.PID, TID: a.TID, Comm: a.Comm, Stack: frames(a),
+			NSPID: known(a.NSPID), Exe: known(a.Exe), User: known(a.User), Container: known(a.Container)}
 	}
 	r.HalfClose = milliseconds(v.HalfClose)
 	if !events {
@@ -412,6 +418,14 @@ func wallRecord(t time.Duration, clock Clock) *string {
 	}
 	s := clock.Wall(t).Format(wallFormat)
 	return &s
+}
+
+func ownerRecord(o *conn.Process) *OwnerRecord {
+	if o == nil {
+		return nil
+	}
+	return &OwnerRecord{PID: o.PID, Comm: o.Comm, Exe: known(o.Exe), UID: o.UID, Cgroup: known(o.Cgroup), Container: known(o.Container),
+		NSPID: known(o.NSPID), User: known(o.User)}
 }
 
 func goodbyeRecord(g *verdict.Goodbye) *GoodbyeRecord {

@@ -61,7 +61,7 @@ func (p *people) complete(who *conn.Process, at time.Duration) {
 
 func fill(who *conn.Process, r *record.Process) {
 	who.Exe, who.Container, who.CgroupPath = string(r.Exe), string(r.Container), string(r.CgroupPath)
-	who.Leader, who.Ancestors = string(r.Leader), r.Ancestors
+	who.NSPID, who.Leader, who.Ancestors = r.NSPID, string(r.Leader), r.Ancestors
 	if r.UID == who.UID {
 		who.User = string(r.User)
 	}
@@ -171,7 +171,7 @@ func nameFrom(who *conn.Process, c *conn.Connection) bool {
 		if h.PID != who.PID {
 			continue
 		}
-		who.Exe, who.Container, who.CgroupPath, who.Leader, who.Ancestors = h.Exe, h.Container, h.CgroupPath, h.Leader, h.Ancestors
+		who.Exe, who.Container, who.CgroupPath, who.NSPID, who.Leader, who.Ancestors = h.Exe, h.Container, h.CgroupPath, h.NSPID, h.Leader, h.Ancestors
 		if h.UID == who.UID {
 			who.User = h.User
 		}
@@ -186,7 +186,7 @@ func seedRecord(s conn.Seed) record.Seed {
 	r := record.Seed{Time: s.Time, NetNS: s.NetNS, Local: s.Local, Remote: s.Remote, State: s.State}
 	if o := s.Owner; o != nil {
 		r.Owner = &record.Owner{TID: o.TID, Comm: record.Text(o.Comm), Cgroup: o.Cgroup, Process: record.Process{
-			Time: s.Time, PID: o.PID, UID: o.UID, Leader: record.Text(o.Leader), Exe: record.Text(o.Exe),
+			Time: s.Time, PID: o.PID, NSPID: o.NSPID, UID: o.UID, Leader: record.Text(o.Leader), Exe: record.Text(o.Exe),
 			Container: record.Text(o.Container), CgroupPath: record.Text(o.CgroupPath), User: record.Text(o.User), Ancestors: o.Ancestors,
 		}}
 	}

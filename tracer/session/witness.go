@@ -157,7 +157,7 @@ func same(a, b record.Process) bool {
 	if !slices.Equal(a.Ancestors, b.Ancestors) {
 		return false
 	}
-	return a.PID == b.PID && a.Leader == b.Leader && a.Exe == b.Exe && a.Container == b.Container &&
+	return a.PID == b.PID && a.NSPID == b.NSPID && a.Leader == b.Leader && a.Exe == b.Exe && a.Container == b.Container &&
 		a.CgroupPath == b.CgroupPath && a.UID == b.UID && a.User == b.User
 }
 
@@ -170,6 +170,7 @@ func (w *Witness) ask(pid uint32, at time.Duration, cgroup uint64) record.Proces
 		p.Container = record.Text(enrich.ContainerOf(path).String())
 	}
 	if info, ok := w.processes.Lookup(pid, at); ok {
+		p.NSPID = info.NSPID
 		p.Leader, p.Exe, p.UID, p.User = record.Text(info.Comm), record.Text(info.Exe), info.UID, record.Text(info.User)
 		if p.CgroupPath == "" {
 			p.CgroupPath = record.Text(info.CgroupPath)
