@@ -76,6 +76,9 @@ type Connection struct {
 	// for want of a socket, the exit of its processes, SIGPIPE.
 	Elsewhere []event.Event
 
+	// Holders are the processes that held it when the trace ended, asked for where
+	// one had let go of it and another had not; nil: not known.
+	Holders []Process
 	// Stacks are where in its program a process acted on it (HookStack).
 	Stacks []event.Event
 

@@ -16,6 +16,8 @@ type Seed struct {
 	Remote netip.AddrPort
 	State  event.State
 	Owner  *Process // nil: nobody holds it, or nobody was found
+
+	Holders []Process // all who hold it, by PID
 }
 
 type seedKey struct {
@@ -31,6 +33,13 @@ func (j *Joiner) Seed(s Seed) { j.seeds[seedKey{s.NetNS, ends{s.Local, s.Remote}
 func (j *Joiner) Seeds(visit func(Seed)) {
 	for _, s := range j.seeds {
 		visit(s)
+	}
+}
+
+// Hold tells who holds a connection that is open still.
+func (j *Joiner) Hold(s Seed) {
+	if c := j.newest(ends{s.Local, s.Remote}, s.NetNS); c != nil && !c.judged && c.Ended == 0 {
+		c.Holders = s.Holders
 	}
 }
 

@@ -12,8 +12,8 @@ import (
 // Process is what was looked up of a process at a time. It holds from then on,
 // until the next one with the same PID.
 type Process struct {
-	Time       time.Duration `json:"t_ns"` // CLOCK_MONOTONIC
-	PID        uint32        `json:"pid"`  // initial PID namespace
+	Time       time.Duration `json:"t_ns"`             // CLOCK_MONOTONIC
+	PID        uint32        `json:"pid"`              // initial PID namespace
 	NSPID      uint32        `json:"ns_pid,omitempty"` // in the process's own PID namespace; 0 not known
 	Leader     Text          `json:"leader,omitempty"`
 	Exe        Text          `json:"exe,omitempty"`
@@ -33,7 +33,9 @@ type Seed struct {
 	Remote netip.AddrPort `json:"remote"`
 	State  event.State    `json:"state"`
 	Owner  *Owner         `json:"owner,omitempty"`
-	Again  bool           `json:"again,omitempty"` // an earlier part told of it
+	// Holders: it is not of the beginning but of the end, and these hold it.
+	Holders []Owner `json:"holders,omitempty"`
+	Again   bool    `json:"again,omitempty"` // an earlier part told of it
 }
 
 // Owner is the process that holds a seed.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/netip"
 	"os"
 	"runtime"
 	"strconv"
@@ -53,6 +54,9 @@ func Live(ctx context.Context, opts tracer.Options, prepare func(record.Meta, []
 	if errors.Is(err, ErrEnough) {
 		err = nil
 	}
+	if err == nil && cfg.Seeds != nil && s.Following(held) {
+		err = s.holders()
+	}
 	if cfg.Drained != nil {
 		cfg.Drained()
 	}
@@ -77,6 +81,29 @@ func (s *Session) begin() error {
 	}
 	if s.cfg.Started != nil {
 		return s.cfg.Started()
+	}
+	return nil
+}
+
+// holders asks who holds the connections of which somebody has let go.
+func (s *Session) holders() error {
+	seeds, err := s.cfg.Seeds()
+	if err != nil {
+		return nil // with the privileges that are left; their number is told all the same
+	}
+	want := map[[2]netip.AddrPort]bool{}
+	s.join.Open(func(c *conn.Connection) bool {
+		if held(c) {
+			want[[2]netip.AddrPort{c.Local, c.Remote}] = true
+		}
+		return true
+	})
+	for _, seed := range seeds {
+		if want[[2]netip.AddrPort{seed.Local, seed.Remote}] {
+			if err := s.Hold(seed); err != nil {
+				return err
+			}
+		}
 	}
 	return nil
 }
@@ -235,7 +262,7 @@ func Existing(w *Witness) ([]conn.Seed, error) {
 	for i := range snap.Sockets {
 		seed := snap.Sockets[i].Seed()
 		if w != nil && w.Blind() {
-			seed.Owner = nil // the events know it under another PID
+			seed.Owner, seed.Holders = nil, nil // the events know them under other PIDs
 		}
 		seeds = append(seeds, seed)
 	}
@@ -290,6 +317,9 @@ func Replay(r io.Reader, prepare func(record.Meta) (Config, error)) (Counts, err
 		Seed: func(r record.Seed) error {
 			if p.s == nil || r.Again && p.goesOn {
 				return nil
+			}
+			if len(r.Holders) > 0 {
+				return p.s.Hold(seedOf(r))
 			}
 			return p.s.Seed(seedOf(r))
 		},

@@ -184,20 +184,33 @@ func nameFrom(who *conn.Process, c *conn.Connection) bool {
 
 func seedRecord(s conn.Seed) record.Seed {
 	r := record.Seed{Time: s.Time, NetNS: s.NetNS, Local: s.Local, Remote: s.Remote, State: s.State}
-	if o := s.Owner; o != nil {
-		r.Owner = &record.Owner{TID: o.TID, Comm: record.Text(o.Comm), Cgroup: o.Cgroup, Process: record.Process{
-			Time: s.Time, PID: o.PID, NSPID: o.NSPID, UID: o.UID, Leader: record.Text(o.Leader), Exe: record.Text(o.Exe),
-			Container: record.Text(o.Container), CgroupPath: record.Text(o.CgroupPath), User: record.Text(o.User), Ancestors: o.Ancestors,
-		}}
+	if s.Owner != nil {
+		o := ownerRecord(s.Time, s.Owner)
+		r.Owner = &o
 	}
 	return r
 }
 
+func ownerRecord(at time.Duration, o *conn.Process) record.Owner {
+	return record.Owner{TID: o.TID, Comm: record.Text(o.Comm), Cgroup: o.Cgroup, Process: record.Process{
+		Time: at, PID: o.PID, NSPID: o.NSPID, UID: o.UID, Leader: record.Text(o.Leader), Exe: record.Text(o.Exe),
+		Container: record.Text(o.Container), CgroupPath: record.Text(o.CgroupPath), User: record.Text(o.User), Ancestors: o.Ancestors,
+	}}
+}
+
 func seedOf(r record.Seed) conn.Seed {
 	s := conn.Seed{Time: r.Time, NetNS: r.NetNS, Local: r.Local, Remote: r.Remote, State: r.State}
-	if o := r.Owner; o != nil {
-		s.Owner = &conn.Process{PID: o.PID, TID: o.TID, Comm: string(o.Comm), UID: o.UID, Cgroup: o.Cgroup}
-		fill(s.Owner, &o.Process)
+	if r.Owner != nil {
+		s.Owner = ownerOf(r.Owner)
+	}
+	for i := range r.Holders {
+		s.Holders = append(s.Holders, *ownerOf(&r.Holders[i]))
 	}
 	return s
+}
+
+func ownerOf(o *record.Owner) *conn.Process {
+	who := &conn.Process{PID: o.PID, TID: o.TID, Comm: string(o.Comm), UID: o.UID, Cgroup: o.Cgroup}
+	fill(who, &o.Process)
+	return who
 }

@@ -2,6 +2,7 @@ package session
 
 import (
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
@@ -161,6 +162,25 @@ func (s *Session) Seed(seed conn.Seed) error {
 		return s.cfg.Record.Seed(seedRecord(seed))
 	}
 	return nil
+}
+
+// Hold tells who holds a connection that is open still, before Finish.
+func (s *Session) Hold(seed conn.Seed) error {
+	s.join.Hold(seed)
+	if s.cfg.Record == nil || len(seed.Holders) == 0 {
+		return nil
+	}
+	r := seedRecord(seed)
+	for i := range seed.Holders {
+		r.Holders = append(r.Holders, ownerRecord(seed.Time, &seed.Holders[i]))
+	}
+	return s.cfg.Record.Seed(r)
+}
+
+// held says whether of a connection that is open one reference was let go of and
+// another was not: then it is worth to ask who holds it.
+func held(c *conn.Connection) bool {
+	return c.Ended == 0 && slices.ContainsFunc(c.Events, func(e event.Event) bool { return e.Hook == event.HookFileClose && e.Refs > 1 })
 }
 
 // Lose says that n more events were lost between two times. Tick must not have

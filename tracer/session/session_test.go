@@ -489,3 +489,53 @@ func TestReaderHearsOfTheTime(t *testing.T) {
 		t.Errorf("%d ends are shown before the recording ends, by %d ticks", shown, ticks)
 	}
 }
+
+// TestHolders: who holds a connection when the trace ends is told, and told again
+// by a replay.
+func TestHolders(t *testing.T) {
+	var buf bytes.Buffer
+	w, err := record.NewWriter(&buf, record.Meta{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	local, remote := netip.MustParseAddrPort("10.0.0.1:1"), netip.MustParseAddrPort("10.0.0.2:2")
+	e := event.Event{Has: event.HasTuple | event.HasPreempt, Context: event.ContextProcess, Sock: 1, Conn: 1, NetNS: 1, Family: event.IPv4,
+		PID: 7, TID: 7, Comm: event.CommOf("parent"), Local: local, Remote: remote}
+	var said [2]string
+	show := func(i int) func(*conn.Connection, verdict.Verdict) error {
+		return func(_ *conn.Connection, v verdict.Verdict) error { said[i] = string(v.Cause) + ": " + v.Sentence; return nil }
+	}
+	s := New(Config{Record: w, Show: show(0)})
+	for i, x := range []event.Event{
+		{Hook: event.HookSetState, State: event.Close, ToState: event.SynSent, Call: event.CallConnect},
+		{Hook: event.HookConnect, State: event.SynSent, Call: event.CallConnect},
+		{Hook: event.HookSetState, State: event.SynSent, ToState: event.Established},
+		{Hook: event.HookFileClose, State: event.Established, Call: event.CallClose, Refs: 2},
+	} {
+		x2 := e
+		x2.Time, x2.Hook, x2.State, x2.ToState, x2.Call, x2.Refs = time.Duration(i+1)*time.Second, x.Hook, x.State, x.ToState, x.Call, x.Refs
+		x2.Has |= event.HasRefs | event.HasSyscall
+		if err := s.Event(x2); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Tick(10 * time.Second); err != nil {
+		t.Fatal(err)
+	}
+	if !s.Following(held) {
+		t.Fatal("nobody would be asked")
+	}
+	if err := s.Hold(conn.Seed{Time: 11 * time.Second, NetNS: 1, Local: local, Remote: remote, State: event.Established,
+		Holders: []conn.Process{{PID: 8, Comm: "child"}, {PID: 9, Comm: "other\x1b"}}}); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Finish(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Replay(&buf, func(record.Meta) (Config, error) { return Config{Show: show(1)}, nil }); err != nil {
+		t.Fatal(err)
+	}
+	if !strings.HasPrefix(said[0], "descriptor-held: parent (pid 7)") || !strings.Contains(said[0], `but child (pid 8) and`) || said[0] != said[1] {
+		t.Errorf("the run says %q, the replay %q", said[0], said[1])
+	}
+}

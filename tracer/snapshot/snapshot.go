@@ -83,6 +83,11 @@ func (s *Socket) Seed() conn.Seed {
 		who := o.Process
 		seed.Owner = &who
 	}
+	for _, h := range s.Holders {
+		if n := len(seed.Holders); n == 0 || seed.Holders[n-1].PID != h.PID {
+			seed.Holders = append(seed.Holders, h.Process)
+		}
+	}
 	return seed
 }
 

@@ -438,6 +438,19 @@ func tellGraceful(t *telling) string {
 
 func tellDescriptorHeld(t *telling) string {
 	e := t.a.at(t.a.held)
+	if who := t.a.c.Holders; len(who) > 0 {
+		names := make([]string, len(who))
+		for i := range who {
+			names[i] = named(&who[i])
+		}
+		last := len(names) - 1
+		list := names[last]
+		if last > 0 {
+			list = strings.Join(names[:last], ", ") + " and " + list
+		}
+		return fmt.Sprintf("%s closed its descriptor%s, but %s still held the socket when the trace ended: nothing was sent, and the connection is open.",
+			t.who(), t.when(e), list)
+	}
 	return fmt.Sprintf("%s closed its descriptor%s, but %d more reference(s) to the socket exist (a forked child, dup, a descriptor passed on, or a thread inside a call): nothing was sent, and the connection is open.",
 		t.who(), t.when(e), e.Refs-1)
 }
