@@ -503,7 +503,10 @@ func TestHolders(t *testing.T) {
 		PID: 7, TID: 7, Comm: event.CommOf("parent"), Local: local, Remote: remote}
 	var said [2]string
 	show := func(i int) func(*conn.Connection, verdict.Verdict) error {
-		return func(_ *conn.Connection, v verdict.Verdict) error { said[i] = string(v.Cause) + ": " + v.Sentence; return nil }
+		return func(_ *conn.Connection, v verdict.Verdict) error {
+			said[i] = string(v.Cause) + ": " + v.Sentence
+			return nil
+		}
 	}
 	s := New(Config{Record: w, Show: show(0)})
 	for i, x := range []event.Event{
