@@ -244,7 +244,7 @@ func (j *Joiner) finish(c *entry) {
 		heap.Remove(&j.agenda, c.place)
 	}
 	j.forget(c)
-	if !c.listener && c.connected() {
+	if !c.listener && c.connected() && !j.spare(c) {
 		if j.opts.Done != nil {
 			j.opts.Done(c.Connection)
 		} else {
@@ -255,6 +255,43 @@ func (j *Joiner) finish(c *entry) {
 		j.open = slices.DeleteFunc(j.open, func(c *entry) bool { return c.judged })
 		j.judged = 0
 	}
+}
+
+// spare says whether a socket was never an end: when the last two segments of a
+// handshake are served by two CPUs, both make a child of the listener, and the one
+// that comes too late is thrown away (tcp_v4_syn_recv_sock: inet_ehash_nolisten
+// finds the other one, and tcp_done follows).
+func (j *Joiner) spare(c *entry) bool {
+	if !c.unmade() {
+		return false
+	}
+	return slices.ContainsFunc(j.byEnds[c.tuple], func(o *entry) bool {
+		return o != c && o.NetNS == c.NetNS && o.Open == OpenPassive && o.First <= c.Ended && (o.Ended == 0 || o.Ended >= c.First)
+	})
+}
+
+// yield gives the peer of a spare socket to the one that it was meant for.
+func (j *Joiner) yield(c *entry) {
+	p := c.peer
+	if p == nil || !j.spare(c) {
+		return
+	}
+	for _, o := range j.byEnds[c.tuple] {
+		if o != c && o.peer == nil && !o.judged && o.Open == OpenPassive {
+			c.peer, c.Peer = nil, nil
+			o.peer, o.Peer = p, p.Connection
+			p.peer, p.Peer = o, o.Connection
+			return
+		}
+	}
+}
+
+// unmade says whether all that is known of a socket is that a listener made it and
+// that it was closed before the handshake was over.
+func (c *entry) unmade() bool {
+	return c.Open == OpenPassive && c.Established == 0 && c.Ended != 0 && !slices.ContainsFunc(c.Events, func(e event.Event) bool {
+		return e.Hook != event.HookSetState && e.Hook != event.HookDestroy || e.ByProcess()
+	})
 }
 
 func (j *Joiner) take() []*Connection {
@@ -726,6 +763,7 @@ func (j *Joiner) state(c *entry, e event.Event) {
 		c.Established = e.Time
 	case e.ToState == event.Close && e.State != event.Close:
 		c.Ended = e.Time
+		j.yield(c)
 		// Without tcp_time_wait, which may not be attached, or was skipped: a
 		// mini-socket that waits for the peer's FIN. Of a peer that lives here
 		// it can be told.

@@ -456,3 +456,42 @@ func TestSeedOfTheDying(t *testing.T) {
 		t.Errorf("%+v", o)
 	}
 }
+
+// TestSpareChild: of two sockets that a listener makes for one connection, one is
+// thrown away: it is no end, and has no peer.
+func TestSpareChild(t *testing.T) {
+	for _, first := range []bool{true, false} {
+		var all []event.Event
+		c := &sock{sock: 1, gen: 1, local: client, remote: server, state: event.Close, pid: 1, out: &all}
+		spare := &sock{sock: 2, gen: 2, local: server, remote: client, state: event.Listen, pid: 2, out: &all}
+		child := &sock{sock: 3, gen: 3, local: server, remote: client, state: event.Listen, pid: 2, out: &all}
+		c.event(1*ms, event.Event{Hook: event.HookSetState, ToState: event.SynSent, Context: event.ContextProcess})
+		c.to(2*ms, event.Established)
+		one, two := child, spare
+		if first {
+			one, two = spare, child
+		}
+		one.to(3*ms, event.SynRecv)
+		two.to(4*ms, event.SynRecv)
+		child.to(5*ms, event.Established)
+		spare.to(6*ms, event.Close)
+		spare.event(7*ms, event.Event{Hook: event.HookDestroy})
+		for i, s := range []*sock{c, child} {
+			at := time.Duration(20+10*i) * ms
+			s.act(at, event.HookClose)
+			s.to(at+ms, event.Close)
+			s.event(at+2*ms, event.Event{Hook: event.HookDestroy})
+		}
+		var got []*Connection
+		j := New(Options{Done: func(c *Connection) { got = append(got, c) }})
+		for _, e := range all {
+			j.Add(e)
+			j.Advance(e.Time)
+		}
+		j.Advance(10 * time.Second)
+		j.Flush()
+		if len(got) != 2 || got[0].Peer != got[1] || got[1].Peer != got[0] {
+			t.Errorf("the spare one came first: %v; %d ends: %+v", first, len(got), got)
+		}
+	}
+}
