@@ -9,7 +9,7 @@ BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w'
 # staticcheck knows no language version newer than itself: pinned.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help demo test test-unit test-native test-lab test-matrix test-rungs test-arm64 test-real test-crowd lint check-objects generate record build dist test-dist clean
+.PHONY: help demo test compilers test-unit test-native test-lab test-matrix test-rungs test-arm64 test-real test-crowd lint check-objects generate record build dist test-dist clean
 
 help:
 	@echo 'make demo         both experiments, traced here or in the lab'
@@ -40,7 +40,12 @@ demo: build
 		$(GO) run ./cmd/lab -k $(KERNEL) -- tcpbye demo close shutdown; \
 	fi
 
-test: test-unit test-native test-lab
+test: compilers test-unit test-native test-lab
+
+# Without these, tests that build C and C++ programs to name their stacks would be
+# left out.
+compilers:
+	@bpf/need gcc g++ libc6-dev
 
 test-unit:
 	$(GO) test ./...
@@ -56,9 +61,7 @@ test-native: build
 	fi; \
 	$(GO) test -tags lab -count=1 -v -timeout 60m -run '^TestSuite$$' ./demo/lab -suite.kernels=here
 
-# A C program is built in the guest.
-test-lab:
-	@bpf/need gcc libc6-dev
+test-lab: compilers
 	$(GO) test -tags lab -count=1 -v -timeout 180m -run '^TestSuite$$' ./demo/lab -suite.kernels=$(KERNEL) $(LONG)
 
 test-matrix:
