@@ -266,7 +266,7 @@ func (j *Joiner) spare(c *entry) bool {
 		return false
 	}
 	return slices.ContainsFunc(j.byEnds[c.tuple], func(o *entry) bool {
-		return o != c && o.NetNS == c.NetNS && o.Open == OpenPassive && o.First <= c.Ended && (o.Ended == 0 || o.Ended >= c.First)
+		return o != c && o.NetNS == c.NetNS && o.Open == OpenPassive && !o.unmade() && o.First <= c.Ended && (o.Ended == 0 || o.Ended >= c.First)
 	})
 }
 
