@@ -127,12 +127,10 @@ func (s *Session) run(ctx context.Context, t *tracer.Tracer) error {
 		take, end = s.apart()
 	}
 	err := s.readRing(ctx, t, take)
-	if stopped := end(); stopped != nil && (err == nil || errors.Is(err, errStopped)) {
-		return stopped
-	} else if stopped != nil {
-		return errors.Join(err, stopped)
+	if errors.Is(err, errStopped) {
+		err = nil // the session says why
 	}
-	return err
+	return errors.Join(err, end())
 }
 
 // readRing hands over what the tracer tells, until the context ends.
