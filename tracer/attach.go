@@ -169,6 +169,12 @@ func (p *programs) want(h hook) {
 // possible says, without loading anything of a way, why it cannot work here.
 func (p *programs) possible(w way) error {
 	if err := p.try(w[0].rung); err != nil {
+		// Who may not look into tracefs still knows what is not there: the
+		// kernel's types have each tracepoint, but for those of system calls.
+		group, name, _ := strings.Cut(w[0].symbol, ":")
+		if w[0].rung == RungClassic && group != "syscalls" && !p.kernel.has("btf_trace_"+name) {
+			return fmt.Errorf("tracepoint: %w: %s", errAbsent, w[0].symbol)
+		}
 		return err
 	}
 	for _, pt := range w {

@@ -234,13 +234,13 @@ func (x *Examination) environment(p *programs) {
 	x.sysctl(kernel, "kernel/perf_event_paranoid", nil, "")
 
 	x.fact(user, "user id", strconv.Itoa(os.Geteuid()), true)
-	switch initial, err := enrich.InitialPIDNamespace("/proc"); {
+	switch here, err := enrich.PIDNamespaceOf("/proc"); {
 	case err != nil:
 		x.fact(user, "PID namespace", "not known: "+err.Error(), false)
-	case initial:
+	case here.Initial:
 		x.fact(user, "PID namespace", "the initial one: PIDs are as everywhere on this machine", true)
 	default:
-		x.fact(user, "PID namespace", "not the initial one: events carry the host's PIDs, so programs, containers and owners are not looked up", false)
+		x.fact(user, "PID namespace", "not the initial one: PIDs are as it has them; a process outside it has none, and only its name is known", false)
 	}
 	if inUserNamespace() {
 		x.fact(user, "user namespace", "not the initial one: its capabilities do not count for BPF", false)
@@ -273,6 +273,19 @@ func (x *Examination) sysctl(group, path string, meaning map[string]string, bad 
 		said = value
 	}
 	x.fact(group, name, said, bad == "" || value != bad)
+}
+
+// perfEventsKept says whether this user may not open perf events, and so kprobes,
+// although CAP_PERFMON should do: Debian's kernels have a level of their own
+// above 2, which up to 5.10 only CAP_SYS_ADMIN passes.
+func perfEventsKept() bool {
+	text, err := os.ReadFile("/proc/sys/kernel/perf_event_paranoid")
+	if err != nil {
+		return false
+	}
+	level, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	sets, capErr := readCapabilities()
+	return err == nil && capErr == nil && level > 2 && !sets.effective(unix.CAP_SYS_ADMIN)
 }
 
 // lockdown reads which mode is in force: the one in brackets.
@@ -318,7 +331,10 @@ func (x *Examination) advise(opened error) {
 				next("boot without lockdown=confidentiality (lockdown=integrity takes nothing away)")
 			}
 		case "kprobes":
-			if missing {
+			switch {
+			case missing && perfEventsKept():
+				next("as root: sysctl -w kernel.perf_event_paranoid=2 (this kernel keeps kprobes from CAP_PERFMON otherwise), or run tcpbye as root")
+			case missing:
 				next("boot a kernel with CONFIG_KPROBE_EVENTS=y, or one that permits fentry programs")
 			}
 		case "tracefs":

@@ -133,6 +133,16 @@ func TestPrivileges(t *testing.T) {
 		if err == nil || !strings.Contains(out, "CAP_SYS_RESOURCE is missing") || !strings.Contains(out, "cap_sys_resource+ep") {
 			t.Errorf("without CAP_SYS_RESOURCE: %v, %s", err, out)
 		}
+		// Debian's kernels of that age want CAP_SYS_ADMIN for perf events at 3.
+		const setting = "/proc/sys/kernel/perf_event_paranoid"
+		before, err := os.ReadFile(setting)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(setting, []byte("2"), 0); err != nil {
+			t.Fatal(err)
+		}
+		defer os.WriteFile(setting, before, 0)
 	}
 	if out, err := as(t, full...); err != nil {
 		t.Errorf("with %v: %v: %s", full, err, out)
