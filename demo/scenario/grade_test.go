@@ -108,13 +108,17 @@ func (o *Outcome) grade(name string, e *End, x Expect, j JudgedEnd, ok bool) Gra
 		}
 	}
 	field("class", v.Class, x.Class, verdict.Unknown)
-	if v.Cause == wider[x.Cause] {
+	// Whoever cannot see what the kernel sends cannot tell a closed port from
+	// something that answers for it, and the sentence says so.
+	refused := x.Class == verdict.Refused && x.Cause == verdict.PathReset &&
+		v.Cause == verdict.PortClosed && v.Confidence == verdict.Likely && slices.Contains(v.Missing, event.HookSendReset.String())
+	if v.Cause == wider[x.Cause] || refused {
 		lacks("cause")
 	} else {
 		field("cause", v.Cause, x.Cause, verdict.UnknownCause)
 	}
 	// A remote peer is what a peer's process or kernel is to who cannot look.
-	if (x.Ender == verdict.PeerProcess || x.Ender == verdict.PeerKernel) && v.Ender == verdict.Peer {
+	if (x.Ender == verdict.PeerProcess || x.Ender == verdict.PeerKernel || refused) && v.Ender == verdict.Peer {
 		lacks("ender")
 	} else {
 		field("ender", v.Ender, x.Ender, verdict.NoEnder)
@@ -224,6 +228,26 @@ func TestGrade(t *testing.T) {
 		if len(grades) != 2 || len(unknown) != 0 || grades[0].Level != Exact || grades[1].Level != c.want ||
 			!strings.Contains(fmt.Sprint(grades[1].Lacks, grades[1].False), c.field) {
 			t.Errorf("%s: %v, %v", c.name, grades, unknown)
+		}
+	}
+	for _, c := range []struct {
+		confidence verdict.Confidence
+		missing    []string
+		want       Level
+	}{
+		{verdict.Likely, []string{"tcp_send_reset"}, InPart},
+		{verdict.Likely, []string{"tcp_close"}, Guess},
+		{verdict.Likely, nil, Wrong},
+		{verdict.Certain, []string{"tcp_send_reset"}, Wrong},
+	} {
+		s, o, judged := judgedWire()
+		x := s.Ends["server"]
+		x.Class, x.Cause, x.Ender, x.Confidence = verdict.Refused, verdict.PathReset, verdict.Path, verdict.Likely
+		s.Ends["server"] = x
+		v := &judged[1].Verdict
+		v.Class, v.Cause, v.Ender, v.Confidence, v.Missing = verdict.Refused, verdict.PortClosed, verdict.Peer, c.confidence, c.missing
+		if grades, _ := s.Grade(o, judged); grades[1].Level != c.want {
+			t.Errorf("refused by a packet filter, told as a closed port, %s, for want of %v: %v", c.confidence, c.missing, grades[1])
 		}
 	}
 	s, o, judged := judgedWire()
