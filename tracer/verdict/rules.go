@@ -784,11 +784,25 @@ func finStuck(a, b *facts, s Scope) *finding {
 }
 
 func stillOpen(a, b *facts, s Scope) *finding {
+	// Who went from LAST-ACK to CLOSE had its FIN acknowledged, by an end that was
+	// in TIME-WAIT then: the kernel ran no program for that change (it runs none
+	// inside another).
+	if end := b.ended(); a.closed == none && end != nil && end.State == event.LastAck && end.Err == 0 {
+		return nil
+	}
 	x := &finding{needs: []event.Hook{event.HookFileClose, event.HookAccept}}
 	if a.closed != none {
 		x.needs = append(x.needs, event.HookTwskSchedule, event.HookTwskKill, event.HookSendReset)
 	}
 	return x
+}
+
+// ended is the change to CLOSE; nil: none was seen, or there is no such end.
+func (f *facts) ended() *event.Event {
+	if f == nil {
+		return nil
+	}
+	return f.at(f.closed)
 }
 
 func unknown(a, b *facts, s Scope) *finding { return &finding{a: []int{a.closed}} }
