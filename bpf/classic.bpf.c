@@ -217,7 +217,7 @@ static __always_inline bool just_reset(__u64 sock)
 /* The system call that the thread is in, or whose work it is finishing. */
 static __always_inline void fill_call(struct event *e)
 {
-	__u32 tid = e->tid;
+	__u32 tid = bpf_get_current_pid_tgid();
 	struct call *call;
 
 	if (!cfg_calls)
@@ -249,7 +249,7 @@ int classic_inet_sock_set_state(struct trace_event_raw_inet_sock_set_state *ctx)
 		fill_call(e);
 	/* The only hooks that tell whose exit will matter. */
 	if (to == TCP_SYN_SENT || to == TCP_LISTEN)
-		remember_process(e);
+		remember_process();
 	remember_socket(e, false);
 	return end(e);
 }
@@ -261,13 +261,9 @@ int classic_stack_state(struct trace_event_raw_inet_sock_set_state *ctx)
 
 	if (ctx->protocol != IPPROTO_TCP || !ends(ctx->oldstate, ctx->newstate))
 		return 0;
-	e = begin_long(HOOK_STACK, (void *)ctx->skaddr, sizeof(struct stack));
+	e = begin_stack(ctx, HOOK_SET_STATE, (void *)ctx->skaddr);
 	if (!e)
 		return 0;
-	if (fill_stack(ctx, e, HOOK_SET_STATE) <= 0) {
-		bpf_ringbuf_discard(e, BPF_RB_NO_WAKEUP);
-		return 0;
-	}
 	FILL_BOTH(e, ctx, ctx->family);
 	e->conn = conn_id(e->sock, e->time, false);
 	return end(e);

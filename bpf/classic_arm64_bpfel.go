@@ -85,6 +85,11 @@ type ClassicEvent struct {
 	Pad           [4]uint8
 	SinceSent     uint32
 	SinceReceived uint32
+	TsRecent      uint32
+	TsAge         uint32
+	TsValue       uint32
+	Timestamps    uint8
+	Pad2          [3]uint8
 	_             [4]byte
 }
 
@@ -175,6 +180,13 @@ const (
 	ClassicPreemptSourcePREEMPT_ADDRESS  ClassicPreemptSource = 4
 )
 
+type ClassicTimestamps uint32
+
+const (
+	ClassicTimestampsTIMESTAMPS_AGREED  ClassicTimestamps = 1
+	ClassicTimestampsTIMESTAMPS_CARRIED ClassicTimestamps = 2
+)
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -208,6 +220,8 @@ const (
 	ClassicVarCfgIncoming                   = "cfg_incoming"
 	ClassicVarCfgPassiveReasonArg           = "cfg_passive_reason_arg"
 	ClassicVarCfgPercpuOffsets              = "cfg_percpu_offsets"
+	ClassicVarCfgPidnsDev                   = "cfg_pidns_dev"
+	ClassicVarCfgPidnsIno                   = "cfg_pidns_ino"
 	ClassicVarCfgPreemptOffset              = "cfg_preempt_offset"
 	ClassicVarCfgPreemptSource              = "cfg_preempt_source"
 	ClassicVarCfgProbeRead                  = "cfg_probe_read"
@@ -223,6 +237,7 @@ const (
 	ClassicVarContractLost                  = "contract_lost"
 	ClassicVarContractStack                 = "contract_stack"
 	ClassicVarContractText                  = "contract_text"
+	ClassicVarContractTimestamps            = "contract_timestamps"
 )
 
 // LoadClassic returns the embedded CollectionSpec for Classic.
@@ -308,6 +323,8 @@ type ClassicVariableSpecs struct {
 	CfgIncoming         *ebpf.VariableSpec `ebpf:"cfg_incoming"`
 	CfgPassiveReasonArg *ebpf.VariableSpec `ebpf:"cfg_passive_reason_arg"`
 	CfgPercpuOffsets    *ebpf.VariableSpec `ebpf:"cfg_percpu_offsets"`
+	CfgPidnsDev         *ebpf.VariableSpec `ebpf:"cfg_pidns_dev"`
+	CfgPidnsIno         *ebpf.VariableSpec `ebpf:"cfg_pidns_ino"`
 	CfgPreemptOffset    *ebpf.VariableSpec `ebpf:"cfg_preempt_offset"`
 	CfgPreemptSource    *ebpf.VariableSpec `ebpf:"cfg_preempt_source"`
 	CfgProbeRead        *ebpf.VariableSpec `ebpf:"cfg_probe_read"`
@@ -323,6 +340,7 @@ type ClassicVariableSpecs struct {
 	ContractLost        *ebpf.VariableSpec `ebpf:"contract_lost"`
 	ContractStack       *ebpf.VariableSpec `ebpf:"contract_stack"`
 	ContractText        *ebpf.VariableSpec `ebpf:"contract_text"`
+	ContractTimestamps  *ebpf.VariableSpec `ebpf:"contract_timestamps"`
 }
 
 // ClassicObjects contains all objects after they have been loaded into the kernel.
@@ -379,6 +397,8 @@ type ClassicVariables struct {
 	CfgIncoming         *ebpf.Variable `ebpf:"cfg_incoming"`
 	CfgPassiveReasonArg *ebpf.Variable `ebpf:"cfg_passive_reason_arg"`
 	CfgPercpuOffsets    *ebpf.Variable `ebpf:"cfg_percpu_offsets"`
+	CfgPidnsDev         *ebpf.Variable `ebpf:"cfg_pidns_dev"`
+	CfgPidnsIno         *ebpf.Variable `ebpf:"cfg_pidns_ino"`
 	CfgPreemptOffset    *ebpf.Variable `ebpf:"cfg_preempt_offset"`
 	CfgPreemptSource    *ebpf.Variable `ebpf:"cfg_preempt_source"`
 	CfgProbeRead        *ebpf.Variable `ebpf:"cfg_probe_read"`
@@ -394,6 +414,7 @@ type ClassicVariables struct {
 	ContractLost        *ebpf.Variable `ebpf:"contract_lost"`
 	ContractStack       *ebpf.Variable `ebpf:"contract_stack"`
 	ContractText        *ebpf.Variable `ebpf:"contract_text"`
+	ContractTimestamps  *ebpf.Variable `ebpf:"contract_timestamps"`
 }
 
 // ClassicPrograms contains all programs after they have been loaded into the kernel.

@@ -45,12 +45,15 @@ const volatile bool cfg_reset_skb = false; /* tcp_reset has the segment as secon
 const volatile bool cfg_incoming = false;  /* tcp_validate_incoming is attached */
 const volatile __u32 cfg_tp_reason_arg = 0; /* tp tcp_send_reset: likewise */
 const volatile __u32 cfg_recvmsg_args = 0; /* tcp_recvmsg: number of arguments */
+const volatile __u64 cfg_pidns_dev = 0;    /* the tracer's PID namespace, where it is not the initial one */
+const volatile __u64 cfg_pidns_ino = 0;
 const volatile __u32 cfg_wake_bytes = 1 << 18; /* wake the reader when this much is waiting */
 
 /* Their types reach BTF, and so Go, through these; nothing reads them. */
 const volatile enum hook contract_hook = HOOK_NONE;
 const volatile enum has contract_has = HAS_TUPLE;
 const volatile enum loss contract_lost = LOST_RING;
+const volatile enum timestamps contract_timestamps = TIMESTAMPS_AGREED;
 const volatile struct stack *const volatile contract_stack = NULL;
 const volatile struct text *const volatile contract_text = NULL;
 
@@ -157,47 +160,112 @@ static __always_inline bool preempt_count(struct event *e)
 	return false;
 }
 
+/* The registers with which the current thread entered the kernel. No typedef: CO-RE looks for its name. */
+#if defined(__TARGET_ARCH_x86)
+#define registers pt_regs___x86
+#define REGISTERS_BY_HAND cfg_probe_read
+
+/*
+ * 5.10 has no bpf_task_pt_regs: task_pt_regs() by hand, the stack is 16 KiB
+ * (arch/x86/include/asm/page_64_types.h, processor.h).
+ */
+static __always_inline struct registers *registers_by_hand(void)
+{
+	struct task_struct *task = (void *)bpf_get_current_task();
+
+	return (void *)(BPF_CORE_READ(task, stack) + 16384 - 168);
+}
+#elif defined(__TARGET_ARCH_arm64)
+#define registers pt_regs___arm64_call
+#define REGISTERS_BY_HAND false /* without bpf_task_pt_regs they are not read */
+
+static __always_inline struct registers *registers_by_hand(void)
+{
+	return NULL;
+}
+#endif
+
+#define REGISTERS_TYPED (cfg_task_regs && cfg_task_btf)
+
+#define REGISTER(field)                                                               \
+	({                                                                            \
+		__u64 __value = 0;                                                    \
+		if (REGISTERS_TYPED) {                                                \
+			struct registers *__regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf()); \
+			__value = __regs->field;                                         \
+		} else if (REGISTERS_BY_HAND) {                                       \
+			struct registers *__regs = registers_by_hand();                         \
+			__value = BPF_CORE_READ(__regs, field);                          \
+		}                                                                     \
+		__value;                                                              \
+	})
+
 /*
  * The number of the system call that the current task is in: it tells close(2)
  * from dup2(2), exec and exit without a hook on any of them.
  */
 static __always_inline void fill_syscall(struct event *e)
 {
+	if (!REGISTERS_TYPED && !REGISTERS_BY_HAND)
+		return;
 #if defined(__TARGET_ARCH_x86)
-	if (cfg_task_regs && cfg_task_btf) {
-		struct pt_regs___x86 *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
-
-		e->syscall = regs->orig_ax;
-		e->has |= HAS_SYSCALL;
-	} else if (cfg_probe_read) {
-		/*
-		 * 5.10: task_pt_regs() by hand, the stack is 16 KiB
-		 * (arch/x86/include/asm/page_64_types.h, processor.h).
-		 */
-		struct task_struct *task = (void *)bpf_get_current_task();
-		unsigned long stack = (unsigned long)BPF_CORE_READ(task, stack);
-		struct pt_regs *regs = (void *)(stack + 16384 - 168);
-		struct pt_regs___x86 *x = (void *)regs;
-
-		e->syscall = BPF_CORE_READ(x, orig_ax);
-		e->has |= HAS_SYSCALL;
-	}
+	e->syscall = REGISTER(orig_ax);
 #elif defined(__TARGET_ARCH_arm64)
-	if (cfg_task_regs && cfg_task_btf) {
-		struct pt_regs___arm64_call *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
-
-		e->syscall = regs->syscallno;
-		e->has |= HAS_SYSCALL;
-	}
+	e->syscall = REGISTER(syscallno);
 #endif
+	e->has |= HAS_SYSCALL;
+}
+
+/* The number that a task has in the tracer's PID namespace; 0: none. */
+static __always_inline __u32 number_here(struct pid *pid)
+{
+	unsigned int level = BPF_CORE_READ(pid, level);
+
+	/* The namespace is not the initial one, and few are nested deeper. */
+#pragma unroll
+	for (unsigned int i = 1; i < 8; i++) {
+		struct upid *in = (void *)&pid->numbers + i * bpf_core_type_size(struct upid);
+
+		if (i > level)
+			return 0;
+		if (BPF_CORE_READ(in, ns, ns.inum) == cfg_pidns_ino)
+			return BPF_CORE_READ(in, nr);
+	}
+	return 0;
+}
+
+static __always_inline void fill_pids(struct event *e)
+{
+	__u64 id = bpf_get_current_pid_tgid();
+	struct bpf_pidns_info here = {};
+
+	e->pid = id >> 32;
+	e->tid = id;
+	if (!cfg_pidns_ino)
+		return;
+	/* It knows the tasks whose own namespace this is; others live in one below, or outside. */
+	if (!bpf_get_ns_current_pid_tgid(cfg_pidns_dev, cfg_pidns_ino, &here, sizeof(here))) {
+		e->pid = here.tgid;
+		e->tid = here.pid;
+		return;
+	}
+	if (cfg_probe_read) {
+		struct task_struct *task = (void *)bpf_get_current_task();
+
+		here.pid = number_here(BPF_CORE_READ(task, thread_pid));
+		if (here.pid) {
+			e->pid = number_here(BPF_CORE_READ(task, group_leader, thread_pid));
+			e->tid = here.pid;
+			return;
+		}
+	}
+	e->pid |= PID_OUTSIDE;
+	e->tid |= PID_OUTSIDE;
 }
 
 static __always_inline void fill_task(struct event *e)
 {
-	__u64 id = bpf_get_current_pid_tgid();
-
-	e->pid = id >> 32;
-	e->tid = id;
+	fill_pids(e);
 	e->uid = bpf_get_current_uid_gid();
 	e->cgroup = bpf_get_current_cgroup_id();
 	bpf_get_current_comm(e->comm, sizeof(e->comm));
@@ -460,9 +528,9 @@ static __always_inline int end(struct event *e)
 	return 0;
 }
 
-static __always_inline void remember_process(struct event *e)
+static __always_inline void remember_process(void)
 {
-	__u32 pid = e->pid; /* 6.1 refuses a key that lies in the ring buffer */
+	__u32 pid = bpf_get_current_pid_tgid() >> 32;
 	__u8 one = 1;
 
 	bpf_map_update_elem(&procs, &pid, &one, BPF_ANY);
@@ -529,7 +597,7 @@ static __always_inline int on_state(struct sock *sk, int from, int to)
 	if (to == TCP_ESTABLISHED)
 		fill_handshake(e);
 	if (to == TCP_SYN_SENT)
-		remember_process(e);
+		remember_process();
 	return end(e);
 }
 
@@ -548,7 +616,7 @@ static __always_inline int on_full(__u8 hook, struct sock *sk, int arg, __u64 ot
 	e->other = other;
 	e->conn = conn_id(e->sock, e->time, false);
 	if (hook == HOOK_ACCEPT || hook == HOOK_CONNECT)
-		remember_process(e);
+		remember_process();
 	return end(e);
 }
 
@@ -712,10 +780,33 @@ static __always_inline void fill_text(struct event *e, struct sk_buff *skb)
 		text_of(e)->bytes = n;
 }
 
+/*
+ * The segment's timestamp, which tcp_validate_incoming has parsed by now, beside
+ * the last one before it: only what comes after the reset's check moves that
+ * (tcp_replace_ts_recent, in tcp_ack).
+ */
+static __always_inline void fill_timestamps(struct event *e, struct sock *sk)
+{
+#ifdef TCPBYE_TYPED
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+#else
+	struct tcp_sock *tp = (void *)sk;
+#endif
+
+	if (!tp)
+		return;
+	e->ts_recent = READ(tp, rx_opt.ts_recent);
+	e->ts_age = (__u32)(e->time / 1000000000) - (__u32)READ(tp, rx_opt.ts_recent_stamp);
+	e->ts_value = READ(tp, rx_opt.rcv_tsval);
+	if (READ_BIT(tp, rx_opt.tstamp_ok))
+		e->timestamps |= TIMESTAMPS_AGREED;
+	if (READ_BIT(tp, rx_opt.saw_tstamp))
+		e->timestamps |= TIMESTAMPS_CARRIED;
+}
+
 static __always_inline int on_reset(struct sock *sk, struct sk_buff *skb)
 {
 	bool known = false;
-
 	struct event *e;
 
 	if (!is_tcp(sk))
@@ -735,6 +826,7 @@ static __always_inline int on_reset(struct sock *sk, struct sk_buff *skb)
 		return 0;
 	text_of(e)->bytes = 0;
 	fill_full(e, sk);
+	fill_timestamps(e, sk);
 	e->conn = conn_id(e->sock, e->time, false);
 	fill_segment(e, skb, false);
 	if (e->has & HAS_SEGMENT)
@@ -885,34 +977,18 @@ static __always_inline bool by_call(int from, int to)
 	return false;
 }
 
-/* The registers with which the current thread entered the kernel. */
 static __always_inline void fill_registers(struct stack *stack)
 {
+	stack->lr = 0;
 #if defined(__TARGET_ARCH_x86)
-	if (cfg_task_regs && cfg_task_btf) {
-		struct pt_regs___x86 *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
-
-		stack->pc = regs->ip;
-		stack->sp = regs->sp;
-		stack->fp = regs->bp;
-	} else if (cfg_probe_read) {
-		/* As fill_syscall does. */
-		struct task_struct *task = (void *)bpf_get_current_task();
-		struct pt_regs___x86 *regs = (void *)(BPF_CORE_READ(task, stack) + 16384 - 168);
-
-		stack->pc = BPF_CORE_READ(regs, ip);
-		stack->sp = BPF_CORE_READ(regs, sp);
-		stack->fp = BPF_CORE_READ(regs, bp);
-	}
+	stack->pc = REGISTER(ip);
+	stack->sp = REGISTER(sp);
+	stack->fp = REGISTER(bp);
 #elif defined(__TARGET_ARCH_arm64)
-	if (cfg_task_regs && cfg_task_btf) {
-		struct pt_regs___arm64_call *regs = (void *)bpf_task_pt_regs(bpf_get_current_task_btf());
-
-		stack->pc = regs->pc;
-		stack->sp = regs->sp;
-		stack->fp = regs->regs[29];
-		stack->lr = regs->regs[30];
-	}
+	stack->pc = REGISTER(pc);
+	stack->sp = REGISTER(sp);
+	stack->fp = REGISTER(regs[29]);
+	stack->lr = REGISTER(regs[30]);
 #endif
 }
 
@@ -933,7 +1009,6 @@ static __always_inline long fill_stack(void *ctx, struct event *e, __u8 act)
 	if (n <= 0)
 		return 0;
 	e->arg = act;
-	stack->pc = stack->sp = stack->fp = stack->lr = 0;
 	stack->frame_bytes = n;
 	stack->memory_bytes = 0;
 	fill_registers(stack);
@@ -955,22 +1030,29 @@ static __always_inline bool ends(int from, int to)
 	return by_call(from, to) && to != TCP_SYN_SENT && to != TCP_LISTEN;
 }
 
-/* Where in its program the current thread does what `act` sees. */
+/* The event of where in its program the current thread does what `act` sees; NULL: nowhere. */
+static __always_inline struct event *begin_stack(void *ctx, __u8 act, void *sk)
+{
+	struct event *e = begin_long(HOOK_STACK, sk, sizeof(struct stack));
+
+	if (!e)
+		return NULL;
+	if (fill_stack(ctx, e, act) <= 0) {
+		bpf_ringbuf_discard(e, BPF_RB_NO_WAKEUP);
+		return NULL;
+	}
+	return e;
+}
+
 static __always_inline int on_stack(void *ctx, __u8 act, struct sock *sk)
 {
 	struct event *e;
-	long n;
 
 	if (sk && !is_tcp(sk))
 		return 0;
-	e = begin_long(HOOK_STACK, sk, sizeof(struct stack));
+	e = begin_stack(ctx, act, sk);
 	if (!e)
 		return 0;
-	n = fill_stack(ctx, e, act);
-	if (n <= 0) {
-		bpf_ringbuf_discard(e, BPF_RB_NO_WAKEUP);
-		return 0;
-	}
 	if (sk) {
 		fill_tuple(e, sk);
 		e->conn = conn_id(e->sock, e->time, false);
@@ -1019,7 +1101,11 @@ static __always_inline int on_signal(int sig, int target)
 	if (!e)
 		return 0;
 	e->arg = sig;
-	e->arg2 = target;
+	/* Its own, as a rule: then the event has the number that is wanted here. */
+	if (target == bpf_get_current_pid_tgid() >> 32)
+		e->arg2 = e->pid;
+	else
+		e->arg2 = cfg_pidns_ino ? target | PID_OUTSIDE : target;
 	return end(e);
 }
 

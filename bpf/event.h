@@ -60,6 +60,14 @@ enum loss {
 	LOST_KINDS = 3,
 };
 
+enum timestamps {
+	TIMESTAMPS_AGREED = 1 << 0,  /* the connection has them */
+	TIMESTAMPS_CARRIED = 1 << 1, /* the segment had one: ts_value */
+};
+
+/* In pid and tid: the task is outside the tracer's PID namespace, the number the kernel's own. */
+#define PID_OUTSIDE 0x80000000
+
 #define TEXT_BYTES 64
 #define STACK_FRAMES 64
 #define STACK_BYTES 4096
@@ -96,8 +104,8 @@ struct event {
 	__u64 reserved;		/* zero */
 
 	__u32 netns;		/* inode number of the network namespace */
-	__u32 pid;		/* thread group id, initial PID namespace */
-	__u32 tid;
+	__u32 pid;		/* thread group id, in the tracer's PID namespace; or with PID_OUTSIDE */
+	__u32 tid;		/* likewise */
 	__u32 uid;		/* of the task on the CPU */
 	__u32 sock_uid;		/* sk_uid: creator's or accepter's */
 	__u32 task_flags;	/* PF_* */
@@ -142,6 +150,11 @@ struct event {
 	__u8 pad[4];
 	__u32 since_sent;	/* jiffies since payload was sent, plus 1; 0: not told; the handshake counts */
 	__u32 since_received;	/* likewise received */
+	__u32 ts_recent;	/* HOOK_RESET: the peer's last timestamp (RFC 7323 TS.Recent) */
+	__u32 ts_age;		/* HOOK_RESET: seconds since it came, counted in whole ones */
+	__u32 ts_value;		/* HOOK_RESET: the timestamp of the segment that reset */
+	__u8 timestamps;	/* HOOK_RESET: enum timestamps */
+	__u8 pad2[3];
 };
 
 #endif

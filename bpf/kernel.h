@@ -191,6 +191,13 @@ struct inet_connection_sock {
 	} icsk_ack;
 };
 
+struct tcp_options_received {
+	int ts_recent_stamp;
+	__u32 ts_recent;
+	__u32 rcv_tsval;
+	__u16 saw_tstamp : 1, tstamp_ok : 1;
+};
+
 struct tcp_sock {
 	struct inet_connection_sock inet_conn;
 	__u64 bytes_received;
@@ -202,6 +209,7 @@ struct tcp_sock {
 	__u32 snd_una;
 	__u32 write_seq;
 	__u32 lsndtime;
+	struct tcp_options_received rx_opt;
 	int linger2;
 	__u8 repair : 1;
 };
@@ -248,6 +256,20 @@ struct signal_struct {
 	unsigned int flags;
 };
 
+struct pid_namespace {
+	struct ns_common ns;
+};
+
+struct upid {
+	int nr;
+	struct pid_namespace *ns;
+};
+
+struct pid {
+	unsigned int level;
+	struct upid numbers[1]; /* level + 1 of them */
+};
+
 struct thread_info {
 	union {
 		struct {
@@ -262,6 +284,8 @@ struct task_struct {
 	int exit_code;
 	int pid;
 	int tgid;
+	struct task_struct *group_leader;
+	struct pid *thread_pid;
 	struct signal_struct *signal;
 	void *stack;
 };
@@ -286,6 +310,12 @@ struct pt_regs___arm64_call {
 };
 
 #pragma clang attribute pop
+
+/* uapi/linux/bpf.h */
+struct bpf_pidns_info {
+	__u32 pid;
+	__u32 tgid;
+};
 
 /* Wire formats: read from a packet, so never relocated. */
 struct tcp_header {

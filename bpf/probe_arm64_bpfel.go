@@ -78,6 +78,11 @@ type ProbeEvent struct {
 	Pad           [4]uint8
 	SinceSent     uint32
 	SinceReceived uint32
+	TsRecent      uint32
+	TsAge         uint32
+	TsValue       uint32
+	Timestamps    uint8
+	Pad2          [3]uint8
 	_             [4]byte
 }
 
@@ -177,6 +182,13 @@ type ProbeText struct {
 	Text  [68]uint8
 }
 
+type ProbeTimestamps uint32
+
+const (
+	ProbeTimestampsTIMESTAMPS_AGREED  ProbeTimestamps = 1
+	ProbeTimestampsTIMESTAMPS_CARRIED ProbeTimestamps = 2
+)
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -227,6 +239,8 @@ const (
 	ProbeVarCfgIncoming               = "cfg_incoming"
 	ProbeVarCfgPassiveReasonArg       = "cfg_passive_reason_arg"
 	ProbeVarCfgPercpuOffsets          = "cfg_percpu_offsets"
+	ProbeVarCfgPidnsDev               = "cfg_pidns_dev"
+	ProbeVarCfgPidnsIno               = "cfg_pidns_ino"
 	ProbeVarCfgPreemptOffset          = "cfg_preempt_offset"
 	ProbeVarCfgPreemptSource          = "cfg_preempt_source"
 	ProbeVarCfgProbeRead              = "cfg_probe_read"
@@ -242,6 +256,7 @@ const (
 	ProbeVarContractLost              = "contract_lost"
 	ProbeVarContractStack             = "contract_stack"
 	ProbeVarContractText              = "contract_text"
+	ProbeVarContractTimestamps        = "contract_timestamps"
 )
 
 // LoadProbe returns the embedded CollectionSpec for Probe.
@@ -344,6 +359,8 @@ type ProbeVariableSpecs struct {
 	CfgIncoming         *ebpf.VariableSpec `ebpf:"cfg_incoming"`
 	CfgPassiveReasonArg *ebpf.VariableSpec `ebpf:"cfg_passive_reason_arg"`
 	CfgPercpuOffsets    *ebpf.VariableSpec `ebpf:"cfg_percpu_offsets"`
+	CfgPidnsDev         *ebpf.VariableSpec `ebpf:"cfg_pidns_dev"`
+	CfgPidnsIno         *ebpf.VariableSpec `ebpf:"cfg_pidns_ino"`
 	CfgPreemptOffset    *ebpf.VariableSpec `ebpf:"cfg_preempt_offset"`
 	CfgPreemptSource    *ebpf.VariableSpec `ebpf:"cfg_preempt_source"`
 	CfgProbeRead        *ebpf.VariableSpec `ebpf:"cfg_probe_read"`
@@ -359,6 +376,7 @@ type ProbeVariableSpecs struct {
 	ContractLost        *ebpf.VariableSpec `ebpf:"contract_lost"`
 	ContractStack       *ebpf.VariableSpec `ebpf:"contract_stack"`
 	ContractText        *ebpf.VariableSpec `ebpf:"contract_text"`
+	ContractTimestamps  *ebpf.VariableSpec `ebpf:"contract_timestamps"`
 }
 
 // ProbeObjects contains all objects after they have been loaded into the kernel.
@@ -410,6 +428,8 @@ type ProbeVariables struct {
 	CfgIncoming         *ebpf.Variable `ebpf:"cfg_incoming"`
 	CfgPassiveReasonArg *ebpf.Variable `ebpf:"cfg_passive_reason_arg"`
 	CfgPercpuOffsets    *ebpf.Variable `ebpf:"cfg_percpu_offsets"`
+	CfgPidnsDev         *ebpf.Variable `ebpf:"cfg_pidns_dev"`
+	CfgPidnsIno         *ebpf.Variable `ebpf:"cfg_pidns_ino"`
 	CfgPreemptOffset    *ebpf.Variable `ebpf:"cfg_preempt_offset"`
 	CfgPreemptSource    *ebpf.Variable `ebpf:"cfg_preempt_source"`
 	CfgProbeRead        *ebpf.Variable `ebpf:"cfg_probe_read"`
@@ -425,6 +445,7 @@ type ProbeVariables struct {
 	ContractLost        *ebpf.Variable `ebpf:"contract_lost"`
 	ContractStack       *ebpf.Variable `ebpf:"contract_stack"`
 	ContractText        *ebpf.Variable `ebpf:"contract_text"`
+	ContractTimestamps  *ebpf.Variable `ebpf:"contract_timestamps"`
 }
 
 // ProbePrograms contains all programs after they have been loaded into the kernel.

@@ -78,6 +78,11 @@ type TypedEvent struct {
 	Pad           [4]uint8
 	SinceSent     uint32
 	SinceReceived uint32
+	TsRecent      uint32
+	TsAge         uint32
+	TsValue       uint32
+	Timestamps    uint8
+	Pad2          [3]uint8
 	_             [4]byte
 }
 
@@ -159,6 +164,13 @@ const (
 	TypedPreemptSourcePREEMPT_ADDRESS  TypedPreemptSource = 4
 )
 
+type TypedTimestamps uint32
+
+const (
+	TypedTimestampsTIMESTAMPS_AGREED  TypedTimestamps = 1
+	TypedTimestampsTIMESTAMPS_CARRIED TypedTimestamps = 2
+)
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
@@ -218,6 +230,8 @@ const (
 	TypedVarCfgIncoming               = "cfg_incoming"
 	TypedVarCfgPassiveReasonArg       = "cfg_passive_reason_arg"
 	TypedVarCfgPercpuOffsets          = "cfg_percpu_offsets"
+	TypedVarCfgPidnsDev               = "cfg_pidns_dev"
+	TypedVarCfgPidnsIno               = "cfg_pidns_ino"
 	TypedVarCfgPreemptOffset          = "cfg_preempt_offset"
 	TypedVarCfgPreemptSource          = "cfg_preempt_source"
 	TypedVarCfgProbeRead              = "cfg_probe_read"
@@ -233,6 +247,7 @@ const (
 	TypedVarContractLost              = "contract_lost"
 	TypedVarContractStack             = "contract_stack"
 	TypedVarContractText              = "contract_text"
+	TypedVarContractTimestamps        = "contract_timestamps"
 )
 
 // LoadTyped returns the embedded CollectionSpec for Typed.
@@ -344,6 +359,8 @@ type TypedVariableSpecs struct {
 	CfgIncoming         *ebpf.VariableSpec `ebpf:"cfg_incoming"`
 	CfgPassiveReasonArg *ebpf.VariableSpec `ebpf:"cfg_passive_reason_arg"`
 	CfgPercpuOffsets    *ebpf.VariableSpec `ebpf:"cfg_percpu_offsets"`
+	CfgPidnsDev         *ebpf.VariableSpec `ebpf:"cfg_pidns_dev"`
+	CfgPidnsIno         *ebpf.VariableSpec `ebpf:"cfg_pidns_ino"`
 	CfgPreemptOffset    *ebpf.VariableSpec `ebpf:"cfg_preempt_offset"`
 	CfgPreemptSource    *ebpf.VariableSpec `ebpf:"cfg_preempt_source"`
 	CfgProbeRead        *ebpf.VariableSpec `ebpf:"cfg_probe_read"`
@@ -359,6 +376,7 @@ type TypedVariableSpecs struct {
 	ContractLost        *ebpf.VariableSpec `ebpf:"contract_lost"`
 	ContractStack       *ebpf.VariableSpec `ebpf:"contract_stack"`
 	ContractText        *ebpf.VariableSpec `ebpf:"contract_text"`
+	ContractTimestamps  *ebpf.VariableSpec `ebpf:"contract_timestamps"`
 }
 
 // TypedObjects contains all objects after they have been loaded into the kernel.
@@ -410,6 +428,8 @@ type TypedVariables struct {
 	CfgIncoming         *ebpf.Variable `ebpf:"cfg_incoming"`
 	CfgPassiveReasonArg *ebpf.Variable `ebpf:"cfg_passive_reason_arg"`
 	CfgPercpuOffsets    *ebpf.Variable `ebpf:"cfg_percpu_offsets"`
+	CfgPidnsDev         *ebpf.Variable `ebpf:"cfg_pidns_dev"`
+	CfgPidnsIno         *ebpf.Variable `ebpf:"cfg_pidns_ino"`
 	CfgPreemptOffset    *ebpf.Variable `ebpf:"cfg_preempt_offset"`
 	CfgPreemptSource    *ebpf.Variable `ebpf:"cfg_preempt_source"`
 	CfgProbeRead        *ebpf.Variable `ebpf:"cfg_probe_read"`
@@ -425,6 +445,7 @@ type TypedVariables struct {
 	ContractLost        *ebpf.Variable `ebpf:"contract_lost"`
 	ContractStack       *ebpf.Variable `ebpf:"contract_stack"`
 	ContractText        *ebpf.Variable `ebpf:"contract_text"`
+	ContractTimestamps  *ebpf.Variable `ebpf:"contract_timestamps"`
 }
 
 // TypedPrograms contains all programs after they have been loaded into the kernel.

@@ -78,6 +78,20 @@ func textOf(tail []byte) string {
 	return string(w.Text[:min(int(w.Bytes), len(w.Text))])
 }
 
+// stampsOf reads the timestamps of a reset. The kernel keeps the last one's age
+// for a connection that has them only.
+func stampsOf(w *bpf.ProbeEvent) event.Timestamps {
+	t := event.Timestamps{Agreed: bpf.ProbeTimestamps(w.Timestamps)&bpf.ProbeTimestampsTIMESTAMPS_AGREED != 0}
+	if !t.Agreed {
+		return t
+	}
+	t.Recent, t.Age = w.TsRecent, time.Duration(w.TsAge)*time.Second
+	if t.Carried = bpf.ProbeTimestamps(w.Timestamps)&bpf.ProbeTimestampsTIMESTAMPS_CARRIED != 0; t.Carried {
+		t.Value = w.TsValue
+	}
+	return t
+}
+
 // Decode makes an Event of a ring record. It does not allocate, except for a
 // stack or the text of a RST.
 func Decode(raw []byte) (event.Event, error) {
@@ -161,6 +175,9 @@ func Decode(raw []byte) (event.Event, error) {
 		e.Stack = stackOf(tail)
 	case event.HookReset:
 		e.Text = textOf(tail)
+		if e.Has&event.HasTCP != 0 {
+			e.Timestamps = stampsOf(&w)
+		}
 	}
 	if e.Has&event.HasPreempt != 0 {
 		e.Context = event.ContextOf(w.Preempt)

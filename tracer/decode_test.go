@@ -42,6 +42,8 @@ func TestContract(t *testing.T) {
 		"write_seq": unsafe.Offsetof(w.WriteSeq), "copied_seq": unsafe.Offsetof(w.CopiedSeq), "seg_len": unsafe.Offsetof(w.SegLen),
 		"err": unsafe.Offsetof(w.Err), "refs": unsafe.Offsetof(w.Refs), "family": unsafe.Offsetof(w.Family), "hook": unsafe.Offsetof(w.Hook),
 		"has": unsafe.Offsetof(w.Has), "state": unsafe.Offsetof(w.State), "seg_ttl": unsafe.Offsetof(w.SegTtl),
+		"ts_recent": unsafe.Offsetof(w.TsRecent), "ts_age": unsafe.Offsetof(w.TsAge), "ts_value": unsafe.Offsetof(w.TsValue),
+		"timestamps": unsafe.Offsetof(w.Timestamps), "since_received": unsafe.Offsetof(w.SinceReceived),
 		"laddr": unsafe.Offsetof(w.Laddr), "raddr": unsafe.Offsetof(w.Raddr), "comm": unsafe.Offsetof(w.Comm),
 	}
 	for name, spec := range objects(t) {
@@ -124,6 +126,14 @@ func TestDecode(t *testing.T) {
 	}
 	if e.Context != event.ContextSoftirq || e.Err.String() != "ECONNRESET" {
 		t.Errorf("context %v, error %v", e.Context, e.Err)
+	}
+	e, err = Decode(append(wire(func(w *bpf.ProbeEvent) {
+		w.Hook, w.Has = uint8(event.HookReset), uint8(event.HasTCP)
+		w.Timestamps, w.TsRecent, w.TsAge, w.TsValue = 3, 1000, 7, 2000
+	}), make([]byte, textSize)...))
+	want := event.Timestamps{Agreed: true, Carried: true, Value: 2000, Recent: 1000, Age: 7 * time.Second}
+	if err != nil || e.Timestamps != want {
+		t.Errorf("timestamps %+v, want %+v: %v", e.Timestamps, want, err)
 	}
 	var bad *DecodeError
 	for _, raw := range [][]byte{nil, make([]byte, wireSize-1), make([]byte, wireSize+1), make([]byte, wireSize)} {

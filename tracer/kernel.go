@@ -16,6 +16,7 @@ import (
 	"github.com/cilium/ebpf/features"
 
 	"github.com/tcpbye/tcpbye/bpf"
+	"github.com/tcpbye/tcpbye/tracer/enrich"
 )
 
 // kernel is what the programs must be told of the running kernel. Everything
@@ -43,6 +44,8 @@ type kernel struct {
 	probeRead    bool
 	sockFromFile bool
 
+	pidns enrich.PIDNamespace // this process's, which the events' PIDs are of
+
 	fentryFirst bool // fentry is safe, and so the better one
 }
 
@@ -61,6 +64,9 @@ func readKernel() (*kernel, error) {
 	k.sendResetRecord = k.has("trace_event_raw_tcp_send_reset")
 	k.fentryFirst = k.fentrySafe()
 	if err := k.findPreemptCount(); err != nil {
+		return nil, err
+	}
+	if k.pidns, err = enrich.PIDNamespaceOf("/proc"); err != nil {
 		return nil, err
 	}
 	k.taskBTF = helper(asm.FnGetCurrentTaskBtf)
@@ -276,6 +282,10 @@ func (k *kernel) configure(o object, spec *ebpf.CollectionSpec) error {
 	set(bpf.ProbeVarCfgProbeRead, k.probeRead && o != objectClassic)
 	if o == objectClassic {
 		set(bpf.ClassicVarCfgCalls, !k.taskRegs)
+	}
+	if !k.pidns.Initial {
+		set(bpf.ProbeVarCfgPidnsDev, k.pidns.Dev)
+		set(bpf.ProbeVarCfgPidnsIno, k.pidns.Ino)
 	}
 	set(bpf.ProbeVarCfgReasonArg, k.reasonArg)
 	set(bpf.ProbeVarCfgPassiveReasonArg, k.passiveReasonArg)

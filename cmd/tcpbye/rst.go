@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/filter"
 	"github.com/tcpbye/tcpbye/tracer/report"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
@@ -229,7 +230,7 @@ func (f *failOn) see(c *conn.Connection, v verdict.Verdict) {
 	}
 	who := c.Local.String()
 	if c.Owner != nil {
-		who = fmt.Sprintf("%s/%d", report.Quote(c.Owner.Comm), c.Owner.PID)
+		who = report.Quote(c.Owner.Comm) + "/" + event.PIDText(c.Owner.PID)
 	}
 	f.first = fmt.Sprintf("%s → %s ended so: %s, %s", who, c.Remote, v.Class, v.Cause)
 }

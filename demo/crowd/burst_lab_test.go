@@ -415,8 +415,8 @@ func checkVisit(r *report.Record, g guest, pid int, comm, exe string) (errs []st
 	switch w := r.Owner; {
 	case w == nil:
 		bad("nobody owns it")
-	case int(w.PID) != pid || w.Comm != comm:
-		bad("it is owned by %q (%d), not %q (%d)", w.Comm, w.PID, comm, pid)
+	case int(value(w.PID)) != pid || w.Comm != comm:
+		bad("it is owned by %q (%d), not %q (%d)", w.Comm, value(w.PID), comm, pid)
 	case value(w.Exe) != exe:
 		bad("its owner executes %q, not %q", value(w.Exe), exe)
 	}
@@ -426,7 +426,7 @@ func checkVisit(r *report.Record, g guest, pid int, comm, exe string) (errs []st
 	if r.Verdict.Class != string(verdict.Graceful) || r.Verdict.Cause != string(verdict.OrderlyClose) {
 		bad("judged %s %s", r.Verdict.Class, r.Verdict.Cause)
 	}
-	if a := r.Verdict.Actor; a == nil || int(a.PID) != g.pid || a.Comm != g.name {
+	if a := r.Verdict.Actor; a == nil || int(value(a.PID)) != g.pid || a.Comm != g.name {
 		bad("the actor is not %q (%d)", g.name, g.pid)
 	}
 	return errs

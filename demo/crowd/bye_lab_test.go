@@ -293,7 +293,7 @@ func about(r *report.Record) string {
 	}
 	owner := "nobody"
 	if r.Owner != nil {
-		owner = fmt.Sprintf("%q (%d, %s)", r.Owner.Comm, r.Owner.PID, value(r.Owner.Exe))
+		owner = fmt.Sprintf("%q (%d, %s)", r.Owner.Comm, value(r.Owner.PID), value(r.Owner.Exe))
 	}
 	return fmt.Sprintf("%s %s, ender %s, act %s %s by %s, owner %s, saw %s, %s, without %v: %s", v.Class, v.Cause, value(v.Ender), value(v.Act),
 		value(v.Signal), who, owner, strings.Join(v.AppSaw, " "), v.Confidence, v.Missing, v.Sentence)

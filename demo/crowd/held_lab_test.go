@@ -137,7 +137,7 @@ func (h holding) test(t *testing.T, ends bool) {
 	var errs []error
 	if ends {
 		errs = checkActor(r, verdict.Graceful, verdict.OrderlyClose, o.Processes[h.holder])
-		if w := r.Owner; w == nil || int(w.PID) != o.Processes[h.holder].PID {
+		if w := r.Owner; w == nil || int(value(w.PID)) != o.Processes[h.holder].PID {
 			errs = append(errs, fmt.Errorf("the owner is not %s", h.holder))
 		}
 	} else {
@@ -161,7 +161,7 @@ func checkActor(r *report.Record, class verdict.Class, cause verdict.Cause, who 
 	if v.Class != string(class) || v.Cause != string(cause) {
 		errs = append(errs, fmt.Errorf("judged %s %s, not %s %s", v.Class, v.Cause, class, cause))
 	}
-	if v.Actor == nil || int(v.Actor.PID) != who.PID || v.Actor.Comm != who.Comm || value(v.Act) != string(verdict.ActClose) {
+	if v.Actor == nil || int(value(v.Actor.PID)) != who.PID || v.Actor.Comm != who.Comm || value(v.Act) != string(verdict.ActClose) {
 		errs = append(errs, fmt.Errorf("the actor is not %q (%d), by close", who.Comm, who.PID))
 	}
 	return errs

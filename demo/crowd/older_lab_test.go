@@ -256,8 +256,8 @@ func checkOlder(o *scenario.Outcome, e *scenario.End, x scenario.Expect, owner s
 	switch w := r.Owner; {
 	case w == nil:
 		bad("nobody owns it, not %s", owner.Comm)
-	case int(w.PID) != owner.PID || w.Comm != owner.Comm:
-		bad("it is owned by %q (%d), not %q (%d)", w.Comm, w.PID, owner.Comm, owner.PID)
+	case int(value(w.PID)) != owner.PID || w.Comm != owner.Comm:
+		bad("it is owned by %q (%d), not %q (%d)", w.Comm, value(w.PID), owner.Comm, owner.PID)
 	case value(w.Exe) != exe:
 		bad("its owner executes %q, not %q", value(w.Exe), exe)
 	}
@@ -282,7 +282,7 @@ func checkOlder(o *scenario.Outcome, e *scenario.End, x scenario.Expect, owner s
 		bad("signal %q, not %q", value(v.Signal), signal)
 	}
 	actor := o.Processes[x.Actor]
-	if v.Actor == nil || int(v.Actor.PID) != actor.PID || v.Actor.Comm != actor.Comm {
+	if v.Actor == nil || int(value(v.Actor.PID)) != actor.PID || v.Actor.Comm != actor.Comm {
 		bad("the actor is not %q (%d)", actor.Comm, actor.PID)
 	}
 	// What is told where hooks are missing is so, but need not be all.

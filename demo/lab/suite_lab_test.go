@@ -41,7 +41,7 @@ var suite = map[string]string{
 	"./tracer":         "^(TestLoopback|TestHooks|TestWithoutProbeReads|TestPrivileges|TestDropPrivileges)$",
 	"./demo/scenario":  "^(TestDemo|TestCatalogueIsJudged)$",
 	"./tracer/session": "^TestStackOf",
-	"./cmd/tcpbye":     "^TestDoctor",
+	"./cmd/tcpbye":     "^(TestDoctor|TestTraceInContainer$)",
 }
 
 // tests says which of a package's tests run on a kernel, and with which

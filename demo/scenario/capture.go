@@ -24,7 +24,11 @@ type Segment struct {
 	Flags    event.TCPFlags
 	Len      int // payload bytes
 	TTL      uint8
+	IPID     uint16 // IPv4 identification
 	Window   uint16 // as on the wire, unscaled
+
+	Timestamped bool // it has the timestamps option (RFC 7323)
+	TSVal       uint32
 }
 
 func (s Segment) String() string {
@@ -192,7 +196,7 @@ func parsePacket(b []byte) (s Segment, ok bool) {
 			return s, false
 		}
 		total = int(binary.BigEndian.Uint16(b[2:]))
-		s.TTL = b[8]
+		s.TTL, s.IPID = b[8], binary.BigEndian.Uint16(b[4:])
 		src, _ = netip.AddrFromSlice(b[12:16])
 		dst, _ = netip.AddrFromSlice(b[16:20])
 	case 6:
@@ -222,5 +226,34 @@ func parsePacket(b []byte) (s Segment, ok bool) {
 	s.Flags = event.TCPFlags(t[13] & 0x3f)
 	s.Window = binary.BigEndian.Uint16(t[14:])
 	s.Len = total - header - offset
+	s.TSVal, s.Timestamped = timestamp(t[20:min(offset, len(t))])
 	return s, true
+}
+
+// Kinds of TCP options.
+const (
+	tcpOptEnd        = 0
+	tcpOptNop        = 1
+	tcpOptTimestamps = 8
+)
+
+// timestamp finds the timestamps option's value among TCP options (RFC 9293 3.1).
+func timestamp(options []byte) (value uint32, ok bool) {
+	for len(options) > 0 {
+		switch options[0] {
+		case tcpOptEnd:
+			return 0, false
+		case tcpOptNop:
+			options = options[1:]
+			continue
+		}
+		if len(options) < 2 || options[1] < 2 || int(options[1]) > len(options) {
+			return 0, false
+		}
+		if options[0] == tcpOptTimestamps && options[1] == 10 {
+			return binary.BigEndian.Uint32(options[2:]), true
+		}
+		options = options[options[1]:]
+	}
+	return 0, false
 }

@@ -133,6 +133,7 @@ func (s Scenario) CheckVerdicts(o Outcome, judged []JudgedEnd) []error {
 		bad("a connection that the story does not know: %v > %v, %s/%s", j.Local, j.Remote, j.Verdict.Class, j.Verdict.Cause)
 	}
 	errs = append(errs, s.checkResets(&o, matched)...)
+	errs = append(errs, o.checkReceived(matched)...)
 	for _, name := range slices.Sorted(maps.Keys(o.Ends)) {
 		e := o.Ends[name]
 		if !slices.Contains(o.Watched, e.NetNS) {

@@ -17,6 +17,9 @@ type forged struct {
 	Flags                event.TCPFlags
 	SeqOffset, AckOffset int32
 	Len                  int // payload
+	// Clock, if it is not 0, gives the segment a timestamp that is so far from the
+	// last one of who it claims to come from, in ticks of that clock.
+	Clock int32
 }
 
 // segments is what the capture has seen so far.
@@ -63,6 +66,11 @@ func (w *World) acksFrom(e *End) int {
 // Inject lets a process of this role send a segment from a raw socket in the
 // name of one end to the other.
 func (w *World) Inject(role string, from, to *End, f forged) {
+	w.Puppet(role).inject(from, to, f)
+}
+
+func (p *Puppet) inject(from, to *End, f forged) {
+	w := p.w
 	if w.err != nil {
 		return
 	}
@@ -72,18 +80,41 @@ func (w *World) Inject(role string, from, to *End, f forged) {
 		w.fail("cannot forge a segment from %s: the capture has not seen the connection's beginning", from.Name)
 		return
 	}
-	b := tcpSegment(from.Local, to.Local, seq+uint32(f.SeqOffset), ack+uint32(f.AckOffset), f.Flags, payload(f.Len))
+	var options []byte
+	if f.Clock != 0 {
+		last, ok := w.lastTimestamp(from, to)
+		if !ok {
+			w.fail("cannot forge a timestamp of %s, which has sent none", from.Name)
+			return
+		}
+		options = []byte{tcpOptNop, tcpOptNop, tcpOptTimestamps, 10}
+		options = binary.BigEndian.AppendUint32(options, last+uint32(f.Clock))
+		options = binary.BigEndian.AppendUint32(options, 0)
+	}
+	b := tcpSegment(from.Local, to.Local, seq+uint32(f.SeqOffset), ack+uint32(f.AckOffset), f.Flags, options, payload(f.Len))
 	domain := unix.AF_INET
 	if from.Local.Addr().Is6() {
 		domain = unix.AF_INET6
 	}
-	w.Puppet(role).must(nil, &request{Op: opRawSend, Level: domain, Local: from.Local.String(), Remote: to.Local.String(), Data: b},
+	p.must(nil, &request{Op: opRawSend, Level: domain, Local: from.Local.String(), Remote: to.Local.String(), Data: b},
 		fmt.Sprintf("%v as %v", f.Flags, from.Local))
 }
 
-// tcpSegment is a TCP header without options, and its payload, with a checksum.
-func tcpSegment(src, dst netip.AddrPort, seq, ack uint32, flags event.TCPFlags, data []byte) []byte {
-	const header = 20
+// lastTimestamp is the value of the timestamps option in the last segment that
+// one end sent to the other.
+func (w *World) lastTimestamp(from, to *End) (value uint32, ok bool) {
+	for _, s := range w.segments() {
+		if s.Src == from.Local && s.Dst == to.Local && s.Timestamped {
+			value, ok = s.TSVal, true
+		}
+	}
+	return value, ok
+}
+
+// tcpSegment is a TCP header and its payload, with a checksum. The options fill
+// whole words.
+func tcpSegment(src, dst netip.AddrPort, seq, ack uint32, flags event.TCPFlags, options, data []byte) []byte {
+	header := 20 + len(options)
 	b := make([]byte, header+len(data))
 	binary.BigEndian.PutUint16(b[0:], src.Port())
 	binary.BigEndian.PutUint16(b[2:], dst.Port())
@@ -91,9 +122,10 @@ func tcpSegment(src, dst netip.AddrPort, seq, ack uint32, flags event.TCPFlags, 
 	if flags&event.ACK != 0 {
 		binary.BigEndian.PutUint32(b[8:], ack)
 	}
-	b[12] = header / 4 << 4
+	b[12] = byte(header / 4 << 4)
 	b[13] = byte(flags)
 	binary.BigEndian.PutUint16(b[14:], 512) // window
+	copy(b[20:], options)
 	copy(b[header:], data)
 	// The pseudo-header of both IP versions sums to the same words.
 	var pseudo []byte

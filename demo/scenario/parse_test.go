@@ -42,10 +42,11 @@ func ip6(src, dst netip.AddrPort, hops byte, tcp []byte) []byte {
 
 func TestParsePacket(t *testing.T) {
 	want := func(src, dst netip.AddrPort) Segment {
-		return Segment{Src: src, Dst: dst, Seq: 0xfffffff0, Ack: 77, Flags: event.ACK | event.FIN, Len: 300, TTL: 63, Window: 512}
+		return Segment{Src: src, Dst: dst, Seq: 0xfffffff0, Ack: 77, Flags: event.ACK | event.FIN, Len: 300, TTL: 63, Window: 512, TSVal: 0x01020304, Timestamped: true}
 	}
 	tcp := func(src, dst netip.AddrPort) []byte {
-		return tcpSegment(src, dst, 0xfffffff0, 77, event.ACK|event.FIN, payload(300))
+		options := []byte{2, 4, 5, 0xb4, tcpOptNop, tcpOptNop, tcpOptTimestamps, 10, 1, 2, 3, 4, 0, 0, 0, 0}
+		return tcpSegment(src, dst, 0xfffffff0, 77, event.ACK|event.FIN, options, payload(300))
 	}
 	four, six := ip4(v4a, v4b, 63, tcp(v4a, v4b)), ip6(v6a, v6b, 63, tcp(v6a, v6b))
 	fragment := append([]byte(nil), four...)
@@ -64,8 +65,8 @@ func TestParsePacket(t *testing.T) {
 	}{
 		{"IPv4", four, want(v4a, v4b), true},
 		{"IPv6", six, want(v6a, v6b), true},
-		{"cut behind the header", four[:40], want(v4a, v4b), true},
-		{"IPv6 cut behind the header", six[:60], want(v6a, v6b), true},
+		{"cut behind the header", four[:56], want(v4a, v4b), true},
+		{"IPv6 cut behind the header", six[:76], want(v6a, v6b), true},
 		{"cut within the header", four[:39], Segment{}, false},
 		{"IPv6 cut within the header", six[:59], Segment{}, false},
 		{"a later fragment", fragment, Segment{}, false},
@@ -79,15 +80,15 @@ func TestParsePacket(t *testing.T) {
 			t.Errorf("%s: %+v, %v; want %+v, %v", c.name, got, ok, c.want, c.ok)
 		}
 	}
-	if got, ok := parsePacket(nested); !ok || got.Len != 300-40 {
-		t.Errorf("40 bytes of options count as payload: %+v, %v", got, ok)
+	if got, ok := parsePacket(nested); !ok || got.Len != 300-24 {
+		t.Errorf("60 bytes of header, of which some count as payload: %+v, %v", got, ok)
 	}
 }
 
 func TestTCPSegmentChecksum(t *testing.T) {
 	for _, n := range []int{0, 1, 2, 301} {
 		for _, ends := range [][2]netip.AddrPort{{v4a, v4b}, {v6a, v6b}} {
-			b := tcpSegment(ends[0], ends[1], 1, 2, event.RST|event.ACK, payload(n))
+			b := tcpSegment(ends[0], ends[1], 1, 2, event.RST|event.ACK, nil, payload(n))
 			pseudo := append(ends[0].Addr().AsSlice(), ends[1].Addr().AsSlice()...)
 			pseudo = append(pseudo, 0, unix.IPPROTO_TCP, byte(len(b)>>8), byte(len(b)))
 			// Summed with its own checksum, a segment gives all ones.

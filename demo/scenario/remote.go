@@ -116,6 +116,26 @@ var remotes = []Scenario{
 		Counters: map[string]int64{"OutRsts": 1, "EstabResets": 2},
 	},
 	{
+		Name:   "remote-forged-reset",
+		Title:  "a reset in the name of another machine has a clock that runs backwards",
+		Story:  "The other machine has sent nothing. Something on the way there resets the connection in its name, with the sequence number, the TTL and the options that are due; but the timestamp is older than what the machine had sent before.",
+		Groups: []string{"remote", "path"},
+		Needs:  []Feature{HasVeth},
+		Remote: true,
+		Run: func(w *World) {
+			c, s := w.RemotePair()
+			c.Exchange(s, 100, 200)
+			w.FarPuppet("injector").inject(s.end, c.end, forged{Flags: event.RST | event.ACK, Clock: -3_600_000})
+			c.WaitState(event.Close)
+			wasReset(c)
+		},
+		Ends: map[string]Expect{
+			"client": byPath.local(likely(reset)),
+			"server": unseen(Expect{RST: 1}),
+		},
+		Counters: map[string]int64{"EstabResets": 1},
+	},
+	{
 		Name:   "remote-data-after-close",
 		Title:  "data for a server on another machine that has closed",
 		Story:  "The server said goodbye; the client writes without having looked. The bare reset says that the other side takes no more; the client reads the end of the stream, and its next write fails with EPIPE.",

@@ -270,19 +270,43 @@ func readSmall(name string) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(f, 64<<10))
 }
 
-// InitialPIDNamespace says whether a procfs shows the PIDs that the kernel's
-// events carry. Where it does not (tcpbye in a container without the host's PID
-// namespace) a PID names somebody else, and nothing should be looked up by it.
-func InitialPIDNamespace(procfs string) (bool, error) {
-	const initial = "pid:[4026531836]" // PROC_PID_INIT_INO, include/linux/proc_ns.h
+// PIDNamespace is the namespace whose numbers a procfs shows.
+type PIDNamespace struct {
+	Dev, Ino uint64 // of its file in nsfs; Dev as the kernel writes it (MKDEV)
+	Initial  bool   // it is the host's own
+}
+
+// PIDNamespaceOf finds it. A container without the host's PID namespace has its
+// own numbers, which events must have, too, for anything to be looked up by them.
+func PIDNamespaceOf(procfs string) (PIDNamespace, error) {
+	const initial = 4026531836 // PROC_PID_INIT_INO, include/linux/proc_ns.h
 	// Process 1 of this procfs lives in its namespace. Where it may not be
 	// asked, this process must do.
-	link, err := os.Readlink(filepath.Join(procfs, "1/ns/pid"))
+	st, err := statNamespace(filepath.Join(procfs, "1/ns/pid"))
 	if err != nil {
-		link, err = os.Readlink(filepath.Join(procfs, "self/ns/pid"))
+		st, err = statNamespace(filepath.Join(procfs, "self/ns/pid"))
 	}
 	if err != nil {
-		return false, fmt.Errorf("tell the PID namespace of %s: %w (is a procfs mounted there?)", procfs, err)
+		return PIDNamespace{}, fmt.Errorf("tell the PID namespace of %s: %w (is a procfs mounted there?)", procfs, err)
 	}
-	return link == initial, nil
+	// MKDEV has 20 bits for the minor (include/linux/kdev_t.h).
+	dev := uint64(unix.Major(st.Dev))<<20 | uint64(unix.Minor(st.Dev))
+	return PIDNamespace{Dev: dev, Ino: st.Ino, Initial: st.Ino == initial}, nil
+}
+
+// statNamespace asks for a namespace's file behind its link. Who may not follow
+// the link is led to its directory, without an error, up to 5.10 at least
+// (proc_ns_get_link, fs/proc/namespaces.c).
+func statNamespace(path string) (st unix.Stat_t, err error) {
+	link, err := os.Readlink(path)
+	if err != nil {
+		return st, err
+	}
+	if err := unix.Stat(path, &st); err != nil {
+		return st, &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	if link != fmt.Sprintf("pid:[%d]", st.Ino) {
+		return st, &os.PathError{Op: "stat", Path: path, Err: unix.EACCES}
+	}
+	return st, nil
 }

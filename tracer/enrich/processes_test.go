@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // procfs is a made-up /proc.
@@ -292,22 +294,46 @@ func TestOpenInRoot(t *testing.T) {
 	}
 }
 
-func TestInitialPIDNamespace(t *testing.T) {
+func TestPIDNamespaceOf(t *testing.T) {
 	dir := t.TempDir()
-	if _, err := InitialPIDNamespace(dir); err == nil || !strings.Contains(err.Error(), dir) {
+	if _, err := PIDNamespaceOf(dir); err == nil || !strings.Contains(err.Error(), dir) {
 		t.Errorf("no procfs: %v", err)
 	}
-	for link, want := range map[string]bool{"pid:[4026531836]": true, "pid:[4026532201]": false} {
-		dir := t.TempDir()
-		if err := os.MkdirAll(dir+"/1/ns", 0o755); err != nil {
+	// The process itself where process 1 may not be asked, which up to 5.10 a
+	// link that leads nowhere else says.
+	dir = t.TempDir()
+	for _, name := range []string{"1", "self"} {
+		if err := os.MkdirAll(dir+"/"+name+"/ns", 0o755); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.Symlink(link, dir+"/1/ns/pid"); err != nil {
-			t.Fatal(err)
-		}
-		if got, err := InitialPIDNamespace(dir); err != nil || got != want {
-			t.Errorf("%s: %v %v", link, got, err)
-		}
+	}
+	if err := os.Symlink(".", dir+"/1/ns/pid"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(dir+"/namespace", nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	var st unix.Stat_t
+	if err := unix.Stat(dir+"/namespace", &st); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(dir+"/namespace", fmt.Sprintf("%s/self/ns/pid:[%d]", dir, st.Ino)); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(fmt.Sprintf("pid:[%d]", st.Ino), dir+"/self/ns/pid"); err != nil {
+		t.Fatal(err)
+	}
+	got, err := PIDNamespaceOf(dir)
+	if err != nil || got.Initial || got.Ino != st.Ino || got.Dev>>20 != uint64(unix.Major(st.Dev)) || got.Dev&(1<<20-1) != uint64(unix.Minor(st.Dev)) {
+		t.Errorf("%+v %v, want inode %d of device %d:%d", got, err, st.Ino, unix.Major(st.Dev), unix.Minor(st.Dev))
+	}
+	link, err := os.Readlink("/proc/self/ns/pid")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err = PIDNamespaceOf("/proc")
+	if err != nil || link != fmt.Sprintf("pid:[%d]", got.Ino) {
+		t.Errorf("here: %+v %v, want %s", got, err, link)
 	}
 }
 

@@ -47,6 +47,16 @@ type Segment struct {
 	Window   uint16   // as on the wire, unscaled
 }
 
+// Timestamps are the TCP timestamps option (RFC 7323) of a reset and of the
+// connection that it reached. The peer's clock, whose unit is its own.
+type Timestamps struct {
+	Agreed  bool          // both ends offered the option in their SYNs
+	Carried bool          // the segment has it; told of an agreed connection only
+	Value   uint32        // the segment's, when Carried
+	Recent  uint32        // the last that came in before it (TS.Recent)
+	Age     time.Duration // how long before, in whole seconds of the clock
+}
+
 // Event is one kernel observation. It is comparable. Fields are meaningful only
 // where Has says that their group was read. The rec tag is the field's number
 // in a recording; a number is never used again for something else.
@@ -61,8 +71,8 @@ type Event struct {
 	Other uint64 `rec:"7"` // a second object: the listener, the file
 
 	Context   Context `rec:"8"`
-	PID       uint32  `rec:"9"`  // thread group id in the initial PID namespace
-	TID       uint32  `rec:"10"` // thread id in the initial PID namespace
+	PID       uint32  `rec:"9"`  // thread group id in the tracer's PID namespace, or one that is Outside
+	TID       uint32  `rec:"10"` // thread id, likewise
 	UID       uint32  `rec:"11"` // of the task on the CPU
 	Comm      Comm    `rec:"12"` // of the thread on the CPU
 	Cgroup    uint64  `rec:"13"` // cgroup v2 id of the task on the CPU
@@ -119,6 +129,8 @@ type Event struct {
 
 	Text  string `rec:"55"` // HookReset: what the RST carried, any bytes, cut at 64
 	Stack Stack  `rec:"56"` // HookStack
+
+	Timestamps Timestamps `rec:"57"` // HookReset, with HasTCP
 }
 
 // Signal is the signal that is killing the task, or 0.

@@ -46,6 +46,7 @@ var (
 	addrPortType = reflect.TypeFor[netip.AddrPort]()
 	commType     = reflect.TypeFor[event.Comm]()
 	segmentType  = reflect.TypeFor[event.Segment]()
+	stampsType   = reflect.TypeFor[event.Timestamps]()
 )
 
 // appendEvent encodes an event.
@@ -96,11 +97,30 @@ func encodeBytes(v reflect.Value) ([]byte, error) {
 		b = append(b, byte(s.Flags), s.TTL)
 		b = binary.LittleEndian.AppendUint16(b, s.IPID)
 		return binary.LittleEndian.AppendUint16(b, s.Window), nil
+	case stampsType:
+		s := v.Interface().(event.Timestamps)
+		var flags byte
+		if s.Agreed {
+			flags |= stampsAgreed
+		}
+		if s.Carried {
+			flags |= stampsCarried
+		}
+		b := append([]byte(nil), flags)
+		b = binary.LittleEndian.AppendUint32(b, s.Value)
+		b = binary.LittleEndian.AppendUint32(b, s.Recent)
+		return binary.LittleEndian.AppendUint64(b, uint64(s.Age)), nil
 	}
 	return nil, fmt.Errorf("an event field of type %v cannot be recorded", v.Type())
 }
 
-const segmentSize = 18
+const (
+	segmentSize = 18
+	stampsSize  = 17
+
+	stampsAgreed  = 1
+	stampsCarried = 2
+)
 
 var errShort = errors.New("an event ends in the middle of a field")
 
@@ -189,6 +209,15 @@ func decodeBytes(v reflect.Value, raw []byte) error {
 		v.Set(reflect.ValueOf(event.Segment{
 			Seq: binary.LittleEndian.Uint32(raw), Ack: binary.LittleEndian.Uint32(raw[4:]), Len: binary.LittleEndian.Uint32(raw[8:]),
 			Flags: event.TCPFlags(raw[12]), TTL: raw[13], IPID: binary.LittleEndian.Uint16(raw[14:]), Window: binary.LittleEndian.Uint16(raw[16:]),
+		}))
+	case stampsType:
+		if len(raw) < stampsSize {
+			return errShort
+		}
+		v.Set(reflect.ValueOf(event.Timestamps{
+			Agreed: raw[0]&stampsAgreed != 0, Carried: raw[0]&stampsCarried != 0,
+			Value: binary.LittleEndian.Uint32(raw[1:]), Recent: binary.LittleEndian.Uint32(raw[5:]),
+			Age: time.Duration(binary.LittleEndian.Uint64(raw[9:])),
 		}))
 	}
 	return nil

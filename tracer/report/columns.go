@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
@@ -46,7 +47,7 @@ var columns = []column{
 		if e.Record.Owner == nil {
 			return ""
 		}
-		return number(uint64(e.Record.Owner.PID))
+		return count(e.Record.Owner.PID)
 	}},
 	{key: "comm", exact: func(e *entry) string {
 		if e.Record.Owner == nil {
@@ -106,7 +107,7 @@ var columns = []column{
 		if e.Record.Verdict.Actor == nil {
 			return ""
 		}
-		return number(uint64(e.Record.Verdict.Actor.PID))
+		return count(e.Record.Verdict.Actor.PID)
 	}},
 	{key: "actor_comm", exact: func(e *entry) string {
 		if e.Record.Verdict.Actor == nil {
@@ -144,11 +145,11 @@ func deref(s *string) string {
 
 func number(n uint64) string { return strconv.FormatUint(n, 10) }
 
-func count(n *uint64) string {
+func count[N uint32 | uint64](n *N) string {
 	if n == nil {
 		return ""
 	}
-	return number(*n)
+	return number(uint64(*n))
 }
 
 func shortTime(e *entry, _ int) (string, ink) {
@@ -167,7 +168,7 @@ func shortProcess(e *entry, n int) (string, ink) {
 	s := e.pen.process(who)
 	if width(s) > n && who.Comm != "" {
 		// The number says which one; the name is cut.
-		pid := "/" + number(uint64(who.PID))
+		pid := "/" + event.PIDText(who.PID)
 		s = cut(e.pen.own(who.Comm), n-width(pid), e.pen.ellipsis()) + pid
 	}
 	return s, plainInk

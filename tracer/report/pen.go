@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
 // ink is how a piece of text looks.
@@ -80,7 +81,7 @@ func (p pen) process(who *conn.Process) string {
 	if who == nil {
 		return ""
 	}
-	pid := strconv.FormatUint(uint64(who.PID), 10)
+	pid := event.PIDText(who.PID)
 	if who.Comm == "" {
 		return "pid " + pid
 	}

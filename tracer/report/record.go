@@ -43,7 +43,7 @@ type Record struct {
 
 // OwnerRecord is the process that called connect(2), or that held the socket last.
 type OwnerRecord struct {
-	PID       uint32  `json:"pid"`
+	PID       *uint32 `json:"pid"` // null: outside the PID namespace of tcpbye
 	Comm      string  `json:"comm"`
 	Exe       *string `json:"exe"`
 	UID       uint32  `json:"uid"`
@@ -74,8 +74,8 @@ type VerdictRecord struct {
 
 // ActorRecord is the task that did the act.
 type ActorRecord struct {
-	PID   uint32   `json:"pid"`
-	TID   uint32   `json:"tid"`
+	PID   *uint32  `json:"pid"`
+	TID   *uint32  `json:"tid"`
 	Comm  string   `json:"comm"`
 	Stack []string `json:"stack"` // null: not taken
 
@@ -128,6 +128,8 @@ type ResetRecord struct {
 	HandshakeTTL *uint8   `json:"handshake_ttl"`
 	IPID         *uint16  `json:"ip_id"`
 	Window       *uint16  `json:"window"`
+	Timestamp    *uint32  `json:"timestamp"`      // RFC 7323; nil: it has none, or the connection has not
+	LastStamp    *uint32  `json:"last_timestamp"` // the peer's last before it; nil: the connection has none
 	Answers      *string  `json:"answers"`
 	After        *float64 `json:"after_ms"` // what it answers
 	Offset       *int32   `json:"seq_offset"`
@@ -141,8 +143,8 @@ type EventRecord struct {
 	T       int64   `json:"t_ns"` // since the connection's first event
 	Hook    string  `json:"hook"`
 	Context string  `json:"context"`
-	PID     uint32  `json:"pid"`
-	TID     uint32  `json:"tid"`
+	PID     *uint32 `json:"pid"`
+	TID     *uint32 `json:"tid"`
 	Comm    string  `json:"comm"`
 	State   *string `json:"state"`
 	ToState *string `json:"to_state"`
@@ -225,7 +227,7 @@ func newRecord(j Judged, clock Clock, events bool) *Record {
 	}
 	r.Opener, r.Owner = ownerRecord(c.Opener), ownerRecord(c.Owner)
 	if a := v.Actor; a != nil {
-		r.Verdict.Actor = &ActorRecord{PID: a.PID, TID: a.TID, Comm: a.Comm, Stack: frames(a),
+		r.Verdict.Actor = &ActorRecord{PID: event.PIDHere(a.PID), TID: event.PIDHere(a.TID), Comm: a.Comm, Stack: frames(a),
 			NSPID: known(a.NSPID), Exe: known(a.Exe), User: known(a.User), Container: known(a.Container)}
 	}
 	r.HalfClose = milliseconds(v.HalfClose)
@@ -272,7 +274,7 @@ func (r *EventRecord) fill(o observation, first time.Duration) {
 	e := o.Event
 	*r = EventRecord{
 		T: int64(e.Time - first), Hook: e.Hook.String(), Context: e.Context.String(),
-		PID: e.PID, TID: e.TID, Comm: e.Comm.String(), Elsewhere: o.elsewhere,
+		PID: event.PIDHere(e.PID), TID: event.PIDHere(e.TID), Comm: e.Comm.String(), Elsewhere: o.elsewhere,
 	}
 	if e.Has&event.HasTuple != 0 {
 		r.State = stateRecord(e.State)
@@ -326,8 +328,9 @@ func (r *EventRecord) fill(o observation, first time.Duration) {
 		}
 	case event.HookSignal:
 		r.Signal = signalName(int(e.Arg))
-		target := e.Arg2
-		r.TargetPID = &target
+		if target := e.Arg2; !event.Outside(uint32(target)) {
+			r.TargetPID = &target
+		}
 	case event.HookExit:
 		if e.Has&event.HasTask != 0 {
 			if r.Signal = signalName(e.Signal()); r.Signal == "" {
@@ -367,6 +370,12 @@ func resetRecord(x *verdict.Reset, first time.Duration) *ResetRecord {
 	}
 	r := &ResetRecord{T: int64(x.At - first), AfterFin: milliseconds(x.AfterFin), Answers: known(string(x.Answers)),
 		After: milliseconds(x.After), Offset: x.Offset, Behind: x.Behind, Text: known(x.Text)}
+	if t := x.Timestamps; t.Agreed {
+		r.LastStamp = &t.Recent
+		if t.Carried {
+			r.Timestamp = &t.Value
+		}
+	}
 	if x.Seen {
 		s := x.Segment
 		r.Flags, r.Seq, r.Window, r.TTL = known(s.Flags.String()), &s.Seq, &s.Window, known(s.TTL)
@@ -424,7 +433,7 @@ func ownerRecord(o *conn.Process) *OwnerRecord {
 	if o == nil {
 		return nil
 	}
-	return &OwnerRecord{PID: o.PID, Comm: o.Comm, Exe: known(o.Exe), UID: o.UID, Cgroup: known(o.Cgroup), Container: known(o.Container),
+	return &OwnerRecord{PID: event.PIDHere(o.PID), Comm: o.Comm, Exe: known(o.Exe), UID: o.UID, Cgroup: known(o.Cgroup), Container: known(o.Container),
 		NSPID: known(o.NSPID), User: known(o.User)}
 }
 
@@ -434,7 +443,7 @@ func goodbyeRecord(g *verdict.Goodbye) *GoodbyeRecord {
 	}
 	r := &GoodbyeRecord{Act: known(string(g.Act)), Signal: known(signalName(g.Signal)), Acked: g.Acked}
 	if g.Actor != nil {
-		r.PID, r.Comm, r.Stack = &g.Actor.PID, &g.Actor.Comm, frames(g.Actor)
+		r.PID, r.Comm, r.Stack = event.PIDHere(g.Actor.PID), &g.Actor.Comm, frames(g.Actor)
 	}
 	return r
 }

@@ -541,6 +541,13 @@ func wireText(j *Judged) string {
 		parts = append(parts, number("IP ID", uint64(s.IPID), uint64(h.IPID)))
 	}
 	parts = append(parts, number("window", uint64(s.Window), uint64(h.Window)))
+	switch t := r.Timestamps; {
+	case !t.Agreed:
+	case t.Carried:
+		parts = append(parts, fmt.Sprintf("timestamp %d (last before %d)", t.Value, t.Recent))
+	default:
+		parts = append(parts, "no timestamp, though the connection has them")
+	}
 	switch {
 	case r.Offset == nil:
 	case *r.Offset == 0:

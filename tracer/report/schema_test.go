@@ -470,7 +470,7 @@ func TestSchemaRefuses(t *testing.T) {
 		{"closed", nil, "events", nil},
 		{"closed", nil, "scenario", ""},
 		{"closed", nil, "lost", nil},
-		{"closed", []string{"owner"}, "pid", nil},
+		{"closed", []string{"owner"}, "pid", "7"},
 		{"closed", []string{"owner"}, "exe", ""},
 		{"closed", []string{"owner"}, "cgroup", json.Number("0")},
 		{"closed", []string{"verdict"}, "class", "closed"},
@@ -509,7 +509,7 @@ func TestSchemaRefuses(t *testing.T) {
 		{"timeout", nil, "half_close_ms", json.Number("5")}, // without FINs
 		{"shutdown", []string{"fin", "local"}, "acked", nil},
 		{"shutdown", []string{"fin", "local"}, "act", "killed"},
-		{"shutdown", []string{"fin", "local"}, "pid", nil},
+		{"shutdown", []string{"fin", "local"}, "comm", nil},
 		{"closed", []string{"events", "0"}, "t_ns", json.Number("-1")},
 		{"closed", []string{"events", "0"}, "hook", "kprobe"},
 		{"closed", []string{"events", "0"}, "context", "interrupt"},

@@ -421,9 +421,9 @@ func (p pen) name(j *Judged) string {
 		return "process not seen"
 	}
 	if who.Comm == "" {
-		return fmt.Sprintf("pid %d", who.PID)
+		return "pid " + event.PIDText(who.PID)
 	}
-	return fmt.Sprintf("%s  pid %d", p.own(who.Comm), who.PID)
+	return p.own(who.Comm) + "  pid " + event.PIDText(who.PID)
 }
 
 // short is NAME/PID of an end, or its address.

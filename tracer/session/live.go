@@ -258,11 +258,7 @@ func Existing(w *Witness) ([]conn.Seed, error) {
 	}
 	seeds := make([]conn.Seed, 0, len(snap.Sockets))
 	for i := range snap.Sockets {
-		seed := snap.Sockets[i].Seed()
-		if w != nil && w.Blind() {
-			seed.Owner, seed.Holders = nil, nil // the events know them under other PIDs
-		}
-		seeds = append(seeds, seed)
+		seeds = append(seeds, snap.Sockets[i].Seed())
 	}
 	return seeds, nil
 }

@@ -20,7 +20,6 @@ type Witness struct {
 	tree      *lineage.Tree
 	symbols   *enrich.Symbols // nil: stacks are not taken
 	descent   bool            // whose child each process is, is told, too
-	blind     bool            // this procfs shows other PIDs than the events
 	told      map[uint32]*telling
 	order     []uint32
 }
@@ -60,13 +59,12 @@ func NewWitness(o WitnessOptions) (w *Witness, warnings []error) {
 		cgroups:   enrich.NewCgroups(o.Cgroupfs, maxCgroups),
 		told:      map[uint32]*telling{},
 	}
-	initial, err := enrich.InitialPIDNamespace(o.Procfs)
-	if err == nil && !initial {
-		err = errors.New("processes have other PIDs here than the kernel's own: executables, containers and owners are not looked up (share the host's PID namespace)")
-	}
-	if err != nil {
-		w.blind = true
-		return w, []error{err}
+	here, err := enrich.PIDNamespaceOf(o.Procfs)
+	switch {
+	case err != nil:
+		warnings = append(warnings, err)
+	case !here.Initial:
+		warnings = append(warnings, errors.New("PIDs are as this PID namespace has them; a process outside it has none, and only its name is known (to know more, share the host's PID namespace)"))
 	}
 	w.descent = o.Lineage
 	if o.Stacks {
@@ -97,7 +95,7 @@ func (w *Witness) Close() error {
 // once, which can take a second for a large program.
 func (w *Witness) Resolve(e *event.Event) {
 	raw, ok := e.Stack.Raw()
-	if !ok || w == nil || w.symbols == nil || w.blind {
+	if !ok || w == nil || w.symbols == nil {
 		return
 	}
 	var frames []event.Frame
@@ -114,7 +112,7 @@ func (w *Witness) Resolve(e *event.Event) {
 // Look learns from an event while its process lives. It says true when there is
 // something to tell before the event.
 func (w *Witness) Look(e *event.Event) (record.Process, bool) {
-	if w.blind || e.PID == 0 || !e.ByProcess() {
+	if e.PID == 0 || event.Outside(e.PID) || !e.ByProcess() {
 		return record.Process{}, false
 	}
 	known := w.told[e.PID]
@@ -197,7 +195,7 @@ func (w *Witness) path(cgroup uint64) (string, bool) {
 
 // Complete adds what is known of a process that lives now.
 func (w *Witness) Complete(who *conn.Process) {
-	if w == nil || w.blind {
+	if w == nil {
 		return
 	}
 	p := w.ask(who.PID, 0, 0)
@@ -206,6 +204,3 @@ func (w *Witness) Complete(who *conn.Process) {
 	}
 	fill(who, &p)
 }
-
-// Blind says whether the PIDs of this procfs are other processes' in the events.
-func (w *Witness) Blind() bool { return w.blind }

@@ -1,6 +1,7 @@
 package verdict
 
 import (
+	"math"
 	"time"
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
@@ -32,6 +33,9 @@ type Reset struct {
 	Handshake event.Segment // the peer's segment that established the connection; zero: not seen
 	Text      string        // what the RST carried, any bytes, cut at 64
 
+	// Timestamps are also known where the segment was not seen.
+	Timestamps event.Timestamps
+
 	Answers Answer
 	After   *time.Duration // how long after that was sent; nil: not known
 	// Offset is how far the sequence number is from the one that this end
@@ -56,10 +60,41 @@ func (r *Reset) Hops() int {
 	return max(d, -d)
 }
 
-// Elsewhere says whether the TTL speaks for another sender than the one that
-// shook hands. It is never proof: a route can change, and a stack may give its
-// resets a TTL of their own.
-func (r *Reset) Elsewhere() bool { return r.Hops() > nearHops }
+// maxTicks is how fast a timestamp clock may tick: every microsecond, as Linux
+// can since 6.7 (TCP_USEC_TS, tcp_clock_us); RFC 7323 5.4 wants 1 ms to 1 s.
+const maxTicks = 1_000_000 // in a second
+
+// Jump is how far the RST's timestamp is outside what the peer's clock can have
+// shown then: below 0 where it ran backwards, above 0 where it ran too fast; 0
+// also where that is not known.
+//
+// A peer's clock never runs backwards (RFC 7323 5.3), and one that aborts its
+// connection shows it; a RST that answers for a socket that is not there has no
+// timestamp, as a rule. After so long a silence that the fastest clock may have
+// gone half way round, nothing can be told.
+func (r *Reset) Jump() int64 {
+	if r == nil || !r.Timestamps.Agreed || !r.Timestamps.Carried {
+		return 0
+	}
+	t := r.Timestamps
+	// The age is counted between two readings in whole seconds.
+	most := (int64(t.Age/time.Second) + 2) * maxTicks
+	if t.Age < 0 || most > math.MaxInt32 {
+		return 0
+	}
+	switch d := int64(int32(t.Value - t.Recent)); {
+	case d < 0:
+		return d
+	case d > most:
+		return d - most
+	}
+	return 0
+}
+
+// Elsewhere says whether the TTL, or the timestamp, speaks for another sender
+// than the one that shook hands. It is never proof: a route can change, and a
+// stack may give its resets a TTL of their own.
+func (r *Reset) Elsewhere() bool { return r.Hops() > nearHops || r.Jump() != 0 }
 
 // incoming reads the RST that ended this end; nil: none came.
 func (f *facts) incoming() *Reset {
@@ -67,7 +102,7 @@ func (f *facts) incoming() *Reset {
 	if e == nil || !f.rst {
 		return nil
 	}
-	r := &Reset{At: e.Time, Text: e.Text}
+	r := &Reset{At: e.Time, Text: e.Text, Timestamps: e.Timestamps}
 	if before(f.peerFin, f.reset) {
 		d := e.Time - f.at(f.peerFin).Time
 		r.AfterFin = &d

@@ -351,3 +351,34 @@ func TestUnseenSegment(t *testing.T) {
 		t.Errorf("idle %v", v.Idle)
 	}
 }
+
+// TestTimestampOfAReset: a peer's clock runs neither backwards nor faster than
+// any clock does; a RST without the option, or after a long silence, says nothing.
+func TestTimestampOfAReset(t *testing.T) {
+	const last = 0xffff_ff00 // about to wrap
+	for _, x := range []struct {
+		name  string
+		stamp event.Timestamps
+		want  verdict.Cause
+		says  string
+	}{
+		{"as due", event.Timestamps{Agreed: true, Carried: true, Recent: last, Value: 644, Age: time.Second}, verdict.PeerAbort, ""},
+		{"at once", event.Timestamps{Agreed: true, Carried: true, Recent: last, Value: last}, verdict.PeerAbort, ""},
+		{"a clock of microseconds", event.Timestamps{Agreed: true, Carried: true, Recent: last, Value: 2_900_000, Age: time.Second}, verdict.PeerAbort, ""},
+		{"older", event.Timestamps{Agreed: true, Carried: true, Recent: last, Value: last - 1, Age: time.Second}, verdict.PathReset, "its timestamp (4294967039) is older than one that the peer had sent before (4294967040)"},
+		{"too far ahead", event.Timestamps{Agreed: true, Carried: true, Recent: 5, Value: 3_000_006, Age: time.Second}, verdict.PathReset, "its timestamp (3000006) is further ahead of the peer's last one (5) than any clock can have run in the 3.000 s between"},
+		{"after a long silence", event.Timestamps{Agreed: true, Carried: true, Recent: last, Value: last - 1, Age: time.Hour}, verdict.PeerAbort, ""},
+		{"none on the RST", event.Timestamps{Agreed: true, Recent: last, Age: time.Second}, verdict.PeerAbort, ""},
+		{"none at all", event.Timestamps{}, verdict.PeerAbort, ""},
+	} {
+		f := newFar(conn.OpenActive).established(57).exchange(200, 900)
+		v := f.reset(ms(900), event.Established, event.Segment{Seq: f.tcp.RcvNxt, Ack: f.tcp.SndNxt, Flags: event.RST | event.ACK, TTL: 57},
+			func(e *event.Event) { e.Timestamps = x.stamp })
+		if v.Cause != x.want || v.Confidence != verdict.Likely || !strings.Contains(v.Sentence, x.says) {
+			t.Errorf("%s: %s, %s: %s", x.name, v.Cause, v.Confidence, v.Sentence)
+		}
+		if x.says == "" && strings.Contains(v.Sentence, "timestamp") {
+			t.Errorf("%s: %s", x.name, v.Sentence)
+		}
+	}
+}

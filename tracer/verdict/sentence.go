@@ -25,6 +25,9 @@ func quoteName(s string) string {
 }
 
 func named(p *conn.Process) string {
+	if event.Outside(p.PID) {
+		return quoteName(p.Comm) + " (outside this PID namespace)"
+	}
 	return fmt.Sprintf("%s (pid %d)", quoteName(p.Comm), p.PID)
 }
 
@@ -293,8 +296,8 @@ func tellNoSocket(t *telling) string {
 func tellPathReset(t *telling) string {
 	r := t.a.incoming()
 	if t.b == nil && r.Elsewhere() {
-		return fmt.Sprintf("%s received a RST in the name of %s that another machine is likely to have sent: %s. A firewall, a load balancer or a NAT on the path does so; a route that changed, or a stack that gives its resets a TTL of their own, looks the same.%s",
-			end(t.a), t.a.c.Remote, r.differs(t.a.c.Family), r.reading(t))
+		return fmt.Sprintf("%s received a RST in the name of %s that another machine is likely to have sent: %s. A firewall, a load balancer or a NAT on the path does so%s.%s",
+			end(t.a), t.a.c.Remote, r.differs(t.a.c.Family), r.orElse(), r.reading(t))
 	}
 	text := fmt.Sprintf("%s received a RST in the name of %s, but the TCP stack of that end, which is on this machine, never sent it: a packet filter (REJECT with tcp-reset), a raw socket or something else on the path did.", end(t.a), t.a.c.Remote)
 	if r.Elsewhere() {
@@ -303,13 +306,32 @@ func tellPathReset(t *telling) string {
 	return text + r.reading(t)
 }
 
-// differs says in what the RST is not like the handshake.
+// differs says in what the RST is not like what the peer had sent before.
 func (r *Reset) differs(family event.Family) string {
-	name := "TTL"
-	if family == event.IPv6 {
-		name = "hop limit"
+	var all []string
+	if r.Hops() > nearHops {
+		name := "TTL"
+		if family == event.IPv6 {
+			name = "hop limit"
+		}
+		all = append(all, fmt.Sprintf("it came with %s %d, the peer's segment of the handshake with %d", name, r.Segment.TTL, r.Handshake.TTL))
 	}
-	return fmt.Sprintf("it came with %s %d, the peer's segment of the handshake with %d", name, r.Segment.TTL, r.Handshake.TTL)
+	t := r.Timestamps
+	switch j := r.Jump(); {
+	case j < 0:
+		all = append(all, fmt.Sprintf("its timestamp (%d) is older than one that the peer had sent before (%d)", t.Value, t.Recent))
+	case j > 0:
+		all = append(all, fmt.Sprintf("its timestamp (%d) is further ahead of the peer's last one (%d) than any clock can have run in the %s between", t.Value, t.Recent, seconds(t.Age+2*time.Second)))
+	}
+	return strings.Join(all, ", and ")
+}
+
+// orElse says what else would look like a RST that differs so.
+func (r *Reset) orElse() string {
+	if r.Jump() != 0 {
+		return "; so does whoever forges a RST and guesses the timestamp"
+	}
+	return "; a route that changed, or a stack that gives its resets a TTL of their own, looks the same"
 }
 
 // reading says when a reset came, in answer to what, and to which sequence
