@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/tcpbye/tcpbye/demo/lab"
+	"github.com/tcpbye/tcpbye/demo/lab/labtest"
 )
 
 var (
@@ -66,46 +67,18 @@ func tests(path, kernel string) (run string, args []string) {
 }
 
 // binaries are the test programs, by package, and the lab's own, built once.
-type binaries struct {
-	root, dir string
-}
+type binaries struct{ labtest.Programs }
 
-// build makes the test programs so that any user of a guest can run them.
 func build(t *testing.T, paths ...string) binaries {
 	t.Helper()
-	root, err := filepath.Abs("../..")
-	if err != nil {
-		t.Fatal(err)
-	}
-	b := binaries{root: root, dir: t.TempDir()}
-	// A guest reads them through the host's root, and a user who is not root must
-	// get at them: t.TempDir makes two directories for this user alone.
-	for _, dir := range []string{b.dir, filepath.Dir(b.dir)} {
-		if err := os.Chmod(dir, 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
-	for _, p := range paths {
-		build := exec.Command("go", "test", "-tags", "lab", "-c", "-o", b.test(p), p)
-		build.Dir = root
-		build.Env = append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := build.CombinedOutput(); err != nil {
-			t.Fatalf("build the tests of %s: %v\n%s", p, err, out)
-		}
-	}
-	if _, err := lab.Build(t.Context(), b.dir, "", os.Stderr); err != nil {
-		t.Fatal(err)
-	}
-	return b
+	return binaries{labtest.Build(t, paths...)}
 }
-
-func (b binaries) test(path string) string { return filepath.Join(b.dir, filepath.Base(path)+".test") }
 
 // has says whether a package has a test of that name.
 func (b binaries) has(t *testing.T, path, run string) bool {
 	t.Helper()
-	list := exec.Command(b.test(path), "-test.list="+run)
-	list.Dir = filepath.Join(b.root, path)
+	list := exec.Command(b.Test(path), "-test.list="+run)
+	list.Dir = filepath.Join(b.Root, path)
 	out, err := list.CombinedOutput()
 	if err != nil {
 		t.Fatalf("list the tests of %s: %v\n%s", path, err, out)
@@ -252,7 +225,7 @@ func (r result) cell() string {
 func (b binaries) run(t *testing.T, kernel, path, run string, more ...string) (leaves []result, told []fact) {
 	t.Helper()
 	pkg := filepath.Base(path)
-	args := append([]string{b.test(path), "-test.v", "-test.timeout=55m", "-test.run=" + run}, more...)
+	args := append([]string{b.Test(path), "-test.v", "-test.timeout=55m", "-test.run=" + run}, more...)
 	if *suiteOut != "" && pkg == "scenario" && slices.Contains(lab.Kernels(), kernel) {
 		out := t.TempDir()
 		args = append(args, "-scenario.record="+out)
@@ -305,8 +278,8 @@ func (c *collect) report(t *testing.T, pkg string, exit int) (leaves []result) {
 func (b binaries) command(ctx context.Context, kernel, path string, args []string, out io.Writer) (exit int, release string, err error) {
 	if kernel == here {
 		cmd := exec.CommandContext(ctx, args[0], args[1:]...)
-		cmd.Dir, cmd.Stdout, cmd.Stderr = filepath.Join(b.root, path), out, out
-		cmd.Env = append(os.Environ(), "PATH="+b.dir+":"+os.Getenv("PATH"))
+		cmd.Dir, cmd.Stdout, cmd.Stderr = filepath.Join(b.Root, path), out, out
+		cmd.Env = append(os.Environ(), "PATH="+b.Dir+":"+os.Getenv("PATH"))
 		err := cmd.Run()
 		var failed *exec.ExitError
 		if errors.As(err, &failed) {
@@ -318,7 +291,7 @@ func (b binaries) command(ctx context.Context, kernel, path string, args []strin
 		return cmd.ProcessState.ExitCode(), "this machine's kernel", nil
 	}
 	cfg := lab.Config{
-		Args: args, Dir: filepath.Join(b.root, path), PathDirs: []string{b.dir}, Timeout: time.Hour, Progress: os.Stderr,
+		Args: args, Dir: filepath.Join(b.Root, path), PathDirs: []string{b.Dir}, Timeout: time.Hour, Progress: os.Stderr,
 		Stdout: out, Stderr: out,
 	}
 	var lockdown bool

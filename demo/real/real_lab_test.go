@@ -8,13 +8,13 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"testing"
 	"time"
 
 	"github.com/tcpbye/tcpbye/demo/lab"
+	"github.com/tcpbye/tcpbye/demo/lab/labtest"
 )
 
 var (
@@ -127,34 +127,7 @@ func TestRealInLab(t *testing.T) {
 	if err := Install(t.Context(), os.Stderr); err != nil {
 		t.Fatal(err)
 	}
-	if err := lab.EnsureHost(t.Context(), "", os.Stderr); err != nil {
-		t.Fatal(err)
-	}
-	dir := t.TempDir()
-	if err := os.Chmod(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	bin := filepath.Join(dir, "real.test")
-	build := exec.Command("go", "test", "-tags", "lab", "-c", "-o", bin, ".")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("build the tests: %v\n%s", err, out)
-	}
-	here, err := os.Getwd()
-	if err != nil {
-		t.Fatal(err)
-	}
-	res, err := lab.Run(t.Context(), lab.Config{
-		Kernel: *kernel, Dir: here,
-		Args: []string{bin, "-test.timeout=50m", "-test.run=^TestRealPrograms$", "-real.run=" + *only, fmt.Sprintf("-real.dump=%v", *verbose), "-real.record=" + *records},
-		Out:  *records,
-		// Everything that the runs need is there, or it is a failure.
-		Timeout: 50 * time.Minute, Stdout: os.Stdout, Stderr: os.Stdout, Progress: os.Stderr,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if res.ExitCode != 0 {
-		t.Errorf("on %s not every verdict is as it should be: status %d", res.KernelRelease, res.ExitCode)
-	}
+	// Everything that the runs need is there, or it is a failure.
+	labtest.Build(t, "./demo/real").Run(t, "./demo/real", lab.Config{Kernel: *kernel, Out: *records, Timeout: 50 * time.Minute},
+		"-test.timeout=50m", "-test.run=^TestRealPrograms$", "-real.run="+*only, fmt.Sprintf("-real.dump=%v", *verbose), "-real.record="+*records)
 }
