@@ -41,7 +41,7 @@ func Build(t testing.TB, packages ...string) Programs {
 			t.Fatalf("build the tests of %s: %v\n%s", pkg, err, out)
 		}
 	}
-	if _, err := lab.Build(t.Context(), p.Dir, "", os.Stderr); err != nil {
+	if _, err := lab.Build(t.Context(), p.Dir, "", t.Output()); err != nil {
 		t.Fatal(err)
 	}
 	return p
@@ -56,7 +56,7 @@ func (p Programs) Run(t testing.TB, pkg string, cfg lab.Config, args ...string) 
 	t.Helper()
 	cfg.Args = append([]string{p.Test(pkg)}, args...)
 	cfg.Dir, cfg.PathDirs = filepath.Join(p.Root, pkg), []string{p.Dir}
-	cfg.Stdout, cfg.Stderr, cfg.Progress = os.Stdout, os.Stdout, os.Stderr
+	cfg.Stdout, cfg.Stderr, cfg.Progress = t.Output(), t.Output(), t.Output()
 	res, err := lab.Run(t.Context(), cfg)
 	if err != nil {
 		t.Fatal(err)
