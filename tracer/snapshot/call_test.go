@@ -46,6 +46,7 @@ func TestHoldInCalls(t *testing.T) {
 	type thread struct {
 		pid, tid       int
 		syscall, wchan string
+		stack          string // "": it may not be read
 		link           string // of descriptor 5; "" it is closed
 	}
 	tcp := thread{pid: 40, tid: 41, syscall: receive(5), wchan: "wait_woken"}
@@ -66,6 +67,13 @@ func TestHoldInCalls(t *testing.T) {
 		"two of two":   {[]thread{tcp, with(tcp, func(t *thread) { t.tid = 42 })}, []uint64{7, 8}, 40, 40},
 		"of others":    {[]thread{tcp, with(tcp, func(t *thread) { t.pid, t.tid = 50, 50 })}, []uint64{7, 8}, 0, 0},
 		"none":         {nil, []uint64{7}, 0, 0},
+		// x86 before 5.16 tells no wchan.
+		"by its stack": {[]thread{with(tcp, func(t *thread) {
+			t.wchan, t.stack = "0", "[<0>] sk_wait_data+0x110/0x130\n[<0>] tcp_recvmsg_locked+0x2c4/0x9a0\n[<0>] tcp_recvmsg+0x7c/0x1c0\n"
+		})}, []uint64{7}, 40, 41},
+		"a datagram, by its stack": {[]thread{with(tcp, func(t *thread) {
+			t.stack = "[<0>] __skb_wait_for_more_packets+0x120/0x170\n[<0>] udp_recvmsg+0x7c/0x1c0\n"
+		})}, []uint64{7}, 0, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			procfs := t.TempDir()
@@ -99,6 +107,9 @@ func TestHoldInCalls(t *testing.T) {
 				link(filepath.Join(dir, "ns/net"), "net:[3]")
 				put(filepath.Join(dir, "task", strconv.Itoa(th.tid), "syscall"), th.syscall)
 				put(filepath.Join(dir, "task", strconv.Itoa(th.tid), "wchan"), th.wchan)
+				if th.stack != "" {
+					put(filepath.Join(dir, "task", strconv.Itoa(th.tid), "stack"), th.stack)
+				}
 				if th.link != "" {
 					link(filepath.Join(dir, "fd/5"), th.link)
 				}
