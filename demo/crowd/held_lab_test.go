@@ -146,6 +146,11 @@ func (h holding) test(t *testing.T, ends bool) {
 			t.Fatalf("/proc has the holders %v", held["client"])
 		}
 		errs = append(errs, h.checkOpen(&o, held, readers, open)...)
+		// What the trace says at its end, when the holder still is there.
+		who := o.Processes[h.holder]
+		if due := fmt.Sprintf("but %s (pid %d) still held the socket when the trace ended", who.Comm, who.PID); !unsure(r) && !strings.Contains(r.Verdict.Sentence, due) {
+			errs = append(errs, fmt.Errorf("%q is not in: %s", due, r.Verdict.Sentence))
+		}
 	}
 	for _, err := range errs {
 		t.Error(err)
