@@ -85,6 +85,13 @@ const (
 // ErrTimeout is wrapped by Run's error when the command did not end in time.
 var ErrTimeout = errors.New("the guest did not finish in time")
 
+// ErrLockup is wrapped by Run's error when the guest's kernel found a CPU that
+// did nothing else for a minute. That can be the emulator's doing: QEMU 7.2, with
+// a thread for each CPU, may go on executing the breakpoint that a kernel put in
+// the place of an instruction for a moment, as it does when a tracepoint or a
+// kprobe is switched on (text_poke_bp).
+var ErrLockup = errors.New("a CPU of the guest locked up")
+
 // StartError says that the guest is fine but could not start the command.
 type StartError struct {
 	Errno syscall.Errno
@@ -395,6 +402,9 @@ func boot(ctx context.Context, m machine, cfg Config, progress io.Writer) (Resul
 		select {
 		case <-e.ended:
 			err = fmt.Errorf("the guest ended before its command did: it panicked, or the command restarted it, or QEMU failed (%v)", e.state())
+			if strings.Contains(e.console.String(), "softlockup: hung tasks") { // watchdog_timer_fn, kernel/watchdog.c
+				err = fmt.Errorf("%w: %w", ErrLockup, err)
+			}
 		case <-ctx.Done():
 			err = context.Cause(ctx)
 		}

@@ -82,10 +82,11 @@ func (m machine) args() []string {
 }
 
 // kernelArgs are for every guest. A panic or an oops ends it (with
-// -no-reboot). The rest is for speed. mitigations: against leaks between
+// -no-reboot), and so does a CPU that does nothing else for a minute, which busy
+// hosts do not cause. The rest is for speed. mitigations: against leaks between
 // processes that trust each other here. cryptomgr.notests: self-tests take half
 // a second.
-const kernelArgs = "panic=-1 oops=panic quiet mitigations=off cryptomgr.notests"
+const kernelArgs = "panic=-1 oops=panic softlockup_panic=1 watchdog_thresh=30 quiet mitigations=off cryptomgr.notests"
 
 // x86Args are for amd64, for speed. tsc=reliable: emulated CPUs have one TSC,
 // but the kernel's watchdog takes the emulator's pauses for drift and falls back

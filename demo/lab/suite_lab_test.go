@@ -231,17 +231,27 @@ func (b binaries) run(t *testing.T, kernel, path, run string, more ...string) (l
 		args = append(args, "-scenario.record="+out)
 		defer func() { join(t, out, filepath.Join(*suiteOut, kernel+".tcpbye")) }()
 	}
-	r, w := io.Pipe()
-	c := &collect{kernel: kernel, logs: map[string][]string{}}
-	done := make(chan struct{})
-	go func() { defer close(done); c.read(r) }()
-	ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
-	defer cancel()
-	exit, release, err := b.command(ctx, kernel, path, args, w)
-	w.Close()
-	<-done
+	var c *collect
+	var exit int
+	var release string
+	var err error
+	for n := 0; n < 3; n++ {
+		r, w := io.Pipe()
+		c = &collect{kernel: kernel, logs: map[string][]string{}}
+		done := make(chan struct{})
+		go func() { defer close(done); c.read(r) }()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Hour)
+		exit, release, err = b.command(ctx, kernel, path, args, w)
+		cancel()
+		w.Close()
+		<-done
+		if !errors.Is(err, lab.ErrLockup) {
+			break
+		}
+		t.Logf("once more: %s on %s, after %d tests, in %s: %v", pkg, kernel, len(c.results), c.current, err)
+	}
 	if err != nil {
-		t.Fatalf("%s on %s: %v", pkg, kernel, err)
+		t.Fatalf("%s on %s, after %d tests, in %s: %v", pkg, kernel, len(c.results), c.current, err)
 	}
 	t.Logf("%s: %s on %s: %d tests, exit status %d", kernel, pkg, release, len(c.results), exit)
 	return c.report(t, pkg, exit), c.facts
