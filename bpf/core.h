@@ -241,7 +241,7 @@ static __always_inline void fill_pids(struct event *e)
 
 	e->pid = id >> 32;
 	e->tid = id;
-	if (!cfg_pidns_ino)
+	if (!cfg_pidns_ino || !e->pid) /* the idle task is 0 everywhere */
 		return;
 	/* It knows the tasks whose own namespace this is; others live in one below, or outside. */
 	if (!bpf_get_ns_current_pid_tgid(cfg_pidns_dev, cfg_pidns_ino, &here, sizeof(here))) {

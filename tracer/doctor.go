@@ -344,7 +344,7 @@ func (x *Examination) advise(opened error) {
 		case "net.core.bpf_jit_enable":
 			next("as root: sysctl -w net.core.bpf_jit_enable=1")
 		case "PID namespace":
-			next("share the host's PID namespace (docker run --pid=host), so that processes can be looked up")
+			next("share the host's PID namespace (docker run --pid=host), so that each process has its PID")
 		case "user namespace":
 			next("run tcpbye outside of the user namespace, as the host's root")
 		}

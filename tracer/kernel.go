@@ -44,7 +44,7 @@ type kernel struct {
 	probeRead    bool
 	sockFromFile bool
 
-	pidns enrich.PIDNamespace // this process's, which the events' PIDs are of
+	pidns enrich.PIDNamespace // which the events' PIDs are of
 
 	fentryFirst bool // fentry is safe, and so the better one
 }

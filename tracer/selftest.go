@@ -82,7 +82,6 @@ func (s *stories) own(events []event.Event) (fired map[event.Hook]int, calls boo
 		return e.Has&event.HasTuple != 0 && (e.Local.Addr().IsLoopback() && s.ports[e.Local.Port()] ||
 			e.Remote.Addr().IsLoopback() && s.ports[e.Remote.Port()])
 	}
-	// Process ids are those of the initial namespace, which is not always ours.
 	processes := map[uint32]bool{}
 	for i := range events {
 		if e := &events[i]; mine(e) && e.Hook == event.HookSetState && e.ToState == event.SynSent {

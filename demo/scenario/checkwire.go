@@ -32,29 +32,16 @@ func (o *Outcome) checkReceived(matched map[string]JudgedEnd) []error {
 	return errs
 }
 
+// jitter is how far the capture's clock may be from the events'.
+const jitter = time.Millisecond
+
 // checkRST holds a reset that came in against the RSTs on the wire, and its
 // timestamps against those of the peer's segments before.
 func (o *Outcome) checkRST(x *End, e *event.Event) []error {
-	const jitter = time.Millisecond // between the capture's clock and the events'
-	var offered int                 // SYNs with the option
-	var values []uint32
 	var found *Segment
 	for i := range o.Segments {
 		s := &o.Segments[i]
-		in := s.Src == x.Remote && s.Dst == x.Local
-		if s.Flags&event.SYN != 0 && s.Timestamped && (in || s.Src == x.Local && s.Dst == x.Remote) {
-			offered |= 1
-			if s.Flags&event.ACK != 0 {
-				offered |= 2
-			}
-		}
-		switch {
-		case !in || s.Time > e.Time+jitter:
-		case s.Flags&event.RST == 0:
-			if s.Timestamped {
-				values = append(values, s.TSVal)
-			}
-		case s.Seq == e.Segment.Seq && s.Flags == e.Segment.Flags:
+		if s.Src == x.Remote && s.Dst == x.Local && s.Time <= e.Time+jitter && s.Seq == e.Segment.Seq && s.Flags == e.Segment.Flags {
 			found = s
 		}
 	}
@@ -71,7 +58,8 @@ func (o *Outcome) checkRST(x *End, e *event.Event) []error {
 	if e.Has&event.HasTCP == 0 || e.State == event.SynSent {
 		return errs
 	}
-	if agreed := offered == 3; t.Agreed != agreed {
+	agreed, values := o.stamps(x, e.Time)
+	if t.Agreed != agreed {
 		bad("timestamps agreed: %v, the SYNs say %v", t.Agreed, agreed)
 	}
 	if !t.Agreed {
@@ -80,10 +68,39 @@ func (o *Outcome) checkRST(x *End, e *event.Event) []error {
 	if t.Carried != found.Timestamped || t.Value != found.TSVal {
 		bad("the RST's timestamp is %d (%v), on the wire %d (%v)", t.Value, t.Carried, found.TSVal, found.Timestamped)
 	}
-	if !slices.Contains(values, t.Recent) {
-		bad("the last timestamp before the RST is %d, which the peer never sent: %v", t.Recent, values)
+	i := slices.IndexFunc(values, func(s Segment) bool { return s.TSVal == t.Recent })
+	if i < 0 {
+		bad("the last timestamp before the RST is %d, and on the wire: %v", t.Recent, values)
+	} else if ago := e.Time - values[i].Time; (t.Age - ago).Abs() > 2*time.Second {
+		bad("the last timestamp before the RST is said to be %v old, on the wire it is %v", t.Age, ago)
 	}
 	return errs
+}
+
+// stamps says whether both SYNs have timestamps, and which segments of the peer's
+// may have left the last one before a moment: one counts if it begins where this
+// end had acknowledged everything before (tcp_replace_ts_recent). The last two,
+// as a segment may still have been on its way.
+func (o *Outcome) stamps(x *End, until time.Duration) (agreed bool, last []Segment) {
+	var acked uint32
+	syn, answer := false, false
+	for _, s := range o.Segments {
+		in, out := s.Src == x.Remote && s.Dst == x.Local, s.Src == x.Local && s.Dst == x.Remote
+		if !in && !out || s.Time > until+jitter {
+			continue
+		}
+		if s.Flags&event.SYN != 0 {
+			answer = answer || s.Timestamped && s.Flags&event.ACK != 0
+			syn = syn || s.Timestamped && s.Flags&event.ACK == 0
+		}
+		switch {
+		case out && s.Flags&event.ACK != 0 && (acked == 0 || int32(s.Ack-acked) > 0):
+			acked = s.Ack
+		case in && s.Timestamped && s.Flags&event.RST == 0 && (s.Flags&event.SYN != 0 || int32(s.Seq-acked) <= 0):
+			last = append(last, s)
+		}
+	}
+	return syn && answer, last[max(0, len(last)-2):]
 }
 
 // checkSilence holds how long ago payload was last sent and received, as an
@@ -94,25 +111,32 @@ func (o *Outcome) checkSilence(x *End, e *event.Event) error {
 	if e.Has&event.HasTCP == 0 || o.shared(x) {
 		return nil
 	}
-	var sent, received time.Duration
+	// When payload went; what comes twice counts once, when it came first.
+	var sent, received []time.Duration
+	var end uint32
 	for _, s := range o.Segments {
 		switch {
-		case s.Len == 0 || s.Time > e.Time:
+		case s.Len == 0 || s.Time > e.Time+jitter:
 		case s.Src == x.Local && s.Dst == x.Remote && s.NetNS == x.NetNS:
-			sent = s.Time
-		case s.Src == x.Remote && s.Dst == x.Local && int32(e.RcvNxt-s.Seq) > 0 && int32(s.Seq+uint32(s.Len)-e.RcvNxt) <= 0:
-			received = s.Time
+			sent = append(sent, s.Time)
+		case s.Src == x.Remote && s.Dst == x.Local && int32(s.Seq+uint32(s.Len)-e.RcvNxt) <= 0 &&
+			(len(received) == 0 || int32(s.Seq+uint32(s.Len)-end) > 0):
+			received, end = append(received, s.Time), s.Seq+uint32(s.Len)
 		}
 	}
 	for _, c := range []struct {
 		what string
-		at   time.Duration
+		at   []time.Duration
 		said time.Duration
 	}{{"sent", sent, e.SinceSent}, {"received", received, e.SinceReceived}} {
-		if c.at == 0 || c.said == 0 {
+		// The last but one where the last is as young as the clocks differ.
+		if n := len(c.at); n > 1 && e.Time-c.at[n-1] < jitter && c.said > near {
+			c.at = c.at[:n-1]
+		}
+		if len(c.at) == 0 || c.said == 0 {
 			continue
 		}
-		if wire := e.Time - c.at; (c.said - wire).Abs() > near {
+		if wire := e.Time - c.at[len(c.at)-1]; (c.said - wire).Abs() > near {
 			return fmt.Errorf("payload was last %s %v before, the capture says %v", c.what, c.said, wire)
 		}
 	}

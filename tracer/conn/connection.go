@@ -28,7 +28,7 @@ func (o Open) String() string {
 
 // Process is a task that was seen doing something to a socket.
 type Process struct {
-	PID, TID  uint32 // initial PID namespace
+	PID, TID  uint32 // in the PID namespace of tcpbye, or event.Outside it
 	Comm      string // of the thread, at that moment; any bytes: quote before printing
 	UID       uint32
 	Cgroup    uint64 // cgroup v2 id

@@ -1,8 +1,10 @@
 package enrich
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -278,16 +280,26 @@ type PIDNamespace struct {
 
 // PIDNamespaceOf finds it. A container without the host's PID namespace has its
 // own numbers, which events must have, too, for anything to be looked up by them.
+// A procfs of another namespace than this process's is an error; a kernel without
+// PID namespaces (CONFIG_PID_NS) has the initial one.
 func PIDNamespaceOf(procfs string) (PIDNamespace, error) {
 	const initial = 4026531836 // PROC_PID_INIT_INO, include/linux/proc_ns.h
 	// Process 1 of this procfs lives in its namespace. Where it may not be
 	// asked, this process must do.
+	self, selfErr := statNamespace(filepath.Join(procfs, "self/ns/pid"))
 	st, err := statNamespace(filepath.Join(procfs, "1/ns/pid"))
-	if err != nil {
-		st, err = statNamespace(filepath.Join(procfs, "self/ns/pid"))
-	}
-	if err != nil {
-		return PIDNamespace{}, fmt.Errorf("tell the PID namespace of %s: %w (is a procfs mounted there?)", procfs, err)
+	switch {
+	case err != nil && errors.Is(selfErr, fs.ErrNotExist):
+		if _, err := os.Stat(filepath.Join(procfs, "self/ns")); err == nil {
+			return PIDNamespace{Initial: true}, nil
+		}
+		return PIDNamespace{}, fmt.Errorf("tell the PID namespace of %s: %w (is a procfs mounted there?)", procfs, selfErr)
+	case err != nil && selfErr != nil:
+		return PIDNamespace{}, fmt.Errorf("tell the PID namespace of %s: %w", procfs, selfErr)
+	case err != nil:
+		st = self
+	case selfErr == nil && st.Ino != self.Ino:
+		return PIDNamespace{}, fmt.Errorf("%s shows another PID namespace than this process's: mount one of its own (unshare --mount-proc does)", procfs)
 	}
 	// MKDEV has 20 bits for the minor (include/linux/kdev_t.h).
 	dev := uint64(unix.Major(st.Dev))<<20 | uint64(unix.Minor(st.Dev))

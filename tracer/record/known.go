@@ -13,7 +13,7 @@ import (
 // until the next one with the same PID.
 type Process struct {
 	Time       time.Duration `json:"t_ns"`             // CLOCK_MONOTONIC
-	PID        uint32        `json:"pid"`              // initial PID namespace
+	PID        uint32        `json:"pid"`              // as in events
 	NSPID      uint32        `json:"ns_pid,omitempty"` // in the process's own PID namespace; 0 not known
 	Leader     Text          `json:"leader,omitempty"`
 	Exe        Text          `json:"exe,omitempty"`

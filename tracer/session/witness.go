@@ -62,7 +62,7 @@ func NewWitness(o WitnessOptions) (w *Witness, warnings []error) {
 	here, err := enrich.PIDNamespaceOf(o.Procfs)
 	switch {
 	case err != nil:
-		warnings = append(warnings, err)
+		warnings = append(warnings, err) // without it no trace begins
 	case !here.Initial:
 		warnings = append(warnings, errors.New("PIDs are as this PID namespace has them; a process outside it has none, and only its name is known (to know more, share the host's PID namespace)"))
 	}
@@ -70,7 +70,7 @@ func NewWitness(o WitnessOptions) (w *Witness, warnings []error) {
 	if o.Stacks {
 		w.symbols = enrich.NewSymbols(o.Procfs, maxModules)
 	}
-	if w.tree, err = lineage.Open(o.Procfs); err != nil && o.Lineage {
+	if w.tree, err = lineage.Open(o.Procfs, here.Initial); err != nil && o.Lineage {
 		warnings = append(warnings, errors.Join(errors.New("children whose parents are gone may be missed"), err))
 	}
 	return w, warnings
@@ -95,7 +95,7 @@ func (w *Witness) Close() error {
 // once, which can take a second for a large program.
 func (w *Witness) Resolve(e *event.Event) {
 	raw, ok := e.Stack.Raw()
-	if !ok || w == nil || w.symbols == nil {
+	if !ok || w == nil || w.symbols == nil || event.Outside(e.PID) {
 		return
 	}
 	var frames []event.Frame

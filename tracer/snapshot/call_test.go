@@ -118,7 +118,7 @@ func TestHoldInCalls(t *testing.T) {
 			for _, n := range c.inodes {
 				sockets = append(sockets, Socket{NetNS: 3, Inode: n})
 			}
-			hold(Options{Procfs: procfs, Who: func(p *conn.Process) { p.Exe = "/bin/reader" }}, pids, sockets, nil)
+			hold(Options{Procfs: procfs, Who: func(p *conn.Process) { p.Exe = "/bin/reader" }}, pids, true, sockets, nil)
 			for _, s := range sockets {
 				o := s.Owner()
 				switch {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/enrich"
 	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
@@ -160,7 +161,8 @@ func Take(o Options) (*Snapshot, error) {
 	if len(s.Sockets) == 0 && len(s.Skipped) > 0 && s.TimeWait == 0 && len(listeners) == 0 {
 		return nil, errors.Join(s.Skipped...)
 	}
-	hold(o, pids, s.Sockets, listeners)
+	here, err := enrich.PIDNamespaceOf(o.Procfs)
+	hold(o, pids, err == nil && here.Initial, s.Sockets, listeners)
 	slices.SortStableFunc(s.Sockets, func(a, b Socket) int {
 		if a.NetNS != b.NetNS {
 			return int(int64(a.NetNS) - int64(b.NetNS))
@@ -173,8 +175,8 @@ func Take(o Options) (*Snapshot, error) {
 	return s, nil
 }
 
-// hold finds the processes behind the inodes.
-func hold(o Options, pids []int, sockets, listeners []Socket) {
+// hold finds the processes behind the inodes. all: there are no others than pids.
+func hold(o Options, pids []int, all bool, sockets, listeners []Socket) {
 	wanted := map[uint64][]Holder{}
 	for _, list := range [][]Socket{sockets, listeners} {
 		for i := range list {
@@ -197,7 +199,9 @@ func hold(o Options, pids []int, sockets, listeners []Socket) {
 		}
 		wanted[n] = holders
 	}
-	holdInCalls(o, pids, sockets, wanted, known)
+	if all {
+		holdInCalls(o, pids, sockets, wanted, known)
+	}
 	for i := range sockets {
 		k := &sockets[i]
 		if k.Inode != 0 {

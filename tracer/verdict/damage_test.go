@@ -69,3 +69,65 @@ func FuzzJudge(f *testing.F) {
 		}
 	})
 }
+
+// TestSkippedChanges: the kernel runs no program inside another, and so an end
+// may seem to stay in FIN-WAIT-1 for ever. Its peer's end tells better, if the
+// peer's FIN was acknowledged; if not, the end is as open as it seems.
+func TestSkippedChanges(t *testing.T) {
+	for _, x := range []struct {
+		name  string
+		acked bool
+		view  func(event.Event) (event.Event, bool)
+		open  bool
+	}{
+		{"acknowledged", true, nil, false},
+		{"not acknowledged", false, nil, true},
+		{"acknowledged, to classic tracepoints", true, classicView, false},
+		{"not acknowledged, to classic tracepoints", false, classicView, false},
+	} {
+		found := 0
+		for _, path := range recordings(t) {
+			for _, r := range readRuns(t, path) {
+				if r.scenario != "close-ipv4" {
+					continue
+				}
+				found++
+				var first uint64 // who closed first
+				j := conn.New(conn.Options{Hold: true})
+				for _, e := range r.events {
+					if e.Hook == event.HookSetState && e.ToState == event.FinWait1 {
+						first = e.Sock
+					} else if first != 0 && e.Sock == first || e.State == event.TimeWait {
+						continue // skipped
+					}
+					if !x.acked && e.Hook == event.HookSetState && e.State == event.LastAck {
+						e.SndUna--
+					}
+					if x.view != nil {
+						var ok bool
+						if e, ok = x.view(e); !ok {
+							continue
+						}
+					}
+					j.Add(e)
+				}
+				judged := false
+				for _, c := range j.Flush() {
+					if c.Sock != first {
+						continue
+					}
+					judged = true
+					if v := verdict.Judge(c, verdict.Scope{Missing: r.missing}); (v.Class == verdict.Open) != x.open {
+						t.Errorf("%s, %s: %s %s: %s", path, x.name, v.Class, v.Cause, v.Sentence)
+					}
+				}
+				if !judged {
+					t.Errorf("%s, %s: nobody closed first", path, x.name)
+				}
+			}
+		}
+		if found < 4 {
+			t.Errorf("%d recordings of a close, want one of each kernel", found)
+		}
+	}
+}

@@ -33,8 +33,7 @@ type Reset struct {
 	Handshake event.Segment // the peer's segment that established the connection; zero: not seen
 	Text      string        // what the RST carried, any bytes, cut at 64
 
-	// Timestamps are also known where the segment was not seen.
-	Timestamps event.Timestamps
+	Timestamps event.Timestamps // also known where the segment was not seen
 
 	Answers Answer
 	After   *time.Duration // how long after that was sent; nil: not known
@@ -64,29 +63,25 @@ func (r *Reset) Hops() int {
 // can since 6.7 (TCP_USEC_TS, tcp_clock_us); RFC 7323 5.4 wants 1 ms to 1 s.
 const maxTicks = 1_000_000 // in a second
 
-// Jump is how far the RST's timestamp is outside what the peer's clock can have
-// shown then: below 0 where it ran backwards, above 0 where it ran too fast; 0
-// also where that is not known.
+// Backwards is by how many ticks the RST's timestamp is older than one that the
+// peer had sent before; 0: it is not, or that is not known.
 //
-// A peer's clock never runs backwards (RFC 7323 5.3), and one that aborts its
-// connection shows it; a RST that answers for a socket that is not there has no
-// timestamp, as a rule. After so long a silence that the fastest clock may have
-// gone half way round, nothing can be told.
-func (r *Reset) Jump() int64 {
-	if r == nil || !r.Timestamps.Agreed || !r.Timestamps.Carried {
+// A peer's clock never runs backwards (RFC 7323 5.3), and Linux shows it on the
+// RST with which it aborts a connection. Nothing can be told of a RST without an
+// ACK, which may be a rebooted machine's answer; of a clock at 0, which some
+// stacks send for no clock (tcp_paws_check, include/net/tcp.h); and after so long
+// a silence that the fastest clock may have gone half way round. That a clock ran
+// too far says nothing, either: this machine may have slept.
+func (r *Reset) Backwards() uint32 {
+	if r == nil || !r.Seen || r.Segment.Flags&event.ACK == 0 {
 		return 0
 	}
 	t := r.Timestamps
-	// The age is counted between two readings in whole seconds.
-	most := (int64(t.Age/time.Second) + 2) * maxTicks
-	if t.Age < 0 || most > math.MaxInt32 {
+	if !t.Agreed || !t.Carried || t.Recent == 0 || t.Value == 0 || t.Age < 0 || (t.Age/time.Second+2)*maxTicks > math.MaxInt32 {
 		return 0
 	}
-	switch d := int64(int32(t.Value - t.Recent)); {
-	case d < 0:
-		return d
-	case d > most:
-		return d - most
+	if d := int32(t.Recent - t.Value); d > 0 {
+		return uint32(d)
 	}
 	return 0
 }
@@ -94,7 +89,7 @@ func (r *Reset) Jump() int64 {
 // Elsewhere says whether the TTL, or the timestamp, speaks for another sender
 // than the one that shook hands. It is never proof: a route can change, and a
 // stack may give its resets a TTL of their own.
-func (r *Reset) Elsewhere() bool { return r.Hops() > nearHops || r.Jump() != 0 }
+func (r *Reset) Elsewhere() bool { return r.Hops() > nearHops || r.Backwards() != 0 }
 
 // incoming reads the RST that ended this end; nil: none came.
 func (f *facts) incoming() *Reset {

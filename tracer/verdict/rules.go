@@ -784,10 +784,11 @@ func finStuck(a, b *facts, s Scope) *finding {
 }
 
 func stillOpen(a, b *facts, s Scope) *finding {
-	// Who went from LAST-ACK to CLOSE had its FIN acknowledged, by an end that was
-	// in TIME-WAIT then: the kernel ran no program for that change (it runs none
-	// inside another).
-	if end := b.ended(); a.closed == none && end != nil && end.State == event.LastAck && end.Err == 0 {
+	// An end whose peer had its FIN acknowledged was in TIME-WAIT then: the kernel
+	// ran no program for that change, as it runs none inside another. A classic
+	// tracepoint does not tell an acknowledged FIN from one that was given up.
+	if a.closed == none && b != nil && b.closed != none && b.at(b.closed).State == event.LastAck &&
+		(b.finAcked && b.active == none || b.end().Has&event.HasTCP == 0) {
 		return nil
 	}
 	x := &finding{needs: []event.Hook{event.HookFileClose, event.HookAccept}}
@@ -795,14 +796,6 @@ func stillOpen(a, b *facts, s Scope) *finding {
 		x.needs = append(x.needs, event.HookTwskSchedule, event.HookTwskKill, event.HookSendReset)
 	}
 	return x
-}
-
-// ended is the change to CLOSE; nil: none was seen, or there is no such end.
-func (f *facts) ended() *event.Event {
-	if f == nil {
-		return nil
-	}
-	return f.at(f.closed)
 }
 
 func unknown(a, b *facts, s Scope) *finding { return &finding{a: []int{a.closed}} }

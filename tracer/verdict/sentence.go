@@ -316,19 +316,15 @@ func (r *Reset) differs(family event.Family) string {
 		}
 		all = append(all, fmt.Sprintf("it came with %s %d, the peer's segment of the handshake with %d", name, r.Segment.TTL, r.Handshake.TTL))
 	}
-	t := r.Timestamps
-	switch j := r.Jump(); {
-	case j < 0:
-		all = append(all, fmt.Sprintf("its timestamp (%d) is older than one that the peer had sent before (%d)", t.Value, t.Recent))
-	case j > 0:
-		all = append(all, fmt.Sprintf("its timestamp (%d) is further ahead of the peer's last one (%d) than any clock can have run in the %s between", t.Value, t.Recent, seconds(t.Age+2*time.Second)))
+	if r.Backwards() != 0 {
+		all = append(all, fmt.Sprintf("its timestamp (%d) is older than one that the peer had sent before (%d)", r.Timestamps.Value, r.Timestamps.Recent))
 	}
 	return strings.Join(all, ", and ")
 }
 
 // orElse says what else would look like a RST that differs so.
 func (r *Reset) orElse() string {
-	if r.Jump() != 0 {
+	if r.Backwards() != 0 {
 		return "; so does whoever forges a RST and guesses the timestamp"
 	}
 	return "; a route that changed, or a stack that gives its resets a TTL of their own, looks the same"

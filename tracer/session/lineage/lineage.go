@@ -60,9 +60,13 @@ const (
 )
 
 // Open starts to listen. Its error says why the kernel does not tell; the tree
-// then knows what /proc does, and is not nil.
-func Open(procfs string) (*Tree, error) {
+// then knows what /proc does, and is not nil. initial: the procfs shows the
+// initial PID namespace, of which the kernel tells.
+func Open(procfs string, initial bool) (*Tree, error) {
 	t := newTree(procfs)
+	if !initial {
+		return t, errors.New("listen for forks: the kernel tells of them in the host's PID namespace only")
+	}
 	t.mapped, _ = openMapped() // without it what is executed for a moment only may be missed
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_CONNECTOR)
 	if err != nil {

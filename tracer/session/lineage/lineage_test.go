@@ -110,7 +110,7 @@ func TestBound(t *testing.T) {
 // TestKernel: a grandchild whose parent is gone before it is asked for, and what
 // a process executed that is gone.
 func TestKernel(t *testing.T) {
-	tree, err := Open("/proc")
+	tree, err := Open("/proc", true)
 	if err != nil { // not root, or in a container
 		if !slices.Contains(tree.Ancestors(uint32(os.Getpid())), uint32(os.Getppid())) {
 			t.Errorf("without the kernel's news (%v), /proc is not asked", err)
