@@ -74,11 +74,26 @@ func newCapture(inode uint32) (*capture, error) {
 	c := &capture{
 		netns: inode,
 		file:  os.NewFile(uintptr(fd), "capture"),
-		clock: time.Duration(time.Now().UnixNano()) - monotonic(),
+		clock: clockOffset(),
 		done:  make(chan struct{}),
 	}
 	go c.run()
 	return c, nil
+}
+
+// clockOffset is CLOCK_REALTIME minus CLOCK_MONOTONIC: of some readings the one
+// that was interrupted least.
+func clockOffset() (offset time.Duration) {
+	best := time.Duration(1<<63 - 1)
+	for range 16 {
+		before := monotonic()
+		now := time.Duration(time.Now().UnixNano())
+		after := monotonic()
+		if after-before < best {
+			best, offset = after-before, now-before-(after-before)/2
+		}
+	}
+	return offset
 }
 
 // run takes packets as they come, until the deadline that stop sets.
