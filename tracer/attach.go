@@ -27,6 +27,7 @@ type Attachment struct {
 	Minor   bool     // no verdict rests on it
 	Err     error    // why not, nil when attached
 	Partly  error    // what it lacks although it is attached, or nil
+	Blind   bool     // it would tell of segments, and may not read them here
 }
 
 // programs holds what is loaded.
@@ -402,5 +403,7 @@ func (p *programs) attachWay(w way, a *Attachment) error {
 	}
 	p.links = append(p.links, got...)
 	a.Rung, a.Symbols, a.Partly = w[0].rung, symbols, errors.Join(aside...)
+	// A classic tracepoint records the addresses itself.
+	a.Blind = !p.kernel.probeRead && a.Rung != RungClassic && (a.Hook == event.HookSendReset || a.Hook == event.HookReset)
 	return nil
 }

@@ -57,6 +57,9 @@ type Rung struct {
 	Hook event.Hook `json:"hook"`
 	Name string     `json:"name"`
 	Rung string     `json:"rung"`
+	// Blind: the kernel let the program read no segment, so what is known of one
+	// that met no connection is not known.
+	Blind bool `json:"blind,omitempty"`
 }
 
 // Missing lists the hooks that were not attached.

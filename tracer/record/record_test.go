@@ -41,7 +41,7 @@ func full(t testing.TB, seed uint64) event.Event {
 
 func TestRoundTrip(t *testing.T) {
 	var buf bytes.Buffer
-	meta := Meta{Version: 1, Program: "test", Kernel: "6.1", Arch: "amd64", Offset: 7, Rungs: []Rung{{event.HookClose, "__tcp_close", "kprobe"}}}
+	meta := Meta{Version: 1, Program: "test", Kernel: "6.1", Arch: "amd64", Offset: 7, Rungs: []Rung{{Hook: event.HookClose, Name: "__tcp_close", Rung: "kprobe"}}}
 	w, err := NewWriter(&buf, meta)
 	if err != nil {
 		t.Fatal(err)

@@ -279,7 +279,7 @@ func Describe(attachments []tracer.Attachment) (record.Meta, error) {
 		Run:    strconv.FormatInt(int64(now), 36) + "-" + strconv.Itoa(os.Getpid()),
 	}
 	for _, a := range attachments {
-		m.Rungs = append(m.Rungs, record.Rung{Hook: a.Hook, Name: a.Hook.String(), Rung: string(a.Rung)})
+		m.Rungs = append(m.Rungs, record.Rung{Hook: a.Hook, Name: a.Hook.String(), Rung: string(a.Rung), Blind: a.Blind})
 	}
 	return m, nil
 }

@@ -30,6 +30,17 @@ func typedView(e event.Event) (event.Event, bool) {
 	return e, true
 }
 
+// lockedView is every hook, on a kernel that does not let a program read memory
+// by address (lockdown=confidentiality): no segment, and no addresses of one that
+// is answered for no connection.
+func lockedView(e event.Event) (event.Event, bool) {
+	if e.Hook == event.HookSendReset && (e.Sock == 0 || e.State == event.Listen || e.State == event.NewSynRecv) {
+		e.Has, e.Local, e.Remote, e.NetNS, e.Family = e.Has&^event.HasTuple, netip.AddrPort{}, netip.AddrPort{}, 0, 0
+	}
+	e.Segment, e.Text, e.Has = event.Segment{}, "", e.Has&^event.HasSegment
+	return e, e.Hook != event.HookStack
+}
+
 // classicView is the rung of classic tracepoints: a tuple, and the task.
 func classicView(e event.Event) (event.Event, bool) {
 	e, ok := typedView(e)
@@ -65,12 +76,20 @@ func TestBlindnessIsNotCertain(t *testing.T) {
 		}
 	}
 	old := []event.Hook{event.HookSendReset}
+	lockedTyped := func(e event.Event) (event.Event, bool) {
+		if e, ok := lockedView(e); ok {
+			return typedView(e)
+		}
+		return e, false
+	}
 	for name, v := range map[string]struct {
 		of      view
 		partial []event.Hook
+		missing []event.Hook
 	}{
-		"typed": {typedView, nil}, "classic": {classicView, nil},
-		"typed before 6.10": {answersSockets(typedView), old}, "classic before 6.10": {answersSockets(classicView), old},
+		"typed": {typedView, nil, missing}, "classic": {classicView, nil, missing},
+		"typed before 6.10": {answersSockets(typedView), old, missing}, "classic before 6.10": {answersSockets(classicView), old, missing},
+		"locked down": {lockedView, old, nil}, "locked down, typed": {lockedTyped, old, missing},
 	} {
 		same, all := 0, 0
 		for _, path := range recordings(t) {
@@ -91,7 +110,7 @@ func TestBlindnessIsNotCertain(t *testing.T) {
 					if !ok || c.Gen == 0 {
 						continue
 					}
-					got := verdict.Judge(c, verdict.Scope{Missing: missing, Partial: v.partial})
+					got := verdict.Judge(c, verdict.Scope{Missing: slices.Concat(v.missing, r.missing), Partial: v.partial})
 					all++
 					if got.Class == want.Class && got.Cause == want.Cause {
 						same++
@@ -130,5 +149,8 @@ func TestScopeOf(t *testing.T) {
 			slices.Contains(s.Missing, event.HookSendReset) != (c.rung == "") {
 			t.Errorf("%s by %q: %+v", c.kernel, c.rung, s)
 		}
+	}
+	if s := verdict.ScopeOf(record.Meta{Kernel: "6.12.118", Rungs: []record.Rung{{Hook: event.HookSendReset, Rung: "fentry", Blind: true}}}); !slices.Contains(s.Partial, event.HookSendReset) {
+		t.Errorf("a program that may not read a segment: %+v", s)
 	}
 }

@@ -26,7 +26,7 @@ func (s Scope) all(h event.Hook) bool { return s.has(h) && !slices.Contains(s.Pa
 func ScopeOf(m record.Meta) Scope {
 	s := Scope{Missing: m.Missing()}
 	for _, r := range m.Rungs {
-		if r.Hook == event.HookSendReset && answersSocketsOnly(m.Kernel, r.Rung) {
+		if r.Hook == event.HookSendReset && (r.Blind || answersSocketsOnly(m.Kernel, r.Rung)) {
 			s.Partial = append(s.Partial, r.Hook)
 		}
 	}
