@@ -165,8 +165,14 @@ func TestRetryAfterClose(t *testing.T) {
 		{ms(5004), ms(5000), verdict.RetryUnknown}, // not answered
 		{ms(1), ms(3), verdict.RetryUnknown},       // refused in the middle of it
 		{0, 0, verdict.RetryUnknown},               // the kernel did not tell
+		// Whoever has sent nothing has not answered: this is the handshake's time.
+		{ms(5040), ms(5040), verdict.RetryUnknown},
 	} {
-		f := newFar(conn.OpenPassive).established(57).exchange(900, 200)
+		out := uint32(900)
+		if x.sent == ms(5040) {
+			out = 0
+		}
+		f := newFar(conn.OpenPassive).established(57).exchange(out, 200)
 		byProcess := func(e *event.Event) {
 			e.Context, e.Call, e.PID, e.TID, e.Comm = event.ContextProcess, event.CallClose, 812, 812, event.CommOf("nginx")
 		}

@@ -76,7 +76,9 @@ func (f *facts) retryHere(asker *facts) (Retry, string) {
 		return RetrySafe, name + " had read nothing of it"
 	}
 	_, sent, received, known := f.quiet()
-	answered := known && sent <= received
+	// The handshake counts as sent, too: who has sent no payload answered nothing.
+	out := f.bytes().Sent
+	answered := known && sent <= received && out != nil && *out > 0
 	switch {
 	case *unread > 0:
 		return RetryUnknown, fmt.Sprintf("%s had read the first %s of %d: whether the rest began another request, TCP cannot tell", name, plural(read), *got)
@@ -101,11 +103,13 @@ func (f *facts) retryAfar(cause Cause) (Retry, string) {
 		return RetryUnknown, "how much of it had reached " + far + " is not known"
 	}
 	e, fin := f.at(f.reset), f.at(f.peerFin)
+	in := f.bytes().Received // the handshake counts as received, too
+	answered := in != nil && *in > 0
 	if *l.Unacked+*l.Unsent > 0 {
 		// With nothing on its way when the FIN came, all that is not
 		// acknowledged was sent to an end that had closed.
 		if f.rst && fin != nil && before(f.peerFin, f.reset) && fin.SndUna == fin.WriteSeq && f.end().SndUna == fin.SndUna {
-			if fin.SinceReceived > 0 && fin.SinceReceived <= fin.SinceSent && fin.SinceSent >= pause {
+			if answered && fin.SinceReceived > 0 && fin.SinceReceived <= fin.SinceSent && fin.SinceSent >= pause {
 				return RetrySafe, far + " had answered and closed before it was sent, and refused it"
 			}
 			return RetryUnknown, fmt.Sprintf("the last %s met an end that had closed, and were not read; whether they are the whole request, TCP cannot tell", plural(*l.Unacked+*l.Unsent))
@@ -117,7 +121,7 @@ func (f *facts) retryAfar(cause Cause) (Retry, string) {
 		}
 		return RetryUnknown, fmt.Sprintf("%s did not acknowledge the last %s; it may have read them all the same", far, plural(*l.Unacked+*l.Unsent))
 	}
-	if e != nil && e.SinceReceived > 0 && e.SinceReceived < e.SinceSent {
+	if answered && e != nil && e.SinceReceived > 0 && e.SinceReceived < e.SinceSent {
 		return RetryUnsafe, far + " had answered since the last was sent"
 	}
 	return RetryUnknown, far + " had acknowledged everything; whether its application had read it cannot be seen from here"
