@@ -704,6 +704,11 @@ func (j *Joiner) learn(c *entry, e event.Event) {
 		c.Owner = c.Opener
 	case event.HookAccept:
 		c.Owner = j.actor(&e)
+	case event.HookSendActiveReset:
+		// Without the hooks on the calls it is all that tells who had it.
+		if c.Owner == nil && !c.listener {
+			c.Owner = j.actor(&e)
+		}
 	case event.HookShutdown, event.HookCloseEntry, event.HookClose, event.HookStreamError, event.HookFileClose:
 		if c.listener || e.State == event.Listen {
 			j.acts[e.Sock] = e
@@ -766,9 +771,9 @@ func (j *Joiner) state(c *entry, e event.Event) {
 		j.yield(c)
 		// Without tcp_time_wait, which may not be attached, or was skipped: a
 		// mini-socket that waits for the peer's FIN. Of a peer that lives here
-		// it can be told.
+		// it can be told. To an orphan no process does anything more.
 		if e.State == event.FinWait2 && e.Err == 0 && e.Has&event.HasSocket != 0 && e.SkFlags&event.SockDone == 0 &&
-			e.Context == event.ContextSoftirq && c.mini == 0 && c.peer != nil {
+			(e.Context == event.ContextSoftirq || e.SkFlags&event.SockDead != 0) && c.mini == 0 && c.peer != nil {
 			c.mini = event.FinWait2
 		}
 	}

@@ -182,16 +182,22 @@ func (st *story) proofsOf(which func(proof) bool) []int {
 
 func (st *story) lostKnown() bool {
 	for _, j := range st.ends {
-		if j != nil && (j.Verdict.Lost.Unread != nil || j.Verdict.Lost.Unsent != nil || j.Verdict.Lost.Unacked != nil) {
+		if j != nil && st.lostPart(j) {
 			return true
 		}
 	}
 	return false
 }
 
+// lostPart says whether anything is known of what was lost at an end.
+func (st *story) lostPart(j *Judged) bool {
+	l := j.Verdict.Lost
+	return l.Unread != nil || l.Unsent != nil || l.Unacked != nil
+}
+
 // lost is a line for each kind of loss at each end.
 func (st *story) lost(p pen) []string {
-	var lines, unknown []string
+	var lines, unknown, partly []string
 	for _, j := range st.ends {
 		if j == nil {
 			continue
@@ -208,11 +214,15 @@ func (st *story) lost(p pen) []string {
 			if part.n != nil && *part.n > 0 {
 				lines = append(lines, bytesText(*part.n)+": "+part.text)
 			}
+			if part.n == nil && st.lostPart(j) {
+				partly = append(partly, "not known: "+part.text)
+			}
 		}
-		if l.Unread == nil && l.Unsent == nil && l.Unacked == nil {
+		if !st.lostPart(j) {
 			unknown = append(unknown, name)
 		}
 	}
+	lines = append(lines, partly...)
 	if len(unknown) > 0 {
 		lines = append(lines, "not known at "+strings.Join(unknown, " and "))
 	}
@@ -230,8 +240,11 @@ func (st *story) saw(p pen) []string {
 			continue // nobody was there to see anything
 		}
 		text := "nothing"
-		if len(j.Verdict.AppSaw) > 0 {
+		switch {
+		case len(j.Verdict.AppSaw) > 0:
 			text = p.text(strings.Join(j.Verdict.AppSaw, ", "))
+		case j.Verdict.AppSaw == nil:
+			text = "not known"
 		}
 		if diedOfPipe(j.Conn) {
 			text += " (it died of it)"
@@ -242,7 +255,10 @@ func (st *story) saw(p pen) []string {
 		parts = append(parts, st.label(p, j)+": "+text)
 	}
 	slices.SortStableFunc(parts, func(a, b string) int {
-		return btoi(strings.HasSuffix(a, ": nothing")) - btoi(strings.HasSuffix(b, ": nothing"))
+		less := func(s string) int {
+			return btoi(strings.HasSuffix(s, ": nothing") || strings.HasSuffix(s, ": not known"))
+		}
+		return less(a) - less(b)
 	})
 	return parts
 }

@@ -289,6 +289,7 @@ func shortLost(e *entry, n int) (string, ink) {
 	}
 	var parts []string
 	var sum uint64
+	less := "" // what is known is not all
 	for _, p := range []struct {
 		n    *uint64
 		what string
@@ -297,12 +298,21 @@ func shortLost(e *entry, n int) (string, ink) {
 			parts = append(parts, shortNumber(*p.n)+" "+p.what)
 			sum += *p.n
 		}
+		if p.n == nil {
+			less = "?"
+		}
 	}
-	if parts == nil {
+	switch {
+	case parts == nil && less != "":
+		return less, dim
+	case parts == nil:
 		return "-", dim
+	}
+	if less != "" {
+		parts = append(parts, less)
 	}
 	if text := strings.Join(parts, ", "); width(text) <= n {
 		return text, plainInk
 	}
-	return shortNumber(sum), plainInk
+	return shortNumber(sum) + less, plainInk
 }

@@ -221,7 +221,7 @@ func closeDemo() (Judged, Judged) {
 	fin := &verdict.Goodbye{Act: verdict.ActClose, Actor: cc.Owner, At: at(414.025), Acked: true}
 	evidence := []verdict.Evidence{find(cc, event.HookSendReset, 0), find(sc, event.HookReset, 0), find(sc, event.HookStreamError, 0)}
 	a := Judged{Conn: cc, Scenario: "close", Verdict: verdict.Verdict{Class: verdict.Aborted, Cause: verdict.DataAfterClose,
-		Ender: verdict.LocalKernel, Act: verdict.ActClose, Actor: cc.Owner, Sentence: sentence, Advice: advice,
+		AppSaw: []string{}, Ender: verdict.LocalKernel, Act: verdict.ActClose, Actor: cc.Owner, Sentence: sentence, Advice: advice,
 		Confidence: verdict.Certain, Lost: verdict.Lost{Unread: u64(0), Unsent: u64(0), Unacked: u64(0)},
 		Bytes: verdict.Bytes{Sent: u64(10), Acked: u64(10), Received: u64(0)}, LocalFin: fin, Evidence: evidence}}
 	b := Judged{Conn: sc, Scenario: "close", Verdict: verdict.Verdict{Class: verdict.Aborted, Cause: verdict.DataAfterClose,
@@ -330,7 +330,7 @@ func listenerClose() (Judged, Judged) {
 		Ender: verdict.PeerProcess, Act: verdict.ActListener, Actor: actor, Sentence: sentence, AppSaw: []string{"ECONNRESET"},
 		Confidence: verdict.Certain, Lost: zero, Evidence: []verdict.Evidence{find(sc, event.HookChildForget, 0), find(cc, event.HookReset, 0)}}}
 	b := Judged{Conn: sc, Scenario: "listener-close", Verdict: verdict.Verdict{Class: verdict.Aborted, Cause: verdict.ListenerClosed,
-		Ender: verdict.LocalProcess, Act: verdict.ActListener, Actor: actor, Sentence: sentence,
+		AppSaw: []string{}, Ender: verdict.LocalProcess, Act: verdict.ActListener, Actor: actor, Sentence: sentence,
 		Advice: "accept what is queued, then close the listener", Confidence: verdict.Certain, Lost: zero}}
 	return a, b
 }
@@ -354,7 +354,7 @@ func hostile() Judged {
 	n.c.Owner.Exe, n.c.Owner.Container = "/tmp/a\x1b]0;pwned\x07b", "evil\r\nX"
 	c := n.done()
 	return Judged{Conn: c, Verdict: verdict.Verdict{Class: verdict.Aborted, Cause: verdict.CloseUnread,
-		Ender: verdict.LocalProcess, Act: verdict.ActClose, Actor: n.c.Owner,
+		AppSaw: []string{}, Ender: verdict.LocalProcess, Act: verdict.ActClose, Actor: n.c.Owner,
 		Sentence: n.task.comm + " closed with 100 bytes unread,\nso its kernel sent RST instead of FIN.",
 		Advice:   "read to the end before close(2)", Confidence: verdict.Likely, Missing: []string{"tcp_abort", "tcp_disconnect"},
 		Lost:     verdict.Lost{Unread: u64(100), Unsent: u64(472), Unacked: nil},

@@ -62,7 +62,7 @@ type VerdictRecord struct {
 	Actor      *ActorRecord `json:"actor"`
 	Sentence   string       `json:"sentence"`
 	Advice     *string      `json:"advice"`
-	AppSaw     []string     `json:"app_saw"`
+	AppSaw     []string     `json:"app_saw"` // nil: not known
 	Harmless   bool         `json:"harmless"`
 	Confidence string       `json:"confidence"`
 	Missing    []string     `json:"missing"`
@@ -210,7 +210,7 @@ func newRecord(j Judged, clock Clock, events bool) *Record {
 		Verdict: VerdictRecord{
 			Class: string(v.Class), Cause: string(v.Cause), Ender: known(string(v.Ender)),
 			Act: known(string(v.Act)), Sentence: v.Sentence, Advice: known(v.Advice),
-			AppSaw: list(v.AppSaw), Harmless: v.Harmless, Confidence: string(v.Confidence),
+			AppSaw: v.AppSaw, Harmless: v.Harmless, Confidence: string(v.Confidence),
 			Missing: list(v.Missing), Signal: known(signalName(v.Signal)),
 			Retry: known(string(v.Retry)), RetryWhy: known(v.RetryWhy), Probe: v.Probe,
 		},

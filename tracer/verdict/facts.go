@@ -427,7 +427,7 @@ func (f *facts) bytes() Bytes {
 	return b
 }
 
-// appSaw is what this end's process was told, in order.
+// appSaw is what this end's process was told, in order; nil: that is not known.
 //
 // recv(2) is told exactly where the tcp_recvmsg hook is attached. Elsewhere the
 // end of input shows in copied_seq, which passes the FIN when it is read
@@ -485,7 +485,25 @@ func (f *facts) appSaw(s Scope) []string {
 			pending = 0
 		}
 	}
+	// Of nothing it is certain where each call was watched, or where there was
+	// nothing to tell: no FIN, no reset, no error.
+	if saw == nil && (exact && s.has(event.HookStreamError) || f.untold()) {
+		saw = []string{}
+	}
 	return saw
+}
+
+// untold says whether nothing came, and no timer ran out, that the process could
+// have been told of: once it has closed, nobody tells it anything.
+func (f *facts) untold() bool {
+	for _, i := range []int{f.peerFin, f.reset, f.closed} {
+		switch e := f.at(i); {
+		case e == nil, e.Has&event.HasSocket != 0 && (e.SkFlags&event.SockDead != 0 || i == f.closed && i != f.peerFin && e.Err == 0):
+		default:
+			return false
+		}
+	}
+	return true
 }
 
 // act reads from an event what the task on the CPU was doing to the socket.

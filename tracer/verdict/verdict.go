@@ -151,7 +151,7 @@ type Verdict struct {
 	Actor      *conn.Process // who did the act; nil: nobody, or not known
 	Sentence   string        // who, how, why; full sentences
 	Advice     string        // what to do; "" nothing
-	AppSaw     []string      // what this end's process was told: EOF, ECONNRESET, EPIPE, SIGPIPE, …
+	AppSaw     []string      // what this end's process was told: EOF, ECONNRESET, EPIPE, SIGPIPE, …; nil: not known
 	Harmless   bool          // a RST after a complete exchange
 	Confidence Confidence
 	Missing    []string // hooks, by their kernel names, whose absence lowers the confidence
