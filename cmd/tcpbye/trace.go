@@ -204,13 +204,21 @@ func (t *tracing) run(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	var s *shower
+	asked := *choice
 	config := func(meta record.Meta) (session.Config, error) {
+		*choice = asked // a run in a recording may have chosen more
 		var err error
 		if s, err = t.output.open(meta, nil, t.sink); err != nil {
 			return session.Config{}, err
 		}
 		show := s.show(meta.Scenario)
 		c := session.Config{Record: s.record, Count: t.count}
+		// What a command's run showed its recording shows again.
+		c.Chosen = func(r record.Choice) {
+			if t.read != nil && len(asked.PIDs) == 0 {
+				choice.PIDs, choice.Follow = []uint32{r.Command}, true
+			}
+		}
 		c.Keep = func(c *conn.Connection, v verdict.Verdict) bool {
 			if !choice.Match(c, v) {
 				return false
@@ -301,6 +309,9 @@ func (t *tracing) live(ctx context.Context, args []string, choice *filter.Filter
 		c.Witness = witness
 		c.Seeds = func() ([]conn.Seed, error) { return session.Existing(witness) }
 		c.Started = func() error { return t.started(command, choice, stop) }
+		if command != nil {
+			c.Command = command.PID
+		}
 		pulse := c.Pulse
 		c.Pulse = func(s *session.Session) error {
 			if pulse != nil {

@@ -29,6 +29,7 @@ const (
 	kindProcess = 'P'
 	kindSeed    = 'S'
 	kindTick    = 'T'
+	kindChoice  = 'C'
 )
 
 // Meta is what a run was like: it stands before its events.
@@ -138,6 +139,17 @@ func (w *Writer) Seed(s Seed) error {
 	return w.err
 }
 
+// Choice says what a run was about, where its command line alone does not say it.
+type Choice struct {
+	Command uint32 `json:"command"` // PID of the command that was run and followed
+}
+
+// Choice records it. It stands before the events.
+func (w *Writer) Choice(c Choice) error {
+	w.json(kindChoice, c)
+	return w.err
+}
+
 // Tick records that no older event will come.
 func (w *Writer) Tick(t Tick) error {
 	w.json(kindTick, t)
@@ -208,6 +220,7 @@ type Handler struct {
 	Process func(Process) error
 	Seed    func(Seed) error
 	Tick    func(Tick) error
+	Choice  func(Choice) error
 }
 
 // Read reads a recording to its end. A cut or damaged tail comes back as a
@@ -299,6 +312,8 @@ func (h Handler) deliver(kind byte, body []byte, offset int64) error {
 		return unmarshal(body, offset, h.Seed)
 	case kindTick:
 		return unmarshal(body, offset, h.Tick)
+	case kindChoice:
+		return unmarshal(body, offset, h.Choice)
 	}
 	return nil // a kind of a later version
 }

@@ -36,6 +36,7 @@ func full(t testing.TB, seed uint64) event.Event {
 	e.Local = netip.MustParseAddrPort("127.0.0.1:1")
 	e.Remote = netip.MustParseAddrPort("[2001:db8::1]:65535")
 	e.Segment = event.Segment{Seq: 1, Ack: 2, Len: 3, Flags: event.RST, TTL: 5, IPID: 6, Window: 7}
+	e.Timestamps = event.Timestamps{Agreed: true, Carried: true, Value: 1, Recent: 2, Age: 3 * time.Second}
 	return e
 }
 

@@ -133,6 +133,9 @@ func (r *Rotator) Process(p Process) error { return r.w.Process(p) }
 // Seed records a connection that was there when the run began.
 func (r *Rotator) Seed(s Seed) error { return r.w.Seed(s) }
 
+// Choice records what the run is about.
+func (r *Rotator) Choice(c Choice) error { return r.w.Choice(c) }
+
 // Tick records that no older event will come.
 func (r *Rotator) Tick(t Tick) error { return r.w.Tick(t) }
 

@@ -486,7 +486,6 @@ func TestSchemaRefuses(t *testing.T) {
 		{"closed", []string{"verdict"}, "signal", "SIGKILL"},
 		{"closed", []string{"verdict"}, "sentence", ""},
 		{"closed", []string{"verdict"}, "advice", ""},
-		{"closed", []string{"verdict"}, "app_saw", nil},
 		{"closed", []string{"verdict"}, "app_saw", []any{"EOF", "EOF"}},
 		{"closed", []string{"verdict"}, "app_saw", []any{"reset"}},
 		{"closed", []string{"verdict"}, "harmless", true}, // with advice

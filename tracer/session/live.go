@@ -80,7 +80,14 @@ func (s *Session) begin() error {
 		}
 	}
 	if s.cfg.Started != nil {
-		return s.cfg.Started()
+		if err := s.cfg.Started(); err != nil {
+			return err
+		}
+	}
+	if s.cfg.Command != nil {
+		if pid := s.cfg.Command(); pid != 0 {
+			return s.Choose(record.Choice{Command: pid})
+		}
 	}
 	return nil
 }
@@ -316,6 +323,12 @@ func Replay(r io.Reader, prepare func(record.Meta) (Config, error)) (Counts, err
 				return p.s.Hold(seedOf(r))
 			}
 			return p.s.Seed(seedOf(r))
+		},
+		Choice: func(c record.Choice) error {
+			if p.s == nil || p.goesOn {
+				return nil
+			}
+			return p.s.Choose(c)
 		},
 		Tick: func(t record.Tick) error {
 			if p.s == nil {

@@ -18,6 +18,7 @@ type Recorder interface {
 	Process(record.Process) error
 	Seed(record.Seed) error
 	Tick(record.Tick) error
+	Choice(record.Choice) error
 	Flush() error
 	Close(record.End) error
 }
@@ -42,6 +43,8 @@ type Config struct {
 	Count uint64
 	// Record gets everything; nil: nothing is recorded.
 	Record Recorder
+	// Chosen is told what a replayed run was about; nil: nobody asks.
+	Chosen func(record.Choice)
 
 	// The rest is for live runs.
 
@@ -53,6 +56,9 @@ type Config struct {
 	Seeds func() ([]conn.Seed, error)
 	// Started is called when everything is attached and the seeds are known.
 	Started func() error
+	// Command says which process was run and is followed, once Started has been
+	// called; 0, or nil: none.
+	Command func() uint32
 	// Pulse is called twenty times a second, more or less; ErrEnough ends the
 	// run.
 	Pulse func(*Session) error
@@ -91,6 +97,8 @@ type Session struct {
 	people *people
 	counts Counts
 	err    error // the first that showing gave
+
+	choice record.Choice // zero: none
 
 	newest, advanced time.Duration // of the events
 	ticked, written  time.Duration // the last tick, and the last that was recorded
@@ -151,6 +159,17 @@ func (s *Session) Process(p record.Process) error {
 	s.people.learn(p)
 	if s.cfg.Record != nil {
 		return s.cfg.Record.Process(p)
+	}
+	return nil
+}
+
+// Choose takes what the run is about, before any event.
+func (s *Session) Choose(c record.Choice) error {
+	if s.choice = c; s.cfg.Chosen != nil {
+		s.cfg.Chosen(c)
+	}
+	if s.cfg.Record != nil {
+		return s.cfg.Record.Choice(c)
 	}
 	return nil
 }
@@ -367,6 +386,11 @@ func (p *pairs[T]) put(c *conn.Connection, v T) bool {
 // preamble repeats, for a part of a recording that is read alone, what the parts
 // before told of processes and of connections that are still open.
 func (s *Session) preamble(w *record.Writer) error {
+	if s.choice != (record.Choice{}) {
+		if err := w.Choice(s.choice); err != nil {
+			return err
+		}
+	}
 	err := s.people.each(func(p record.Process) error {
 		p.Again = true
 		return w.Process(p)
