@@ -4,6 +4,8 @@ import (
 	"slices"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/event"
 )
@@ -202,12 +204,29 @@ func (v *Verdict) fill(r *Rule, x *finding, a, b *facts, mine bool, s Scope) {
 		v.Sentence = r.sentence(&telling{v: v, x: x, a: a, b: b, mine: mine})
 	}
 	v.Advice = r.Advice
+	if v.Act == ActKilled && r.Advice != "" {
+		v.Advice = killedAdvice(v.Signal)
+	}
 	if v.Probe {
 		v.Sentence += " It had been opened just before, and not a byte went either way: a health check or a scan."
 	}
 	if x.harmless || v.Probe {
 		v.Advice = ""
 	}
+}
+
+// killedAdvice is what to do about a process that was killed: it could not have
+// closed in another way.
+func killedAdvice(signal int) string {
+	switch unix.Signal(signal) {
+	case unix.SIGSEGV, unix.SIGBUS, unix.SIGILL, unix.SIGFPE, unix.SIGABRT, unix.SIGTRAP, unix.SIGSYS:
+		return "It crashed: its log and its core dump (coredumpctl) say why."
+	case unix.SIGPIPE:
+		return "It wrote to a connection that takes nothing any more and had not asked to be spared: ignore SIGPIPE, or send with MSG_NOSIGNAL, and look at the error (EPIPE)."
+	case unix.SIGKILL:
+		return "Find out who sent SIGKILL: the kernel out of memory (journalctl -k), or a supervisor whose patience with SIGTERM was at its end."
+	}
+	return "Find out who sent " + signalName(signal) + ". A program that is stopped in this way can catch the signal, finish what it has begun, and close then."
 }
 
 // life fills in when in the connection's life it ended, and what that means for

@@ -278,3 +278,29 @@ func TestWithoutAHook(t *testing.T) {
 		}
 	}
 }
+
+// TestKilledAdvice: who was killed is told about the signal, not how to close.
+func TestKilledAdvice(t *testing.T) {
+	seen := map[string]bool{}
+	for _, path := range recordings(t) {
+		for _, r := range readRuns(t, path) {
+			j := conn.New(conn.Options{Hold: true})
+			for _, e := range r.events {
+				j.Add(e)
+			}
+			for _, c := range j.Flush() {
+				v := verdict.Judge(c, verdict.Scope{Missing: r.missing})
+				if v.Act != verdict.ActKilled || v.Advice == "" {
+					continue
+				}
+				seen[r.scenario] = true
+				if strings.Contains(v.Advice, "close(2)") || !strings.Contains(v.Advice, "SIG") && !strings.Contains(v.Advice, "crashed") {
+					t.Errorf("%s, %s: killed by signal %d: %s", path, r.scenario, v.Signal, v.Advice)
+				}
+			}
+		}
+	}
+	if len(seen) == 0 {
+		t.Error("nobody is killed in the recordings, or that is no reason to say anything")
+	}
+}
