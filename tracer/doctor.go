@@ -209,7 +209,7 @@ func (x *Examination) environment(p *programs) {
 			rung Rung
 			yes  string
 		}{
-			{RungFentry, "works" + p.kernel.fentryPlace()},
+			{RungFentry, "works" + map[bool]string{true: ", preferred", false: "; kprobes come first: it can hang here (Tasks RCU)"}[p.kernel.fentryFirst]},
 			{RungKprobe, "work"},
 		} {
 			name := map[Rung]string{RungFentry: "fentry", RungKprobe: "kprobes"}[r.rung]

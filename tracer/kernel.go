@@ -14,7 +14,6 @@ import (
 	"github.com/cilium/ebpf/asm"
 	"github.com/cilium/ebpf/btf"
 	"github.com/cilium/ebpf/features"
-	"golang.org/x/sys/unix"
 
 	"github.com/tcpbye/tcpbye/bpf"
 	"github.com/tcpbye/tcpbye/tracer/enrich"
@@ -48,7 +47,6 @@ type kernel struct {
 	pidns enrich.PIDNamespace // which the events' PIDs are of
 
 	fentryFirst bool // fentry is safe, and so the better one
-	preempts    bool // it preempts tasks in the kernel, or may
 }
 
 func readKernel() (*kernel, error) {
@@ -65,9 +63,6 @@ func readKernel() (*kernel, error) {
 	k.tpReasonArg = position(k.tracepoint("tcp_send_reset"), "sk_rst_reason")
 	k.sendResetRecord = k.has("trace_event_raw_tcp_send_reset")
 	k.fentryFirst = k.fentrySafe()
-	if k.preempts, err = kernelPreempts(); err != nil {
-		return nil, err
-	}
 	if err := k.findPreemptCount(); err != nil {
 		return nil, err
 	}
@@ -81,53 +76,10 @@ func readKernel() (*kernel, error) {
 	return k, nil
 }
 
-// kernelPreempts says whether this kernel preempts tasks in the kernel.
-func kernelPreempts() (bool, error) {
-	var u unix.Utsname
-	if err := unix.Uname(&u); err != nil {
-		return false, fmt.Errorf("read the kernel's version: %w", err)
-	}
-	// Both may be out of reach: debugfs is for root, where it is mounted.
-	mode, _ := os.ReadFile("/sys/kernel/debug/sched/preempt")
-	line, _ := os.ReadFile("/proc/cmdline")
-	return preempts(unix.ByteSliceToString(u.Version[:]), string(mode), string(line)), nil
-}
-
-// preempts reads it from the kernel's version (uname -v), from the mode of a
-// kernel that can change it, and from its command line (preempt=, sched_dynamic_mode,
-// kernel/sched/core.c). Where none of them says it, it may.
-func preempts(version, mode, cmdline string) bool {
-	switch {
-	case !strings.Contains(version, "PREEMPT"):
-		return false
-	case !strings.Contains(version, "PREEMPT_DYNAMIC"):
-		return true
-	}
-	_, now, _ := strings.Cut(mode, "(") // none voluntary (full) lazy
-	now, _, _ = strings.Cut(now, ")")
-	for _, word := range strings.Fields(cmdline) {
-		if value, ok := strings.CutPrefix(word, "preempt="); ok && now == "" {
-			now = value
-		}
-	}
-	return now != "none" && now != "voluntary"
-}
-
 // helper tries a helper from a raw tracepoint program, which every kernel
 // that tcpbye runs on accepts, kprobes or not.
 func helper(fn asm.BuiltinFunc) bool {
 	return features.HaveProgramHelper(ebpf.RawTracepoint, fn) == nil
-}
-
-// fentryPlace says where on the ladder fentry is here, and why.
-func (k *kernel) fentryPlace() string {
-	switch {
-	case !k.fentryFirst:
-		return "; kprobes come first: it can hang here (Tasks RCU)"
-	case k.preempts:
-		return "; kprobes come first: this kernel preempts its tasks, and skips a program that a preempted one is in"
-	}
-	return ", preferred"
 }
 
 func (k *kernel) params(function string) []btf.FuncParam {

@@ -101,38 +101,7 @@ var endingCalls = []string{"close", "close_range", "dup2", "dup3", "shutdown", "
 // A function is traced by fentry where that is safe, since it costs least, else
 // by a kprobe. Where a tracepoint says the same as a function, it comes first:
 // it is there by agreement, the function by chance.
-//
-// On a kernel that preempts tasks in the kernel kprobes come before both. A task
-// can be preempted there while it is in a program of fentry or of a typed
-// tracepoint, and until it goes on the kernel runs that program for nobody else
-// on that CPU (__bpf_prog_enter_recur, __bpf_trace_run): of 500 processes that
-// closed at once on an emulated machine, a tenth of the events were skipped, and
-// none by kprobes, whose programs nothing preempts. A function's return is
-// another matter: there a kprobe has a fixed number of places, and a hundred
-// workers that wait in accept(2) are too many.
 func hooks(k *kernel) []hook {
-	list := ladder(k)
-	if !k.preempts {
-		return list
-	}
-	for i := range list {
-		if h := list[i].hook; h == event.HookAccept || h == event.HookReceive {
-			continue
-		}
-		slices.SortStableFunc(list[i].ways, func(a, b way) int {
-			if p := a[0].rung == RungKprobe; p != (b[0].rung == RungKprobe) {
-				if p {
-					return -1
-				}
-				return 1
-			}
-			return 0
-		})
-	}
-	return list
-}
-
-func ladder(k *kernel) []hook {
 	// call is the two ways to trace a function, in the order for this kernel.
 	call := func(entry, probe way) []way {
 		if k.fentryFirst {

@@ -10,10 +10,9 @@ import (
 
 // kernels are the shapes of kernels that change the ladder.
 var kernels = map[string]*kernel{
-	"old":      {probeRead: true},
-	"new":      {taskBTF: true, taskRegs: true, sockFromFile: true, resetHasSegment: true, sendResetRecord: true, fentryFirst: true, probeRead: true},
-	"preempts": {taskBTF: true, taskRegs: true, sockFromFile: true, resetHasSegment: true, sendResetRecord: true, fentryFirst: true, preempts: true, probeRead: true},
-	"kprobe":   {taskBTF: true, taskRegs: true, sockFromFile: true, resetHasSegment: true, probeRead: true},
+	"old":    {probeRead: true},
+	"new":    {taskBTF: true, taskRegs: true, sockFromFile: true, resetHasSegment: true, sendResetRecord: true, fentryFirst: true, probeRead: true},
+	"kprobe": {taskBTF: true, taskRegs: true, sockFromFile: true, resetHasSegment: true, probeRead: true},
 }
 
 func TestEveryHookIsOnTheLadder(t *testing.T) {
@@ -69,40 +68,12 @@ func TestFentryComesFirstOnlyWhereItIsSafe(t *testing.T) {
 			if f < 0 || p < 0 {
 				continue
 			}
-			atReturn := h.hook == event.HookAccept || h.hook == event.HookReceive
-			if (f < p) != (k.fentryFirst && (!k.preempts || atReturn)) {
+			if (f < p) != k.fentryFirst {
 				t.Errorf("%s: %v: fentry is way %d, kprobe way %d", name, h.hook, f, p)
 			}
 			if c := of(RungClassic); c >= 0 && c != len(h.ways)-1 {
 				t.Errorf("%s: %v: a classic tracepoint is not the last way", name, h.hook)
 			}
-		}
-	}
-}
-
-// TestKprobesComeFirstWhereTheKernelPreempts: before tracepoints, too.
-func TestKprobesComeFirstWhereTheKernelPreempts(t *testing.T) {
-	for _, h := range hooks(kernels["preempts"]) {
-		of := func(r Rung) int { return slices.IndexFunc(h.ways, func(w way) bool { return w[0].rung == r }) }
-		if p := of(RungKprobe); p > 0 && h.hook != event.HookAccept && h.hook != event.HookReceive {
-			t.Errorf("%v: kprobe is way %d", h.hook, p)
-		}
-	}
-	for _, c := range []struct {
-		version, mode, cmdline string
-		want                   bool
-	}{
-		{"#1 SMP Debian 5.10.262-1 (2026-08-01)", "", "", false},
-		{"#1 SMP PREEMPT_DYNAMIC Debian 7.2.13-1 (2026-10-28)", "full (lazy)\n", "quiet", true},
-		{"#1 SMP PREEMPT_DYNAMIC Debian 6.12.118-1 (2026-10-28)", "none (voluntary) full\n", "quiet", false},
-		{"#1 SMP PREEMPT_DYNAMIC Debian 6.12.118-1 (2026-10-28)", "", "quiet preempt=none", false},
-		{"#1 SMP PREEMPT_DYNAMIC Debian 6.12.118-1 (2026-10-28)", "none voluntary (full)\n", "preempt=none", true},
-		{"#1 SMP PREEMPT_DYNAMIC Debian 6.12.118-1 (2026-10-28)", "", "quiet", true},
-		{"#1 SMP PREEMPT_RT Debian 6.12.118-1 (2026-10-28)", "", "", true},
-		{"#1 SMP PREEMPT", "", "", true},
-	} {
-		if got := preempts(c.version, c.mode, c.cmdline); got != c.want {
-			t.Errorf("%q, %q, %q: preempts %v", c.version, c.mode, c.cmdline, got)
 		}
 	}
 }
