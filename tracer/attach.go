@@ -36,6 +36,7 @@ type programs struct {
 	specs  map[object]*ebpf.CollectionSpec
 	maps   map[string]*ebpf.Map
 	links  []io.Closer
+	unrun  uint64 // what missed said last
 	loaded []*ebpf.Program
 
 	tracefs *tracefs // once it is needed
@@ -86,12 +87,50 @@ func (p *programs) close() error {
 }
 
 func (p *programs) detach() error {
-	var err error
+	_, err := p.missed() // for the last time
 	for _, l := range p.links {
 		err = errors.Join(err, l.Close())
 	}
 	p.links = nil
 	return err
+}
+
+// missed is how often kprobes were hit and ran nothing, until they were detached.
+func (p *programs) missed() (uint64, error) {
+	if len(p.links) == 0 {
+		return p.unrun, nil
+	}
+	var all uint64
+	for _, l := range p.links {
+		n, err := missed(l)
+		if err != nil {
+			return p.unrun, err
+		}
+		all += n
+	}
+	p.unrun = all
+	return all, nil
+}
+
+// missed is how often a kprobe was hit inside another and ran nothing, so that its
+// program knows nothing of it; a kretprobe also counts calls for which it had no
+// place. Before 6.7 the kernel does not say (bpf_perf_link_fill_kprobe).
+func missed(l io.Closer) (uint64, error) {
+	x, ok := l.(link.Link)
+	if !ok {
+		return 0, nil
+	}
+	info, err := x.Info()
+	if errors.Is(err, ebpf.ErrNotSupported) {
+		return 0, nil // before 5.15 it is no link to the kernel
+	}
+	if err != nil {
+		return 0, err
+	}
+	if p := info.PerfEvent(); p != nil && p.Kprobe() != nil {
+		return p.Kprobe().Missed, nil
+	}
+	return 0, nil
 }
 
 // newPrograms reads the objects and creates the maps that all programs share.

@@ -4,12 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"time"
 
 	"github.com/cilium/ebpf"
-	"github.com/cilium/ebpf/link"
 	"github.com/cilium/ebpf/ringbuf"
 	"golang.org/x/sys/unix"
 
@@ -193,35 +191,12 @@ func (t *Tracer) Stats() (Stats, error) {
 		}
 		s.Skipped += st.RecursionMisses
 	}
-	for _, l := range t.programs.links {
-		n, err := missed(l)
-		if err != nil {
-			return s, fmt.Errorf("read how often a kprobe was skipped: %w", err)
-		}
-		s.Skipped += n
-	}
-	return s, nil
-}
-
-// missed is how often a kprobe was hit inside another and ran nothing, so that its
-// program knows nothing of it; a kretprobe also counts calls for which it had no
-// place. Before 6.7 the kernel does not say (bpf_perf_link_fill_kprobe).
-func missed(l io.Closer) (uint64, error) {
-	x, ok := l.(link.Link)
-	if !ok {
-		return 0, nil
-	}
-	info, err := x.Info()
-	if errors.Is(err, ebpf.ErrNotSupported) {
-		return 0, nil // before 5.15 it is no link to the kernel
-	}
+	n, err := t.programs.missed()
 	if err != nil {
-		return 0, err
+		return s, fmt.Errorf("read how often a kprobe was skipped: %w", err)
 	}
-	if p := info.PerfEvent(); p != nil && p.Kprobe() != nil {
-		return p.Kprobe().Missed, nil
-	}
-	return 0, nil
+	s.Skipped += n
+	return s, nil
 }
 
 // Close detaches and frees everything.
