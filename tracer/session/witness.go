@@ -2,6 +2,7 @@ package session
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"time"
 
@@ -71,7 +72,7 @@ func NewWitness(o WitnessOptions) (w *Witness, warnings []error) {
 		w.symbols = enrich.NewSymbols(o.Procfs, maxModules)
 	}
 	if w.tree, err = lineage.Open(o.Procfs, here.Initial); err != nil && o.Lineage {
-		warnings = append(warnings, errors.Join(errors.New("children whose parents are gone may be missed"), err))
+		warnings = append(warnings, fmt.Errorf("children whose parents are gone may be missed: %w", err))
 	}
 	return w, warnings
 }

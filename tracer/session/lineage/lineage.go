@@ -66,7 +66,7 @@ func Open(procfs string, initial bool) (*Tree, error) {
 	t := newTree(procfs)
 	t.mapped, _ = openMapped() // without it what is executed for a moment only may be missed
 	if !initial {
-		return t, errors.New("listen for forks: the kernel tells of them in the host's PID namespace only")
+		return t, errors.New("the kernel tells of forks in the host's PID namespace only")
 	}
 	fd, err := unix.Socket(unix.AF_NETLINK, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, unix.NETLINK_CONNECTOR)
 	if err != nil {
