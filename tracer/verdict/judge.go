@@ -177,6 +177,9 @@ func (v *Verdict) fill(r *Rule, x *finding, a, b *facts, mine bool, s Scope) {
 	if x.likely || self.c.Lossy || other != nil && other.c.Lossy {
 		v.Confidence = Likely
 	}
+	if a.gap(b, r.Cause, s) || b != nil && b.gap(a, r.Cause, s) {
+		v.Confidence = Likely
+	}
 	for _, h := range x.needs {
 		if !s.has(h) {
 			v.Confidence = Likely

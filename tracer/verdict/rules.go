@@ -567,9 +567,9 @@ func finWait2Timeout(a, b *facts, s Scope) *finding {
 	// operator (tcp_timewait_state_process, inet_twsk_purge).
 	if a.miniEnd != none && event.State(a.at(a.miniEnd).Arg) == event.FinWait2 && a.mini == none &&
 		(a.timeWait == none || a.at(a.miniEnd).Time-a.at(a.timeWait).Time >= time.Second/2) {
-		// The peer was reset, and for what cannot be seen: it may have sent more,
+		// The peer was reset, and by what was not seen: it may have sent more,
 		// before the time was over or after.
-		if b != nil && b.rst && !s.all(event.HookSendReset) {
+		if b != nil && b.rst {
 			return nil
 		}
 		return &finding{by: byKernel, a: []int{a.release, a.miniEnd}, needs: []event.Hook{event.HookReset}, needsAll: []event.Hook{event.HookSendReset}}
