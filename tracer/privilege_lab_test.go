@@ -129,6 +129,15 @@ func TestPrivileges(t *testing.T) {
 	full := []Capability{unix.CAP_BPF, unix.CAP_PERFMON}
 	if countsLockedMemory() {
 		full = append(full, unix.CAP_SYS_RESOURCE)
+		// A test before may have raised the limit that children inherit.
+		var limit unix.Rlimit
+		if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Setrlimit(unix.RLIMIT_MEMLOCK, &unix.Rlimit{Cur: 64 << 10, Max: 64 << 10}); err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Setrlimit(unix.RLIMIT_MEMLOCK, &limit)
 		out, err := as(t, full[:2]...)
 		if err == nil || !strings.Contains(out, "CAP_SYS_RESOURCE is missing") || !strings.Contains(out, "cap_sys_resource+ep") {
 			t.Errorf("without CAP_SYS_RESOURCE: %v, %s", err, out)

@@ -81,21 +81,32 @@ func TestTraceInContainer(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute) // or it would wait for a tcpbye that is never ready
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "unshare", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "sh", "-c", `
-		mkfifo "$3/ready"
+		mkfifo "$3/ready" "$3/over"
 		"$0" trace -o json --port "$4" --ready-file "$3/ready" > "$3/out" 2> "$3/err" &
-		read -r ready < "$3/ready" && "$1" -test.run=^$ && kill -TERM $! && wait $!`,
+		read -r ready < "$3/ready" && "$1" -test.run=^$ && read -r over < "$3/over" && kill -TERM $! && wait $!`,
 		path, self, "", dir, fmt.Sprint(l.Addr().(*net.TCPAddr).Port))
 	cmd.Env = append(os.Environ(), callerEnv+"="+l.Addr().String())
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	err = cmd.Run()
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err = <-served:
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	if err != nil {
+		t.Error(err)
+		cancel()
+	} else if err := os.WriteFile(filepath.Join(dir, "over"), []byte("over\n"), 0); err != nil { // once both ends have closed
+		t.Error(err)
+	}
+	err = cmd.Wait()
 	said, _ := os.ReadFile(filepath.Join(dir, "err"))
 	var exit *exec.ExitError
 	if err != nil && (!errors.As(err, &exit) || exit.ExitCode() != exitDegraded) {
 		t.Fatalf("%v: %s%s", err, &stderr, said)
-	}
-	if err := <-served; err != nil {
-		t.Fatal(err)
 	}
 	if err := l.Close(); err != nil {
 		t.Fatal(err)

@@ -68,6 +68,7 @@ func (o *Outcome) checkRST(x *End, e *event.Event) []error {
 	if t.Carried != found.Timestamped || t.Value != found.TSVal {
 		bad("the RST's timestamp is %d (%v), on the wire %d (%v)", t.Value, t.Carried, found.TSVal, found.Timestamped)
 	}
+	slices.Reverse(values)
 	i := slices.IndexFunc(values, func(s Segment) bool { return s.TSVal == t.Recent })
 	if i < 0 {
 		bad("the last timestamp before the RST is %d, and on the wire: %v", t.Recent, values)
@@ -79,8 +80,8 @@ func (o *Outcome) checkRST(x *End, e *event.Event) []error {
 
 // stamps says whether both SYNs have timestamps, and which segments of the peer's
 // may have left the last one before a moment: one counts if it begins where this
-// end had acknowledged everything before (tcp_replace_ts_recent). The last two,
-// as a segment may still have been on its way.
+// end had acknowledged everything before (tcp_replace_ts_recent). Not every one
+// arrives: some stories lose segments on the way.
 func (o *Outcome) stamps(x *End, until time.Duration) (agreed bool, last []Segment) {
 	var acked uint32
 	syn, answer := false, false
@@ -100,45 +101,46 @@ func (o *Outcome) stamps(x *End, until time.Duration) (agreed bool, last []Segme
 			last = append(last, s)
 		}
 	}
-	return syn && answer, last[max(0, len(last)-2):]
+	return syn && answer, last
 }
 
 // checkSilence holds how long ago payload was last sent and received, as an
 // event says it, against the capture. The kernel counts jiffies, of at most 10
 // ms; a segment that waits for a process that has the socket counts later.
+//
+// What came in came after it was sent first, and not long after it was sent last:
+// some stories lose segments, or hold them up on the way.
 func (o *Outcome) checkSilence(x *End, e *event.Event) error {
-	const near = 40 * time.Millisecond
+	const near, underway = 40 * time.Millisecond, time.Second
 	if e.Has&event.HasTCP == 0 || o.shared(x) {
 		return nil
 	}
-	// When payload went; what comes twice counts once, when it came first.
-	var sent, received []time.Duration
+	var sent []time.Duration
+	var first, last time.Duration // of what came in last
 	var end uint32
 	for _, s := range o.Segments {
+		in := s.Src == x.Remote && s.Dst == x.Local && int32(s.Seq+uint32(s.Len)-e.RcvNxt) <= 0
 		switch {
 		case s.Len == 0 || s.Time > e.Time+jitter:
 		case s.Src == x.Local && s.Dst == x.Remote && s.NetNS == x.NetNS:
 			sent = append(sent, s.Time)
-		case s.Src == x.Remote && s.Dst == x.Local && int32(s.Seq+uint32(s.Len)-e.RcvNxt) <= 0 &&
-			(len(received) == 0 || int32(s.Seq+uint32(s.Len)-end) > 0):
-			received, end = append(received, s.Time), s.Seq+uint32(s.Len)
+		case in && (first == 0 || int32(s.Seq+uint32(s.Len)-end) > 0):
+			first, last, end = s.Time, s.Time, s.Seq+uint32(s.Len)
+		case in && s.Seq+uint32(s.Len) == end:
+			last = s.Time
 		}
 	}
-	for _, c := range []struct {
-		what string
-		at   []time.Duration
-		said time.Duration
-	}{{"sent", sent, e.SinceSent}, {"received", received, e.SinceReceived}} {
-		// The last but one where the last is as young as the clocks differ.
-		if n := len(c.at); n > 1 && e.Time-c.at[n-1] < jitter && c.said > near {
-			c.at = c.at[:n-1]
+	// The last but one where the last is as young as the clocks differ.
+	if n := len(sent); n > 1 && e.Time-sent[n-1] < jitter && e.SinceSent > near {
+		sent = sent[:n-1]
+	}
+	if n := len(sent); n > 0 && e.SinceSent != 0 {
+		if wire := e.Time - sent[n-1]; (e.SinceSent - wire).Abs() > near {
+			return fmt.Errorf("payload was last sent %v before, the capture says %v", e.SinceSent, wire)
 		}
-		if len(c.at) == 0 || c.said == 0 {
-			continue
-		}
-		if wire := e.Time - c.at[len(c.at)-1]; (c.said - wire).Abs() > near {
-			return fmt.Errorf("payload was last %s %v before, the capture says %v", c.what, c.said, wire)
-		}
+	}
+	if said := e.SinceReceived; first != 0 && said != 0 && (said > e.Time-first+near || said < e.Time-last-underway) {
+		return fmt.Errorf("payload was last received %v before, the capture has it sent %v to %v before", said, e.Time-first, e.Time-last)
 	}
 	return nil
 }
