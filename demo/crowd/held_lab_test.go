@@ -146,7 +146,20 @@ func (h holding) test(t *testing.T, ends bool) {
 			t.Fatalf("/proc has the holders %v", held["client"])
 		}
 		errs = append(errs, h.checkOpen(&o, held, readers, open)...)
-		// What the trace says at its end, when the holder still is there.
+		// What the trace says at its end, when the holder still is there. It has
+		// given CAP_SYS_ADMIN up by then, without which x86 before 5.16 tells of no
+		// thread in which call it sleeps.
+		if release, err := os.ReadFile("/proc/sys/kernel/osrelease"); err != nil {
+			t.Fatal(err)
+		} else if h.inCall && strings.HasPrefix(string(release), "5.10.") {
+			if due := "1 more reference(s) to the socket exist"; !strings.Contains(r.Verdict.Sentence, due) {
+				t.Errorf("%q is not in: %s", due, r.Verdict.Sentence)
+			}
+			for _, err := range errs {
+				t.Error(err)
+			}
+			return
+		}
 		who := o.Processes[h.holder]
 		if due := fmt.Sprintf("but %s (pid %d) still held the socket when the trace ended", who.Comm, who.PID); !unsure(r) && !strings.Contains(r.Verdict.Sentence, due) {
 			errs = append(errs, fmt.Errorf("%q is not in: %s", due, r.Verdict.Sentence))
