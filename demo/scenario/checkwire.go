@@ -131,7 +131,7 @@ func (o *Outcome) checkSilence(x *End, e *event.Event) error {
 		}
 	}
 	// The last but one where the last is as young as the clocks differ.
-	if n := len(sent); n > 1 && e.Time-sent[n-1] < jitter && e.SinceSent > near {
+	if n := len(sent); n > 0 && e.Time-sent[n-1] < jitter && e.SinceSent > near {
 		sent = sent[:n-1]
 	}
 	if n := len(sent); n > 0 && e.SinceSent != 0 {

@@ -797,6 +797,10 @@ func stillOpen(a, b *facts, s Scope) *finding {
 		return nil
 	}
 	x := &finding{needs: []event.Hook{event.HookFileClose, event.HookAccept}}
+	// Its FIN has arrived, so its acknowledgement is on its way, or has come.
+	if a.c.State() == event.LastAck && b != nil && b.peerFin != none {
+		x.likely = true
+	}
 	if a.closed != none {
 		x.needs = append(x.needs, event.HookTwskSchedule, event.HookTwskKill, event.HookSendReset)
 	}
