@@ -128,6 +128,7 @@ func TestResetIsToldAtOnce(t *testing.T) {
 	slices.Sort(all)
 	most := all[len(all)-1]
 	t.Logf("%-9s %3d resets: median %v, most %v", "all", len(all), all[len(all)/2].Round(time.Millisecond), most.Round(time.Millisecond))
+	t.Attr("latency", fmt.Sprintf("median %v, most %v, of %d", all[len(all)/2].Round(time.Millisecond), most.Round(time.Millisecond), len(all)))
 	if most > mostLatency {
 		t.Errorf("the explanation of a reset came after %v, want at most %v", most, mostLatency)
 	}

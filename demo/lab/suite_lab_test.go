@@ -50,6 +50,9 @@ var suite = map[string]string{
 // with all of them: what it says must be so all the same, on each rung.
 func tests(path, kernel string) (run string, args []string) {
 	run = suite[path]
+	if path == "./cmd/tcpbye" && *suiteLong {
+		run = strings.TrimSuffix(run, ")") + "|TestResetIsToldAtOnce$)"
+	}
 	if path == "./demo/scenario" {
 		switch {
 		case kernel == here:
@@ -190,6 +193,11 @@ func TestSuite(t *testing.T) {
 	}
 	if text := rungsTable(told, kernels); text != "" {
 		t.Log("\n" + text)
+	}
+	for _, f := range told {
+		if f.key == "latency" {
+			t.Logf("%s: from a reset to its explanation: %s", f.kernel, f.value)
+		}
 	}
 }
 
