@@ -4,6 +4,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
 	"io"
 	"net"
@@ -34,9 +35,10 @@ func TestResetIsToldAtOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 	done := make(chan int, 1)
+	var said bytes.Buffer // read once it is done
 	go func() {
 		done <- run([]string{"rst", "--ready-file", ready, "-p", strconv.Itoa(os.Getpid()), "--color", "never"},
-			environment{stdin: os.Stdin, stdout: w, stderr: os.Stderr, getenv: os.Getenv})
+			environment{stdin: os.Stdin, stdout: w, stderr: &said, getenv: os.Getenv})
 		w.Close()
 	}()
 	attached := make(chan error, 1)
@@ -89,7 +91,7 @@ func TestResetIsToldAtOnce(t *testing.T) {
 	took := map[string][]time.Duration{}
 	missing := len(trials)
 	timeout := time.After(10 * time.Second)
-	for missing > 0 {
+	for late := false; missing > 0 && !late; {
 		select {
 		case l, ok := <-lines:
 			if !ok {
@@ -105,19 +107,25 @@ func TestResetIsToldAtOnce(t *testing.T) {
 			trials[i].kind = ""
 			missing--
 		case <-timeout:
-			for _, x := range trials {
-				if x.kind != "" {
-					t.Errorf("%s, ports %v: not told", x.kind, x.ports)
-				}
-			}
-			t.FailNow()
+			late = true
 		}
 	}
 	if err := out.Close(); err != nil { // a reader that has seen enough
 		t.Fatal(err)
 	}
 	if status := <-done; status != exitDone {
-		t.Errorf("exit status %d", status)
+		t.Errorf("exit status %d: %s", status, &said)
+	}
+	// Of an end whose accept(2) the kernel skipped nobody knows that it is this
+	// process's; then a loss was counted.
+	for _, x := range trials {
+		switch {
+		case x.kind == "":
+		case strings.Contains(said.String(), " 0 lost") || missing > 2:
+			t.Errorf("%s, ports %v: not told: %s", x.kind, x.ports, &said)
+		default:
+			t.Logf("%s, ports %v: not told, and events were lost: %s", x.kind, x.ports, &said)
+		}
 	}
 	var all []time.Duration
 	for kind, ds := range took {
