@@ -36,7 +36,8 @@ type programs struct {
 	specs  map[object]*ebpf.CollectionSpec
 	maps   map[string]*ebpf.Map
 	links  []io.Closer
-	unrun  uint64 // what missed said last
+	probes []link.Link // those of links that are kprobes
+	unrun  uint64      // what missed said last
 	loaded []*ebpf.Program
 
 	tracefs *tracefs // once it is needed
@@ -91,17 +92,17 @@ func (p *programs) detach() error {
 	for _, l := range p.links {
 		err = errors.Join(err, l.Close())
 	}
-	p.links = nil
+	p.links, p.probes = nil, nil
 	return err
 }
 
 // missed is how often kprobes were hit and ran nothing, until they were detached.
 func (p *programs) missed() (uint64, error) {
-	if len(p.links) == 0 {
+	if len(p.probes) == 0 {
 		return p.unrun, nil
 	}
 	var all uint64
-	for _, l := range p.links {
+	for _, l := range p.probes {
 		n, err := missed(l)
 		if err != nil {
 			return p.unrun, err
@@ -115,12 +116,8 @@ func (p *programs) missed() (uint64, error) {
 // missed is how often a kprobe was hit inside another and ran nothing, so that its
 // program knows nothing of it; a kretprobe also counts calls for which it had no
 // place. Before 6.7 the kernel does not say (bpf_perf_link_fill_kprobe).
-func missed(l io.Closer) (uint64, error) {
-	x, ok := l.(link.Link)
-	if !ok {
-		return 0, nil
-	}
-	info, err := x.Info()
+func missed(l link.Link) (uint64, error) {
+	info, err := l.Info()
 	if errors.Is(err, ebpf.ErrNotSupported) {
 		return 0, nil // before 5.15 it is no link to the kernel
 	}
@@ -441,6 +438,11 @@ func (p *programs) attachWay(w way, a *Attachment) error {
 		}
 	}
 	p.links = append(p.links, got...)
+	for _, l := range got {
+		if l, ok := l.(link.Link); ok && w[0].rung == RungKprobe {
+			p.probes = append(p.probes, l)
+		}
+	}
 	a.Rung, a.Symbols, a.Partly = w[0].rung, symbols, errors.Join(aside...)
 	// A classic tracepoint records the addresses itself.
 	a.Blind = !p.kernel.probeRead && a.Rung != RungClassic && (a.Hook == event.HookSendReset || a.Hook == event.HookReset)
