@@ -518,8 +518,7 @@ func (f *facts) gap(peer *facts, cause Cause, s Scope) bool {
 	}
 	// Over loopback a RST comes from this machine, and here no stack sent it; that
 	// something else did is path-reset's to say.
-	sent := peer != nil && peer.sentReset() || f.elsewhere(func(e *event.Event) bool { return e.Hook == event.HookSendReset }) != none
-	return f.rst && !sent && f.c.Remote.Addr().IsLoopback() && (cause == PeerGone || cause == PeerAbort)
+	return f.rst && !f.resetSent(peer) && f.c.Remote.Addr().IsLoopback() && (cause == PeerGone || cause == PeerAbort)
 }
 
 // act reads from an event what the task on the CPU was doing to the socket.

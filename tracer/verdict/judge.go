@@ -174,10 +174,7 @@ func (v *Verdict) fill(r *Rule, x *finding, a, b *facts, mine bool, s Scope) {
 	}
 	slices.SortStableFunc(v.Evidence, func(p, q Evidence) int { return int(p.event().Time - q.event().Time) })
 	v.Confidence = Certain
-	if x.likely || self.c.Lossy || other != nil && other.c.Lossy {
-		v.Confidence = Likely
-	}
-	if a.gap(b, r.Cause, s) || b != nil && b.gap(a, r.Cause, s) {
+	if x.likely || self.c.Lossy || other != nil && other.c.Lossy || a.gap(b, r.Cause, s) || b != nil && b.gap(a, r.Cause, s) {
 		v.Confidence = Likely
 	}
 	for _, h := range x.needs {

@@ -594,6 +594,12 @@ func (f *facts) sentReset() bool {
 	return f.active != none || f.answer != none || f.mini != none || f.dead != none || len(f.strays) > 0
 }
 
+// resetSent says whether a stack on this machine is known to have sent a reset to
+// this end: the peer's, or this kernel's for a socket that is not there.
+func (f *facts) resetSent(peer *facts) bool {
+	return peer != nil && peer.sentReset() || f.elsewhere(func(e *event.Event) bool { return e.Hook == event.HookSendReset }) != none
+}
+
 func pathReset(a, b *facts, s Scope) *finding {
 	if !a.rst {
 		return nil
@@ -606,7 +612,7 @@ func pathReset(a, b *facts, s Scope) *finding {
 	if b == nil && !(loopback && neverEstablished(a)) {
 		return nil
 	}
-	if b != nil && b.sentReset() || a.elsewhere(func(e *event.Event) bool { return e.Hook == event.HookSendReset }) != none {
+	if a.resetSent(b) {
 		return nil
 	}
 	x := &finding{by: byPath, a: []int{a.reset, a.closed}, needs: []event.Hook{event.HookSendReset, event.HookSendActiveReset, event.HookReset}}
