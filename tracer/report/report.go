@@ -111,7 +111,7 @@ func New(f Format, w io.Writer, o Options) (Sink, error) {
 		for _, f := range Formats() {
 			names = append(names, string(f))
 		}
-		return nil, fmt.Errorf("no output format %q: want one of %s, or leave -o out", string(f), strings.Join(names, ", "))
+		return nil, fmt.Errorf("no output format %q: want one of %s", string(f), strings.Join(names, ", "))
 	}
 	return makers[i].make(w, o), nil
 }
