@@ -250,6 +250,8 @@ const (
 	tcpOptEnd        = 0
 	tcpOptNop        = 1
 	tcpOptTimestamps = 8
+
+	tcpOptTimestampsLen = 10 // bytes
 )
 
 // timestamp finds the timestamps option's value among TCP options (RFC 9293 3.1).
@@ -265,7 +267,7 @@ func timestamp(options []byte) (value uint32, ok bool) {
 		if len(options) < 2 || options[1] < 2 || int(options[1]) > len(options) {
 			return 0, false
 		}
-		if options[0] == tcpOptTimestamps && options[1] == 10 {
+		if options[0] == tcpOptTimestamps && options[1] == tcpOptTimestampsLen {
 			return binary.BigEndian.Uint32(options[2:]), true
 		}
 		options = options[options[1]:]

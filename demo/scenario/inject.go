@@ -87,7 +87,7 @@ func (p *Puppet) inject(from, to *End, f forged) {
 			w.fail("cannot forge a timestamp of %s, which has sent none", from.Name)
 			return
 		}
-		options = []byte{tcpOptNop, tcpOptNop, tcpOptTimestamps, 10}
+		options = []byte{tcpOptNop, tcpOptNop, tcpOptTimestamps, tcpOptTimestampsLen}
 		options = binary.BigEndian.AppendUint32(options, last+uint32(f.Clock))
 		options = binary.BigEndian.AppendUint32(options, 0)
 	}

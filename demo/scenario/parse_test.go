@@ -42,11 +42,10 @@ func ip6(src, dst netip.AddrPort, hops byte, tcp []byte) []byte {
 
 func TestParsePacket(t *testing.T) {
 	want := func(src, dst netip.AddrPort) Segment {
-		return Segment{Src: src, Dst: dst, Seq: 0xfffffff0, Ack: 77, Flags: event.ACK | event.FIN, Len: 300, TTL: 63, Window: 512, TSVal: 0x01020304, Timestamped: true}
+		return Segment{Src: src, Dst: dst, Seq: 0xfffffff0, Ack: 77, Flags: event.ACK | event.FIN, Len: 300, TTL: 63, Window: 512}
 	}
 	tcp := func(src, dst netip.AddrPort) []byte {
-		options := []byte{2, 4, 5, 0xb4, tcpOptNop, tcpOptNop, tcpOptTimestamps, 10, 1, 2, 3, 4, 0, 0, 0, 0}
-		return tcpSegment(src, dst, 0xfffffff0, 77, event.ACK|event.FIN, options, payload(300))
+		return tcpSegment(src, dst, 0xfffffff0, 77, event.ACK|event.FIN, nil, payload(300))
 	}
 	four, six := ip4(v4a, v4b, 63, tcp(v4a, v4b)), ip6(v6a, v6b, 63, tcp(v6a, v6b))
 	fragment := append([]byte(nil), four...)
@@ -55,6 +54,11 @@ func TestParsePacket(t *testing.T) {
 	udp[9] = unix.IPPROTO_UDP
 	nested := append([]byte(nil), four...)
 	nested[20+12] = 0xf0 // a TCP header of 60 bytes
+	// An option of no interest, padding, and the timestamps.
+	stamped := ip4(v4a, v4b, 63, tcpSegment(v4a, v4b, 0xfffffff0, 77, event.ACK|event.FIN,
+		[]byte{2, 4, 5, 0xb4, tcpOptNop, tcpOptNop, tcpOptTimestamps, tcpOptTimestampsLen, 1, 2, 3, 4, 0, 0, 0, 0}, payload(300)))
+	withStamp := want(v4a, v4b)
+	withStamp.TSVal, withStamp.Timestamped = 0x01020304, true
 	short := ip4(v4a, v4b, 63, tcp(v4a, v4b)[:20])
 	short[20+12] = 0xf0
 	for _, c := range []struct {
@@ -65,8 +69,11 @@ func TestParsePacket(t *testing.T) {
 	}{
 		{"IPv4", four, want(v4a, v4b), true},
 		{"IPv6", six, want(v6a, v6b), true},
-		{"cut behind the header", four[:56], want(v4a, v4b), true},
-		{"IPv6 cut behind the header", six[:76], want(v6a, v6b), true},
+		{"timestamps", stamped, withStamp, true},
+		{"cut behind the timestamps", stamped[:56], withStamp, true},
+		{"cut within the timestamps", stamped[:55], want(v4a, v4b), true},
+		{"cut behind the header", four[:40], want(v4a, v4b), true},
+		{"IPv6 cut behind the header", six[:60], want(v6a, v6b), true},
 		{"cut within the header", four[:39], Segment{}, false},
 		{"IPv6 cut within the header", six[:59], Segment{}, false},
 		{"a later fragment", fragment, Segment{}, false},
@@ -80,8 +87,8 @@ func TestParsePacket(t *testing.T) {
 			t.Errorf("%s: %+v, %v; want %+v, %v", c.name, got, ok, c.want, c.ok)
 		}
 	}
-	if got, ok := parsePacket(nested); !ok || got.Len != 300-24 {
-		t.Errorf("60 bytes of header, of which some count as payload: %+v, %v", got, ok)
+	if got, ok := parsePacket(nested); !ok || got.Len != 300-40 {
+		t.Errorf("40 bytes of options count as payload: %+v, %v", got, ok)
 	}
 }
 
