@@ -63,14 +63,26 @@ func recordings(t testing.TB) []string {
 	return paths
 }
 
-func judgeRun(r run) []string {
+// judged is an end and its verdict.
+type judged struct {
+	c *conn.Connection
+	v verdict.Verdict
+}
+
+func (r run) judge() (ends []judged) {
 	j := conn.New(conn.Options{Hold: true})
 	for _, e := range r.events {
 		j.Add(e)
 	}
-	var lines []string
 	for _, c := range j.Flush() {
-		lines = append(lines, line(c, verdict.Judge(c, verdict.Scope{Missing: r.missing})))
+		ends = append(ends, judged{c, verdict.Judge(c, verdict.Scope{Missing: r.missing})})
+	}
+	return ends
+}
+
+func judgeRun(r run) (lines []string) {
+	for _, x := range r.judge() {
+		lines = append(lines, line(x.c, x.v))
 	}
 	return lines
 }
@@ -168,12 +180,8 @@ func TestEveryRuleIsRecorded(t *testing.T) {
 	seen := map[verdict.Cause]bool{}
 	for _, path := range recordings(t) {
 		for _, r := range readRuns(t, path) {
-			j := conn.New(conn.Options{Hold: true})
-			for _, e := range r.events {
-				j.Add(e)
-			}
-			for _, c := range j.Flush() {
-				seen[verdict.Judge(c, verdict.Scope{Missing: r.missing}).Cause] = true
+			for _, x := range r.judge() {
+				seen[x.v.Cause] = true
 			}
 		}
 	}
@@ -284,12 +292,8 @@ func TestKilledAdvice(t *testing.T) {
 	seen := map[string]bool{}
 	for _, path := range recordings(t) {
 		for _, r := range readRuns(t, path) {
-			j := conn.New(conn.Options{Hold: true})
-			for _, e := range r.events {
-				j.Add(e)
-			}
-			for _, c := range j.Flush() {
-				v := verdict.Judge(c, verdict.Scope{Missing: r.missing})
+			for _, x := range r.judge() {
+				v := x.v
 				if v.Act != verdict.ActKilled || v.Advice == "" {
 					continue
 				}

@@ -1,9 +1,9 @@
 package verdict_test
 
 import (
+	"slices"
 	"testing"
 
-	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
@@ -18,31 +18,22 @@ func TestOneEventSkippedSilently(t *testing.T) {
 	tried, other := 0, 0
 	for _, path := range recordings(t) {
 		for _, r := range readRuns(t, path) {
-			whole := conn.New(conn.Options{Hold: true})
-			for _, e := range r.events {
-				whole.Add(e)
-			}
 			due := map[uint64]verdict.Verdict{}
-			for _, c := range whole.Flush() {
-				due[c.Gen] = verdict.Judge(c, verdict.Scope{Missing: r.missing})
+			for _, x := range r.judge() {
+				due[x.c.Gen] = x.v
 			}
 			for i, gone := range r.events {
 				if gone.Context != event.ContextSoftirq || gone.Hook == event.HookSetState || gone.Hook == event.HookDestroy || alone[gone.Hook] {
 					continue
 				}
 				tried++
-				rest := conn.New(conn.Options{Hold: true})
-				for n, e := range r.events {
-					if n != i {
-						rest.Add(e)
-					}
-				}
-				for _, c := range rest.Flush() {
+				rest := run{missing: r.missing, events: slices.Delete(slices.Clone(r.events), i, i+1)}
+				for _, x := range rest.judge() {
+					c, got := x.c, x.v
 					want, ok := due[c.Gen]
 					if !ok || c.Gen == 0 {
 						continue
 					}
-					got := verdict.Judge(c, verdict.Scope{Missing: r.missing})
 					if got.Class == want.Class && got.Cause == want.Cause && got.Ender == want.Ender {
 						continue
 					}
