@@ -26,6 +26,15 @@ const mostLatency = time.Second
 // tcpbye rst has written its block. Most of it is the time that the connection's
 // process is given to hear of the reset, and to close.
 func TestResetIsToldAtOnce(t *testing.T) {
+	for n := 1; !explained(t, n == 4); n++ {
+	}
+}
+
+// explained is false where a reset was not told and events were lost, unless it
+// is the last time: of an end whose accept(2) the kernel skipped nobody knows that
+// it is this process's.
+func explained(t *testing.T, last bool) bool {
+	t.Helper()
 	ready := filepath.Join(t.TempDir(), "ready")
 	if err := unix.Mkfifo(ready, 0o600); err != nil {
 		t.Fatal(err)
@@ -116,16 +125,17 @@ func TestResetIsToldAtOnce(t *testing.T) {
 	if status := <-done; status != exitDone {
 		t.Errorf("exit status %d: %s", status, &said)
 	}
-	// Of an end whose accept(2) the kernel skipped nobody knows that it is this
-	// process's; then a loss was counted.
+	if missing > 0 && !last && !strings.Contains(said.String(), " 0 lost") {
+		t.Logf("once more: %d of %d resets were not told: %s", missing, len(trials), &said)
+		return false
+	}
 	for _, x := range trials {
-		switch {
-		case x.kind == "":
-		case strings.Contains(said.String(), " 0 lost") || missing > 2:
+		if x.kind != "" {
 			t.Errorf("%s, ports %v: not told: %s", x.kind, x.ports, &said)
-		default:
-			t.Logf("%s, ports %v: not told, and events were lost: %s", x.kind, x.ports, &said)
 		}
+	}
+	if missing == len(trials) {
+		return true
 	}
 	var all []time.Duration
 	for kind, ds := range took {
@@ -140,6 +150,7 @@ func TestResetIsToldAtOnce(t *testing.T) {
 	if most > mostLatency {
 		t.Errorf("the explanation of a reset came after %v, want at most %v", most, mostLatency)
 	}
+	return true
 }
 
 // reset makes a reset over loopback and says when; the end that is reset stays
