@@ -85,7 +85,7 @@ checks do.` + "\n" + commandHelp,
 			}
 			t.kept = func(c *conn.Connection, v verdict.Verdict) bool {
 				harmless := v.Harmless || v.Probe
-				if v.Class == verdict.Open || v.Class == verdict.Graceful && !harmless || !all && unheard(c, v) {
+				if v.Class == verdict.Open || v.Class == verdict.Graceful && !harmless || !all && verdict.Unheard(c, v) {
 					return false
 				}
 				if harmless && !all {
@@ -241,21 +241,4 @@ func (f *failOn) failed() error {
 		return nil
 	}
 	return &statusError{exitFailure, fmt.Errorf("--fail-on %s: %s", f.text, f.first)}
-}
-
-// unheard says whether nothing speaks of a reset or of an error in an ending of
-// which events were lost: it is unknown for want of them, and the closing line
-// counts them. That alone is no alarm.
-func unheard(c *conn.Connection, v verdict.Verdict) bool {
-	return c.Lossy && v.Class == verdict.Unknown && v.Reset == nil && !slices.ContainsFunc(c.Events, func(e event.Event) bool {
-		switch e.Hook {
-		case event.HookReset, event.HookSendReset, event.HookSendActiveReset, event.HookAbort, event.HookDisconnect, event.HookChildForget, event.HookSynDrop:
-			return true
-		case event.HookStreamError, event.HookReceive:
-			return e.Arg != 0
-		case event.HookSetState:
-			return e.ToState == event.Close && e.Err != 0
-		}
-		return false
-	})
 }
