@@ -98,29 +98,32 @@ func names() []string {
 }
 
 func (d *demo) list() error {
-	line := func(name, class, cause, title string) error {
-		_, err := fmt.Fprintf(d.env.stdout, "%-26s %-9s %-20s %s\n", name, class, cause, title)
+	o, err := d.options(report.Clock{})
+	if err != nil {
 		return err
 	}
-	err := errors.Join(
-		line("close", string(verdict.Aborted), string(verdict.DataAfterClose), "echo pair: "+experiments[0].title),
-		line("shutdown", string(verdict.Graceful), string(verdict.HalfClose), "echo pair: "+experiments[1].title))
+	var rows [][]report.GridCell
+	line := func(name string, class verdict.Class, cause verdict.Cause, title string) {
+		rows = append(rows, []report.GridCell{{Text: name}, {Text: string(class)}, {Text: string(cause)}, {Text: title}})
+	}
+	line("close", verdict.Aborted, verdict.DataAfterClose, "echo pair: "+experiments[0].title)
+	line("shutdown", verdict.Graceful, verdict.HalfClose, "echo pair: "+experiments[1].title)
 	for _, s := range scenario.All() {
-		if err != nil {
-			return err
-		}
 		if s.Name == "close" {
 			continue
 		}
-		var class, cause string
+		var class verdict.Class
+		var cause verdict.Cause
 		for _, x := range s.Ends {
-			if cause == "" || string(x.Cause) < cause {
-				class, cause = string(x.Class), string(x.Cause)
+			// The two ends may have ended in two ways; the list shows the same one each time.
+			if x.Cause != "" && (cause == "" || x.Cause < cause || x.Cause == cause && x.Class < class) {
+				class, cause = x.Class, x.Cause
 			}
 		}
-		err = line(s.Name, class, cause, s.Title)
+		line(s.Name, class, cause, s.Title)
 	}
-	return err
+	return report.WriteGrid(d.env.stdout, o, []report.GridColumn{{Title: "NAME"}, {Title: "CLASS", Drop: 1}, {Title: "CAUSE", Drop: 2},
+		{Title: "WHAT HAPPENS", Note: true}}, rows)
 }
 
 func (d *demo) each(ctx context.Context, args []string) error {

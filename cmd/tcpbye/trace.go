@@ -467,7 +467,7 @@ func (t *tracing) open(cmd *cobra.Command, args []string) error {
 	if report.Format(t.format) == report.JSON {
 		err = snapshot.JSON(w, sockets)
 	} else {
-		err = snapshot.Table(w, snapshot.Rows(sockets, t.verbose), snapshot.Look{Color: look.Color, ASCII: look.ASCII, Width: look.Width})
+		err = snapshot.Table(w, snapshot.Rows(sockets, t.verbose), look)
 	}
 	if err = errors.Join(err, w.Flush()); err != nil {
 		return fmt.Errorf("write: %w", err)

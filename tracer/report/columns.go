@@ -81,12 +81,13 @@ var columns = []column{
 	}},
 	{key: "local", title: "LOCAL", exact: func(e *entry) string { return deref(e.Record.Local) },
 		short: func(e *entry, n int) (string, ink) {
-			return cutMiddle(addr(e.Judged.Conn.Local), n, e.pen.ellipsis()), plainInk
+			return cutAddr(addr(e.Judged.Conn.Local), n, e.pen.ellipsis()), plainInk
 		}},
 	{key: "remote", title: "REMOTE", exact: func(e *entry) string { return deref(e.Record.Remote) },
 		short: func(e *entry, n int) (string, ink) {
-			return cutMiddle(addr(e.Judged.Conn.Remote), n, e.pen.ellipsis()), plainInk
+			return cutAddr(addr(e.Judged.Conn.Remote), n, e.pen.ellipsis()), plainInk
 		}},
+	{title: "SERVICE", short: shortService},
 	{key: "open", exact: func(e *entry) string { return deref(e.Record.Open) }},
 	{key: "age_ns", title: "AGE", short: shortAge, exact: func(e *entry) string {
 		c := e.Judged.Conn
@@ -174,6 +175,21 @@ func shortProcess(e *entry, n int) (string, ink) {
 	return s, plainInk
 }
 
+// shortService is both addresses in few columns: the service's is the one that is
+// never without its port.
+func shortService(e *entry, n int) (string, ink) {
+	c := e.Judged.Conn
+	if !servedHere(c) {
+		return cutAddr(addr(c.Remote), n, e.pen.ellipsis()), plainInk
+	}
+	port := ":" + itoa(int(c.Local.Port()))
+	from := e.pen.glyphs(" ← ")
+	if room := n - width(port) - width(from); room >= 7 {
+		return port + from + cut(c.Remote.Addr().String(), room, e.pen.ellipsis()), plainInk
+	}
+	return port, plainInk
+}
+
 func shortAge(e *entry, _ int) (string, ink) {
 	c := e.Judged.Conn
 	end := c.Ended
@@ -181,16 +197,18 @@ func shortAge(e *entry, _ int) (string, ink) {
 		end = c.Last
 	}
 	if c.Opened == 0 {
-		return ">" + shortDuration(end-c.First), plainInk
+		return ">" + e.pen.glyphs(shortDuration(end-c.First)), plainInk
 	}
-	return shortDuration(end - c.Opened), plainInk
+	return e.pen.glyphs(shortDuration(end - c.Opened)), plainInk
 }
 
-// shortDuration is a time for a narrow column: 0.3ms, 210ms, 62.4s, 12m.
+// shortDuration is a time for a narrow column: 312µs, 1.3ms, 210ms, 62.4s, 12m.
 func shortDuration(d time.Duration) string {
 	switch {
 	case d < 0:
 		return "-"
+	case d < time.Millisecond:
+		return strconv.FormatInt(d.Microseconds(), 10) + "µs"
 	case d < 10*time.Millisecond:
 		return strconv.FormatFloat(float64(d)/1e6, 'f', 1, 64) + "ms"
 	case d < time.Second:

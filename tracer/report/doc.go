@@ -16,7 +16,7 @@
 //   - A value that is not known is shown as unknown: null in JSON, an empty
 //     field in CSV, "-" or, among counts, "?" in a table; never 0 instead.
 //   - The first error of the writer is kept and comes back from End and Close.
-//   - Only table.go imports tablewriter.
+//   - Only grid.go imports tablewriter.
 //
 // A Sink is not for concurrent use.
 package report

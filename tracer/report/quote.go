@@ -51,7 +51,14 @@ func plain(s string, ascii bool) bool {
 }
 
 // width is how many columns of a terminal s takes; s is free of escapes.
-func width(s string) int { return displaywidth.String(s) }
+func width(s string) int {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] >= 0x7f {
+			return displaywidth.String(s)
+		}
+	}
+	return len(s) // nearly always
+}
 
 // cut shortens s to n columns, with an ellipsis where something is gone.
 func cut(s string, n int, ellipsis string) string {
@@ -81,6 +88,15 @@ func cutMiddle(s string, n int, ellipsis string) string {
 		return cut(s, n, ellipsis)
 	}
 	return displaywidth.TruncateString(s, room, "") + ellipsis + tail
+}
+
+// cutAddr shortens an address to n columns; the port is never cut.
+func cutAddr(s string, n int, ellipsis string) string {
+	i := strings.LastIndexByte(s, ':')
+	if tail := s[i+1:]; i >= 0 && width(s) > n && n <= width(tail)+1+width(ellipsis) {
+		return ":" + tail
+	}
+	return cutMiddle(s, n, ellipsis)
 }
 
 // pad fills s with spaces up to n columns.

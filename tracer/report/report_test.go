@@ -69,7 +69,7 @@ func TestShortNumbers(t *testing.T) {
 			t.Errorf("%d: %q, want %q", n, got, want)
 		}
 	}
-	for d, want := range map[time.Duration]string{0: "0.0ms", 340 * time.Microsecond: "0.3ms", 210 * time.Millisecond: "210ms",
+	for d, want := range map[time.Duration]string{0: "0µs", 340 * time.Microsecond: "340µs", 210 * time.Millisecond: "210ms",
 		62400 * time.Millisecond: "62.4s", 120 * time.Second: "120s", 17 * time.Minute: "17m", 3 * time.Hour: "3h", 120 * time.Hour: "5d", -1: "-"} {
 		if got := shortDuration(d); got != want {
 			t.Errorf("%v: %q, want %q", d, got, want)

@@ -246,11 +246,16 @@ func kindOf(j *Judged) resetKind {
 	if j.Verdict.Actor != nil {
 		k.actor = j.Verdict.Actor.Comm
 	}
-	// Ports for the length of a connection are high ones.
-	if c.Open == conn.OpenPassive || c.Open == conn.OpenUnknown && c.Local.Port() < c.Remote.Port() {
+	if servedHere(c) {
 		k.served, k.here = c.Local.Port(), true
 	}
 	return k
+}
+
+// servedHere says whether the service is this end's.
+func servedHere(c *conn.Connection) bool {
+	// Ports for the length of a connection are high ones.
+	return c.Open == conn.OpenPassive || c.Open == conn.OpenUnknown && c.Local.Port() < c.Remote.Port()
 }
 
 func (k resetKind) anyPeer() resetKind {

@@ -166,7 +166,11 @@ func (s *Summary) Write(w io.Writer) error {
 		return err
 	}
 	if text := s.Harmless(); text != "" {
-		return out.string(s.pen.ink(text, dim) + "\n")
+		for _, l := range wrap(text, s.o.Width) {
+			if err := out.string(s.pen.ink(l, dim) + "\n"); err != nil {
+				return err
+			}
+		}
 	}
 	return out.err
 }
@@ -190,45 +194,29 @@ func (s *Summary) table(out *output) error {
 		left, rows = len(rows)-s.Top, rows[:s.Top]
 	}
 	clock := func(t time.Duration) string { return s.o.Clock.Wall(t).In(s.zone).Format("15:04:05") }
-	lines := [][]string{{"COUNT", "SHARE", "CAUSE", "PROCESS", "BYTES LOST", "FIRST", "LAST"}}
+	columns := []GridColumn{{Title: "COUNT", Right: true}, {Title: "SHARE", Right: true, Drop: 3}, {Title: "CAUSE"},
+		{Title: "PROCESS", Own: true, Least: 7}, {Title: "BYTES LOST", Right: true}, {Title: "FIRST", Drop: 2}, {Title: "LAST", Drop: 1}}
+	var cells [][]GridCell
 	for _, r := range rows {
 		lost := number(r.lost)
 		switch {
 		case r.unknown && r.lost == 0:
 			lost = "?"
 		case r.unknown:
-			lost = s.pen.glyphs("≥ ") + lost
+			lost = "≥ " + lost
 		}
-		lines = append(lines, []string{
-			number(uint64(r.n)), fmt.Sprintf("%.0f%%", 100*float64(r.n)/float64(s.total)),
-			s.pen.text(string(r.cause)), s.pen.own(r.comm), lost, clock(r.first), clock(r.last),
-		})
+		look := LookWarn
+		switch {
+		case r.class == verdict.Graceful:
+			look = LookGood
+		case r.class == verdict.Aborted:
+			look = LookBad
+		}
+		cells = append(cells, []GridCell{{Text: number(uint64(r.n))}, {Text: fmt.Sprintf("%.0f%%", 100*float64(r.n)/float64(s.total))},
+			{Text: string(r.cause), Look: look}, {Text: r.comm}, {Text: lost}, {Text: clock(r.first)}, {Text: clock(r.last)}})
 	}
-	widths := make([]int, len(lines[0]))
-	for _, l := range lines {
-		for i, c := range l {
-			widths[i] = max(widths[i], width(c))
-		}
-	}
-	if over := sum(widths) + columnGap*(len(widths)-1) - s.o.Width; s.o.Width > 0 && over > 0 {
-		widths[3] = max(7, widths[3]-over)
-	}
-	t := newLiveTable(out, widths)
-	for n, l := range lines {
-		l[3] = cut(l[3], widths[3], s.pen.ellipsis())
-		for _, i := range []int{0, 1, 4} { // numbers stand to the right
-			l[i] = padLeft(l[i], widths[i])
-		}
-		if n == 0 {
-			for i := range l {
-				l[i] = s.pen.ink(l[i], bold)
-			}
-		} else {
-			l[2] = s.pen.ink(l[2], classInk(&verdict.Verdict{Class: rows[n-1].class}))
-		}
-		if err := t.row(l); err != nil {
-			return err
-		}
+	if err := WriteGrid(out, s.o, columns, cells); err != nil {
+		return err
 	}
 	if left > 0 {
 		return out.string(s.pen.ink(fmt.Sprintf("%s more of %s", number(uint64(more)), kinds(left)), dim) + "\n")
@@ -241,11 +229,4 @@ func kinds(n int) string {
 		return "another kind"
 	}
 	return fmt.Sprintf("%d other kinds", n)
-}
-
-func sum(ns []int) (total int) {
-	for _, n := range ns {
-		total += n
-	}
-	return total
 }

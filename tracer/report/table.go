@@ -1,110 +1,54 @@
 package report
 
 import (
-	"bytes"
 	"io"
-	"strings"
-
-	"github.com/clipperhouse/displaywidth"
-	"github.com/olekukonko/tablewriter"
-	"github.com/olekukonko/tablewriter/renderer"
-	"github.com/olekukonko/tablewriter/tw"
+	"maps"
 )
 
 // columnGap is the space between the columns of a table.
 const columnGap = 2
 
+// word is a piece of a row: how it looks does not count for how wide it is.
+type word struct {
+	text string // no line break, no tab, no escape
+	ink  ink
+}
+
 // liveTable writes rows as they come, without borders, in columns of fixed
 // width. A row with a cell that is wider gets the room it needs and is out of
 // line, but says everything: who wants cells cut cuts them before.
+//
+// It pads by itself: a library's table costs more for each row than all that is
+// done to judge the connection.
 type liveTable struct {
-	trim   trimmer
+	out    *output
+	pen    pen
 	widths []int
-	t      *tablewriter.Table
+	line   []byte
 }
 
 // newLiveTable does not write; the header is a row.
-func newLiveTable(out *output, widths []int) *liveTable {
-	return &liveTable{trim: trimmer{out: out}, widths: widths}
+func newLiveTable(out *output, p pen, widths []int) *liveTable {
+	return &liveTable{out: out, pen: p, widths: widths}
 }
 
-// row writes one row; the cells may contain SGR sequences, but no line break
-// and no tab.
-func (l *liveTable) row(cells []string) error {
-	wide := false
+// row writes one row. Nothing fills the line behind its last word: a terminal that
+// is as wide as the table would break the line there.
+func (l *liveTable) row(cells []word) error {
+	l.line = l.line[:0]
+	gap := 0 // spaces before the next text
 	for i, c := range cells {
-		wide = wide || inked(c) > l.widths[i]
-	}
-	t := l.t
-	if wide {
-		// tablewriter cuts a cell that is wider than its column, in every
-		// wrapping mode that keeps a row on one line.
-		widths := make([]int, len(cells))
-		for i, c := range cells {
-			widths[i] = max(l.widths[i], inked(c))
+		if c.text != "" {
+			for ; gap > 0; gap-- {
+				l.line = append(l.line, ' ')
+			}
+			l.line = append(l.line, l.pen.ink(c.text, c.ink)...)
 		}
-		t = l.start(widths)
-	} else if t == nil {
-		l.t = l.start(l.widths)
-		t = l.t
+		gap += max(0, l.widths[i]-width(c.text)) + columnGap
 	}
-	if err := t.Append(cells); err != nil {
-		return err
-	}
-	return l.trim.out.err // tablewriter itself tells nothing of a failed write
-}
-
-func (l *liveTable) start(widths []int) *tablewriter.Table {
-	columns := tw.NewMapper[int, int]()
-	for i, w := range widths {
-		columns.Set(i, w+columnGap) // the padding counts
-	}
-	t := tablewriter.NewTable(&l.trim,
-		tablewriter.WithRenderer(renderer.NewBlueprint(tw.Rendition{
-			Borders:   tw.BorderNone,
-			Settings:  tw.Settings{Lines: tw.LinesNone, Separators: tw.SeparatorsNone},
-			Streaming: true,
-		})),
-		tablewriter.WithStreaming(tw.StreamConfig{Enable: true, StrictColumns: true}),
-		tablewriter.WithRowAlignment(tw.AlignLeft),
-		tablewriter.WithPadding(tw.Padding{Right: strings.Repeat(" ", columnGap), Overwrite: true}),
-		tablewriter.WithRowAutoWrap(tw.WrapNone),
-		tablewriter.WithTrimSpace(tw.Off),
-		tablewriter.WithColumnWidths(columns),
-		// Else LANG and its like would decide how wide a column is.
-		tablewriter.WithEastAsian(tw.Off),
-	)
-	// Start fails only for a renderer or a configuration that does not stream,
-	// and Append then says so.
-	_ = t.Start()
-	return t
-}
-
-// inked is the width of a cell that may contain SGR sequences.
-func inked(s string) int {
-	return displaywidth.Options{ControlSequences: true}.String(s)
-}
-
-// trimmer writes whole lines, without the spaces that fill the last column.
-type trimmer struct {
-	out  *output
-	line []byte
-}
-
-func (t *trimmer) Write(p []byte) (int, error) {
-	t.line = append(t.line, p...)
-	for {
-		i := bytes.IndexByte(t.line, '\n')
-		if i < 0 {
-			return len(p), nil
-		}
-		line := append(bytes.TrimRight(t.line[:i], " "), '\n')
-		_, err := t.out.Write(line)
-		t.line = append(t.line[:0], t.line[i+1:]...)
-		if err != nil {
-			return 0, err
-		}
-	}
+	l.line = append(l.line, '\n')
+	_, err := l.out.Write(l.line)
+	return err
 }
 
 // TableSink writes a row per end, in the columns that fit the width.
@@ -115,6 +59,7 @@ type TableSink struct {
 	live   *liveTable
 	shown  []column
 	widths []int
+	cells  []word
 	begun  bool
 }
 
@@ -122,45 +67,49 @@ type TableSink struct {
 func NewTable(w io.Writer, o Options) *TableSink {
 	s := &TableSink{out: output{w: w}, o: o, pen: pen{color: o.Color, ascii: o.ASCII}}
 	s.choose()
-	s.live = newLiveTable(&s.out, s.widths)
+	s.cells = make([]word, len(s.shown))
+	s.live = newLiveTable(&s.out, s.pen, s.widths)
 	return s
 }
 
-// choose sets the columns and their widths: the ones that answer the question
-// first, then more as there is room.
+// step is more for one table: columns that come, grow or, at 0, make room.
+type step map[string]int
+
+// steps are what there is room for, what answers the question first. SERVICE is
+// both addresses in few columns, LOCAL and REMOTE are them in full.
+var steps = []step{
+	{"HOW": 18}, {"HOW": 19}, {"TIME": 8}, {"PROCESS": 12}, {"SERVICE": 15}, {"ENDED BY": 12}, {"PROCESS": 14},
+	{"LOST": 11}, {"SERVICE": 21}, {"AGE": 6}, {"LOST": 22}, {"SERVICE": 0, "LOCAL": 21, "REMOTE": 21},
+	{"IN": 4, "OUT": 4}, {"HOW": howFull}, {"PROCESS": 17}, {"LOST": 36}, {"PROCESS": 23},
+	{"LOCAL": 30, "REMOTE": 30}, {"LOCAL": 47, "REMOTE": 47},
+}
+
+// choose sets the columns and their widths.
 func (s *TableSink) choose() {
-	w := map[string]int{"TIME": 8, "PROCESS": 12, "REMOTE": 15, "ENDED BY": 12, "HOW": 18, "LOST": 4}
-	total := func() int {
+	w := step{"PROCESS": 9, "SERVICE": 7, "ENDED BY": 11, "HOW": 11, "LOST": 4}
+	total := func(w step) int {
 		n := -columnGap
 		for _, width := range w {
 			n += width + columnGap
 		}
 		return n
 	}
-	for _, step := range []map[string]int{
-		{"HOW": 19}, {"PROCESS": 14}, {"LOST": 11}, {"REMOTE": 21}, {"AGE": 6}, {"LOST": 22}, {"LOCAL": 21},
-		{"IN": 4, "OUT": 4}, {"HOW": howFull}, {"PROCESS": 17}, {"LOST": 36}, {"PROCESS": 23},
-		{"LOCAL": 30, "REMOTE": 30}, {"LOCAL": 47, "REMOTE": 47},
-	} {
-		before := map[string]int{}
-		for k, n := range step {
-			before[k] = w[k]
-			w[k] = max(w[k], n)
-		}
-		fits := s.o.Width > 0 && total() <= s.o.Width
-		if s.o.Width == 0 { // a file: room for what is usual, and the rest is never cut
-			fits = step["PROCESS"] <= 17 && step["LOCAL"] <= 21
-		}
-		if fits {
-			continue
-		}
-		for k, n := range before {
-			if w[k] = n; n == 0 {
-				delete(w, k)
+	for _, more := range steps {
+		next := maps.Clone(w)
+		for k, n := range more {
+			if next[k] = max(next[k], n); n == 0 {
+				delete(next, k)
 			}
 		}
+		fits := s.o.Width > 0 && total(next) <= s.o.Width
+		if s.o.Width == 0 { // a file: room for what is usual, and the rest is never cut
+			fits = more["PROCESS"] <= 17 && more["LOCAL"] <= 21
+		}
+		if fits {
+			w = next
+		}
 	}
-	if room := s.o.Width - total(); s.o.Width > 0 && room > 0 {
+	if room := s.o.Width - total(w); s.o.Width > 0 && room > 0 {
 		w["LOST"] = min(36, w["LOST"]+room)
 	}
 	for _, c := range columns {
@@ -177,11 +126,10 @@ func (s *TableSink) Header() error {
 		return s.out.err
 	}
 	s.begun = true
-	cells := make([]string, len(s.shown))
 	for i, c := range s.shown {
-		cells[i] = s.pen.ink(c.title, bold)
+		s.cells[i] = word{c.title, bold}
 	}
-	return s.live.row(cells)
+	return s.row()
 }
 
 // End implements Sink.
@@ -194,16 +142,28 @@ func (s *TableSink) End(j Judged) error {
 	}
 	e := newEntry(j, s.o)
 	e.Record = &Record{Bytes: BytesRecord(j.Verdict.Bytes)}
-	cells := make([]string, len(s.shown))
 	for i, c := range s.shown {
 		n := s.widths[i]
 		if s.o.Width == 0 {
 			n = 1 << 10
 		}
 		text, in := c.short(e, n)
-		cells[i] = s.pen.ink(cut(text, n, s.pen.ellipsis()), in)
+		s.cells[i] = word{cut(text, n, s.pen.ellipsis()), in}
 	}
-	return s.live.row(cells)
+	return s.row()
+}
+
+// row writes the cells, as far as the terminal is wide.
+func (s *TableSink) row() error {
+	room := s.o.Width
+	for i, c := range s.cells {
+		if s.o.Width == 0 {
+			break
+		}
+		s.cells[i].text = cut(c.text, max(0, room), s.pen.ellipsis())
+		room -= s.widths[i] + columnGap
+	}
+	return s.live.row(s.cells)
 }
 
 // Close implements Sink.

@@ -7,10 +7,7 @@ import (
 	"io"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
-
-	"github.com/clipperhouse/displaywidth"
 
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/report"
@@ -77,75 +74,28 @@ func (s *Socket) holder() *Holder {
 	return s.Listener
 }
 
-// Look says how the table looks.
-type Look struct {
-	Color bool // SGR sequences
-	ASCII bool
-	Width int // columns; 0: no limit. The note is cut, nothing else.
-}
+// openColumns are those of what is open. Of an address the port stays when all
+// else is cut.
+var openColumns = []report.GridColumn{{Title: "STATE"}, {Title: "AGE", Drop: 2}, {Title: "PROCESS", Least: 12},
+	{Title: "LOCAL", Least: 6}, {Title: "REMOTE", Least: 12}, {Title: "QUEUED", Drop: 1}, {Title: "NOTE", Note: true}}
 
 // Table writes rows for a person.
-func Table(w io.Writer, rows []Row, look Look) error {
-	lines := [][]string{{"STATE", "AGE", "PROCESS", "LOCAL", "REMOTE", "QUEUED", "NOTE"}}
+func Table(w io.Writer, rows []Row, o report.Options) error {
+	var cells [][]report.GridCell
 	for _, r := range rows {
 		note := r.Mark.Note
 		if r.Count > 1 {
 			note += fmt.Sprintf(" (×%d)", r.Count)
 		}
+		look := report.LookPlain
+		if r.Mark.Marked() {
+			look = report.LookWarn
+		}
 		s := r.Socket
-		lines = append(lines, []string{s.State.String(), s.age(), s.process(), s.Local.String(), s.Remote.String(),
-			short(s.Unread, "") + " / " + short(s.Unacked, ""), note})
+		cells = append(cells, []report.GridCell{{Text: s.State.String()}, {Text: s.age()}, {Text: s.process()}, {Text: s.Local.String()},
+			{Text: s.Remote.String()}, {Text: short(s.Unread, "") + " / " + short(s.Unacked, "")}, {Text: note, Look: look}})
 	}
-	widths := make([]int, len(lines[0]))
-	for _, l := range lines {
-		for i, c := range l {
-			widths[i] = max(widths[i], displaywidth.String(c))
-		}
-	}
-	var b strings.Builder
-	for n, l := range lines {
-		b.Reset()
-		column := 0
-		for i, c := range l {
-			if i == len(l)-1 && look.Width > 0 {
-				c = fit(c, look.Width-column, look.ASCII)
-			}
-			if look.ASCII {
-				c = strings.ReplaceAll(c, "×", "x")
-			}
-			pad := strings.Repeat(" ", widths[i]-min(widths[i], displaywidth.String(c))+2)
-			column += widths[i] + 2
-			switch {
-			case !look.Color:
-			case n == 0:
-				c = "\x1b[1m" + c + "\x1b[0m"
-			case i == len(l)-1 && rows[n-1].Mark.Marked():
-				c = "\x1b[33m" + c + "\x1b[0m"
-			}
-			b.WriteString(c)
-			if i < len(l)-1 {
-				b.WriteString(pad)
-			}
-		}
-		if _, err := io.WriteString(w, strings.TrimRight(b.String(), " ")+"\n"); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// fit cuts a text of our own to n columns.
-func fit(s string, n int, ascii bool) string {
-	const least = 10
-	ellipsis := "…"
-	if ascii {
-		ellipsis = "..."
-	}
-	if n = max(n, least); displaywidth.String(s) <= n {
-		return s
-	}
-	r := []rune(s)
-	return string(r[:n-len([]rune(ellipsis))]) + ellipsis
+	return report.WriteGrid(w, o, openColumns, cells)
 }
 
 func (s *Socket) age() string {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/event"
+	"github.com/tcpbye/tcpbye/tracer/report"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
@@ -206,7 +207,7 @@ func sockets() []Socket {
 
 func TestTable(t *testing.T) {
 	var b bytes.Buffer
-	if err := Table(&b, Rows(sockets(), false), Look{}); err != nil {
+	if err := Table(&b, Rows(sockets(), false), report.Options{}); err != nil {
 		t.Fatal(err)
 	}
 	want := `STATE        AGE    PROCESS           LOCAL              REMOTE           QUEUED     NOTE
@@ -226,7 +227,7 @@ SYN_SENT     -      curl/13 fd5       10.0.0.5:81        10.0.0.9:9       0 / 0
 		t.Errorf("%d rows of %d sockets", n, len(sockets()))
 	}
 	b.Reset()
-	if err := Table(&b, Rows(sockets(), false), Look{Width: 100, ASCII: true, Color: true}); err != nil {
+	if err := Table(&b, Rows(sockets(), false), report.Options{Width: 100, ASCII: true, Color: true}); err != nil {
 		t.Fatal(err)
 	}
 	for i, l := range strings.Split(b.String(), "\n") {
