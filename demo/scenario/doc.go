@@ -18,8 +18,11 @@
 //   - An end's bytes are its own: Unread is what it received and its process did
 //     not read, Unsent and Unacked are what it wrote.
 //   - Both ends of a pair that has ended carry the cause of the ending that came
-//     first; the act and the actor are those of the ender. Only where a third party
-//     ends the survivor (a new SYN on the same ports) do the causes differ.
+//     first, if it reached both; the act and the actor are those of the ender. The
+//     causes differ where it did not: where an end had ended before, where the
+//     reset was lost, and where a third party ends the survivor (a new SYN on the
+//     same ports).
+//   - Of a reset from another machine it is at most likely that the peer sent it.
 //   - Class open has no ender and no lost bytes (they are not known yet); its act
 //     and actor are those of a goodbye that was said in vain, if any. An end that
 //     stands although its peer's kernel has given up is open for itself.

@@ -21,8 +21,8 @@ func fromFar(class verdict.Class, cause verdict.Cause, x Expect) Expect {
 	return ending{class: class, cause: cause, ender: verdict.Peer}.local(x)
 }
 
-// likely marks what one end alone cannot be certain of: a middlebox may have
-// sent what looks like the peer's reset.
+// likely marks what one end alone cannot be certain of: something on the path may
+// have sent what looks like the peer's reset.
 func likely(x Expect) Expect {
 	x.Confidence = verdict.Likely
 	return x
@@ -110,7 +110,7 @@ var remotes = []Scenario{
 			wasReset(c)
 		},
 		Ends: map[string]Expect{
-			"client": fromFar(verdict.Aborted, verdict.PeerGone, Expect{AppSaw: []string{"ECONNRESET"}, Lost: Lost{Unacked: 50}}),
+			"client": fromFar(verdict.Aborted, verdict.PeerGone, likely(Expect{AppSaw: []string{"ECONNRESET"}, Lost: Lost{Unacked: 50}})),
 			"server": unseen(Expect{RST: 1}),
 		},
 		Counters: map[string]int64{"OutRsts": 1, "EstabResets": 2},
@@ -150,7 +150,7 @@ var remotes = []Scenario{
 			writesOn(c)
 		},
 		Ends: map[string]Expect{
-			"client": fromFar(verdict.Aborted, verdict.PeerGone, wroteOn),
+			"client": fromFar(verdict.Aborted, verdict.PeerGone, likely(wroteOn)),
 			"server": unseen(Expect{FIN: 1, RST: 1}),
 		},
 		Counters: map[string]int64{"OutRsts": 1, "EstabResets": 1},
@@ -168,7 +168,7 @@ var remotes = []Scenario{
 			w.Puppet("client").ConnectFails("client", l.at, unix.ECONNREFUSED).Close()
 		},
 		Ends: map[string]Expect{
-			"client": fromFar(verdict.Refused, verdict.PortClosed, Expect{AppSaw: []string{"ECONNREFUSED"}}),
+			"client": fromFar(verdict.Refused, verdict.PortClosed, likely(Expect{AppSaw: []string{"ECONNREFUSED"}})),
 		},
 		Counters: map[string]int64{"OutRsts": 1, "AttemptFails": 1},
 	},
@@ -201,7 +201,7 @@ var remotes = []Scenario{
 			wasReset(s)
 		},
 		Ends: map[string]Expect{
-			"server": fromFar(verdict.Refused, verdict.HandshakeReset, reset),
+			"server": fromFar(verdict.Refused, verdict.HandshakeReset, likely(reset)),
 			"client": unseen(Expect{RST: 1, Lost: Lost{Unacked: 0}}),
 		},
 		// The request and the socket that was made for it both count.

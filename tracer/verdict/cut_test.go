@@ -50,7 +50,8 @@ func TestCut(t *testing.T) {
 				f.see(500*ms, event.HookSetState, move(event.FinWait2, event.Close))
 				return f.see(510*ms, event.HookClose, at(event.Close), doing(event.CallClose))
 			}(),
-			cause: verdict.HalfClose, says: "went on reading", half: true,
+			// Whether the other end's FIN had crossed this one's is not seen from here.
+			cause: verdict.OrderlyClose, says: "went on reading until the FIN of 203.0.113.4:443 came", half: true,
 		},
 		{
 			name: "it closes at once",
@@ -59,7 +60,7 @@ func TestCut(t *testing.T) {
 				f.see(401*ms, event.HookClose, at(event.FinWait1), doing(event.CallClose))
 				return kept(f)
 			}(),
-			cause: verdict.OrderlyClose, says: "closed first, with shutdown(SHUT_WR) 0.400 s after it was opened and with close(2) 0.001 s later",
+			cause: verdict.OrderlyClose, says: "closed before the FIN of 203.0.113.4:443 came, with shutdown(SHUT_WR) 0.400 s after it was opened and with close(2) 0.001 s later",
 		},
 		{
 			name: "it closes at once, and no hook sees the close",

@@ -342,7 +342,7 @@ func (f *facts) lost() Lost {
 		}
 	}
 	if end.Has&event.HasTCP != 0 {
-		sent, queued := unacknowledged(end)
+		sent, queued := f.unacknowledged(end)
 		l.Unacked, l.Unsent = count(sent), count(queued)
 	}
 	if f.subflow {
@@ -367,12 +367,14 @@ func (f *facts) finReceived(e *event.Event) bool {
 
 // unacknowledged counts payload bytes in flight and never sent. write_seq
 // counts the SYN from the start and the FIN once it is queued.
-func unacknowledged(e *event.Event) (sent, queued uint32) {
+func (f *facts) unacknowledged(e *event.Event) (sent, queued uint32) {
 	sent = e.SndNxt - e.SndUna
 	queued = e.WriteSeq - e.SndNxt
 	switch e.State {
-	case event.SynSent:
-		if sent > 0 {
+	case event.SynSent, event.SynRecv:
+		// A child of a listener begins after its SYN-ACK was acknowledged; in a
+		// simultaneous open the SYN is still to be.
+		if sent > 0 && f.c.Open != conn.OpenPassive {
 			sent--
 		}
 	case event.FinWait1, event.Closing, event.LastAck:
@@ -420,7 +422,7 @@ func (f *facts) bytes() Bytes {
 	if (f.finReceived(e) || (f.peerFin != none && f.peerFin <= f.closed)) && received > 0 {
 		received--
 	}
-	inFlight, _ := unacknowledged(e)
+	inFlight, _ := f.unacknowledged(e)
 	sent := acked + uint64(inFlight)
 	b.Received = &received
 	if known {

@@ -75,10 +75,14 @@ func Judge(c *conn.Connection, s Scope) Verdict {
 	} else if self.peerFin != none {
 		v.PeerFin = &Goodbye{At: self.at(self.peerFin).Time, Acked: true}
 	}
+	over := self.over(peer)
 	for i := range rules {
 		r := &rules[i]
-		if r.open == self.over(peer) && r.Cause != UnknownCause {
+		if r.open == over && r.Cause != UnknownCause {
 			continue
+		}
+		if r.Cause == UnknownCause && over && peer != nil && v.alone(self, peer, s) {
+			return v
 		}
 		if x := r.try(self, peer, s); x != nil {
 			v.fill(r, x, self, peer, true, s)
@@ -87,13 +91,79 @@ func Judge(c *conn.Connection, s Scope) Verdict {
 		if peer == nil || r.own {
 			continue
 		}
-		if x := r.try(peer, self, s); x != nil {
+		if x := r.try(peer, self, s); x != nil && (r.open || self.endedBy(peer, r, x, s)) {
 			v.fill(r, x, peer, self, false, s)
 			return v
 		}
 	}
 	// The last rule matches everything.
 	return v
+}
+
+// alone judges by what this end itself can tell, where nothing that is known of
+// the other end explains how this one ended. The two do not fit together, so an
+// event was missed, or the network lost or made a segment: it is at most likely.
+func (v *Verdict) alone(self, peer *facts, s Scope) bool {
+	for i := range rules {
+		r := &rules[i]
+		if r.open || r.Cause == UnknownCause {
+			continue
+		}
+		if x := r.try(self, nil, s); x != nil {
+			x.likely = true
+			v.fill(r, x, self, peer, true, s)
+			return true
+		}
+	}
+	return false
+}
+
+// endedBy says whether what a rule found at the other end (a) can have ended this
+// one: a cause comes before its effect, and an abort has to arrive. Otherwise this
+// end's own process or kernel ended it.
+func (f *facts) endedBy(a *facts, r *Rule, x *finding, s Scope) bool {
+	if r.Class == Graceful || x.class == Graceful || f.closed == none {
+		return true // both ends were looked at; or this one has not ended
+	}
+	by := f.end().Time
+	switch {
+	case f.timeWait != none && event.State(f.at(f.timeWait).Arg) == event.FinWait2 && f.peerFin == none && f.end().Err == 0:
+		// Its mini-socket lived on, and heard of it.
+		if f.miniEnd == none {
+			return true
+		}
+		by = f.at(f.miniEnd).Time
+	case f.rst:
+		by = f.at(f.reset).Time
+	case f.reset == none && (f.c.Lossy || !s.has(event.HookReset)) && f.resetError():
+	default:
+		return false
+	}
+	// The kernel's own steps may be told after what they did at the other end.
+	first := never
+	for _, i := range x.a {
+		e := a.at(i)
+		switch {
+		case e == nil:
+		case e.Hook == event.HookSendActiveReset || e.Hook == event.HookSendReset || e.Hook == event.HookSetState && e.ToState == event.Close:
+			first = min(first, e.Time)
+		case e.Time > by:
+			return false
+		}
+	}
+	return first == never || first <= by+sameStep
+}
+
+// never is a time that does not come.
+const never = time.Duration(1<<63 - 1)
+
+// resetError says whether this end went to CLOSE with an error that a RST leaves.
+func (f *facts) resetError() bool {
+	switch unix.Errno(f.end().Err) {
+	case unix.ECONNRESET, unix.EPIPE, unix.ECONNREFUSED:
+		return true
+	}
+	return false
 }
 
 // try matches a rule. Those of an ending need to have seen the end.

@@ -14,7 +14,7 @@ type Answer string
 
 const (
 	AnswerUnknown Answer = ""
-	AnswerNone    Answer = "none"  // it came on its own: only such a RST has an ACK
+	AnswerNone    Answer = "none"  // it came on its own: it has an ACK, or there was nothing to answer
 	AnswerSYN     Answer = "syn"   // the SYN
 	AnswerData    Answer = "data"  // payload
 	AnswerFIN     Answer = "fin"   // the FIN
@@ -91,6 +91,15 @@ func (r *Reset) Backwards() uint32 {
 // stack may give its resets a TTL of their own.
 func (r *Reset) Elsewhere() bool { return r.Hops() > nearHops || r.Backwards() != 0 }
 
+// Unprompted says whether a RST of the form that answers a segment came when there
+// was none to answer: everything had been acknowledged, and nothing had come in of
+// which an acknowledgement could have been under way. A stack sends no such RST
+// (RFC 9293 3.10.7.1), except to the challenge ACK that a SYN of a new connection
+// drew, which is not seen here.
+func (r *Reset) Unprompted() bool {
+	return r != nil && r.Seen && r.Segment.Flags&event.ACK == 0 && r.Answers == AnswerNone
+}
+
 // incoming reads the RST that ended this end; nil: none came.
 func (f *facts) incoming() *Reset {
 	e := f.at(f.reset)
@@ -148,20 +157,41 @@ func (r *Reset) answers(f *facts, e *event.Event) {
 		r.Answers = AnswerProbe
 		return
 	}
+	// A bare RST acknowledges nothing: what it answers is still to be.
+	owed := e.SndNxt - e.SndUna
 	last := func(what Answer, ago time.Duration) {
 		if r.After == nil || ago < *r.After {
 			r.Answers, r.After = what, &ago
 		}
 	}
-	if before(f.fin, f.reset) && e.SndNxt == e.WriteSeq {
+	if before(f.fin, f.reset) && e.SndNxt == e.WriteSeq && owed > 0 {
 		last(AnswerFIN, e.Time-f.at(f.fin).Time)
+		owed--
 	}
-	if e.SinceSent > 0 && !f.silent() {
+	if e.SinceSent > 0 && !f.silent() && owed > 0 {
 		last(AnswerData, e.SinceSent)
 	}
 	if e.SinceReceived > 0 && e.BytesReceived > 0 {
 		last(AnswerACK, e.SinceReceived)
 	}
+	fresh := r.AfterFin != nil && *r.AfterFin < ackDelay || r.Answers == AnswerACK && *r.After < ackDelay
+	if (r.Answers == AnswerUnknown || r.Answers == AnswerACK) && owed == 0 && f.acknowledgedBy(e) && !fresh {
+		r.Answers, r.After = AnswerNone, nil
+	}
+}
+
+// ackDelay is how long after payload an acknowledgement of it may still be under
+// way: the kernel holds it back for up to 0.2 s (TCP_DELACK_MAX).
+const ackDelay = time.Second
+
+// acknowledgedBy says whether the peer had acknowledged payload by then: what
+// this end's kernel had to say of the handshake had met its socket.
+func (f *facts) acknowledgedBy(e *event.Event) bool {
+	n := e.BytesAcked
+	if f.c.Open != conn.OpenPassive && n > 0 {
+		n--
+	}
+	return n > 0
 }
 
 // sentAfterFin says whether this end sent payload between the peer's FIN and the

@@ -1,6 +1,7 @@
 package verdict
 
 import (
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -16,6 +17,8 @@ type Rule struct {
 
 	open bool // for connections that have not ended
 	own  bool // about the judged end only, never found from its peer
+	// again: another rule of this cause stands for it in lists.
+	again bool
 	// match looks at the end where the cause lies (a) and at the other end
 	// (b, nil when it is remote). nil: no match.
 	match func(a, b *facts, s Scope) *finding
@@ -42,6 +45,7 @@ func init() {
 		{Cause: PortReuse, Class: Aborted, own: true, match: portReuse, sentence: tellPortReuse},
 		{Cause: RepairClose, Class: Aborted, match: repairClose, sentence: tellRepairClose},
 		{Cause: SockDestroy, Class: Aborted, match: sockDestroy, sentence: tellSockDestroy},
+		{Cause: NeverAccepted, Class: Aborted, again: true, match: leftQueue, sentence: tellLeftQueue},
 		{Cause: ListenerClosed, Class: Aborted, match: listenerClosed, sentence: tellListenerClosed},
 		{Cause: MPTCPReset, Class: Aborted, match: mptcpReset, sentence: tellMPTCPReset},
 		{Cause: LingerZero, Class: Aborted, match: lingerZero, sentence: tellLingerZero},
@@ -83,8 +87,10 @@ func init() {
 	}
 }
 
-// Rules lists the table in its order.
-func Rules() []Rule { return rules }
+// Rules lists the table in its order, each cause once.
+func Rules() []Rule {
+	return slices.DeleteFunc(slices.Clone(rules), func(r Rule) bool { return r.again })
+}
 
 // neverEstablished: an active opener whose SYN was never answered with success.
 func neverEstablished(a *facts) bool {
@@ -156,7 +162,9 @@ func connectCancelled(a, b *facts, s Scope) *finding {
 }
 
 func portClosed(a, b *facts, s Scope) *finding {
-	if !neverEstablished(a) || !a.rst {
+	// From SYN_RECV (a simultaneous open) a RST refuses nothing: there was an
+	// end that had sent a SYN of its own.
+	if !neverEstablished(a) || !a.rst || a.end().State != event.SynSent {
 		return nil
 	}
 	x := &finding{by: byPeer, a: []int{a.reset, a.closed}}
@@ -166,8 +174,9 @@ func portClosed(a, b *facts, s Scope) *finding {
 			return x
 		}
 	}
-	x.needsAll = []event.Hook{event.HookSendReset}
-	// Nobody on this machine refused: the peer is remote, or it was the path.
+	// Nobody on this machine refused: the peer is remote, or a filter on the way
+	// refused in its name. The RST looks the same.
+	x.needsAll, x.likely = []event.Hook{event.HookSendReset}, true
 	if a.c.Remote.Addr().IsLoopback() && s.all(event.HookSendReset) {
 		return nil
 	}
@@ -210,10 +219,11 @@ func unreachable(a, b *facts, s Scope) *finding {
 }
 
 func handshakeReset(a, b *facts, s Scope) *finding {
-	if a.c.Open != conn.OpenPassive || a.c.Established != 0 || a.closed == none || !a.rst {
+	if a.c.Established != 0 || a.closed == none || !a.rst || a.c.Open != conn.OpenPassive && a.end().State != event.SynRecv {
 		return nil
 	}
-	return &finding{by: byPeer, a: []int{a.reset, a.closed}}
+	// Who sent the RST is known where the stack is that did.
+	return &finding{by: byPeer, a: []int{a.reset, a.closed}, likely: !a.resetSent(b)}
 }
 
 // portReuse: the other side opened a new connection from the same address and
@@ -273,7 +283,7 @@ func listenerClosed(a, b *facts, s Scope) *finding {
 		}
 		return x
 	}
-	if !before(a.forget, a.closed) {
+	if !before(a.forget, a.closed) || a.left(b) {
 		return nil
 	}
 	e := a.at(a.forget)
@@ -288,6 +298,22 @@ func listenerClosed(a, b *facts, s Scope) *finding {
 		x.by, x.act = byAdmin, ActDestroy
 	}
 	return x
+}
+
+// left says whether the other end (b) had let go of the connection while this
+// one waited in the accept queue: what became of the queue then ended nothing.
+// Its FIN alone does not say so, for it may still have read.
+func (f *facts) left(b *facts) bool {
+	return b != nil && f.forget != none && b.release != none && b.at(b.release).Time < f.at(f.forget).Time
+}
+
+// leftQueue: a client closed a connection that nobody had accepted yet.
+func leftQueue(a, b *facts, s Scope) *finding {
+	if b == nil || !b.left(a) || a.fin == none {
+		return nil
+	}
+	x := &finding{a: []int{a.release, a.fin}, b: []int{b.peerFin, b.forget, b.closed, b.active}}
+	return x.did(a.at(a.release))
 }
 
 func mptcpReset(a, b *facts, s Scope) *finding {
@@ -377,6 +403,9 @@ func closeUnread(a, b *facts, s Scope) *finding {
 func disconnect(a, b *facts, s Scope) *finding {
 	if a.closed == none || a.forget != none || a.c.Established == 0 && a.c.Open != conn.OpenUnknown {
 		return nil
+	}
+	if a.active == none && s.has(event.HookSendActiveReset) && (a.end().State == event.LastAck || a.end().State == event.Closing) {
+		return nil // both FINs are sent, and nothing else waits: no reset (tcp_need_reset)
 	}
 	if !before(a.disconn, a.closed) {
 		// Without the hook: → CLOSE inside connect(2) on what was established.
@@ -471,7 +500,7 @@ func keepaliveTimeout(a, b *facts, s Scope) *finding {
 func dataAfterClose(a, b *facts, s Scope) *finding {
 	x := &finding{}
 	switch {
-	case a.mini != none && event.State(a.at(a.mini).Arg2) == event.FinWait2 && a.at(a.mini).Segment.Flags&event.SYN == 0:
+	case a.mini != none && event.State(a.at(a.mini).Arg2) == event.FinWait2 && payload(a.at(a.mini), b):
 		x.a = []int{a.release, a.mini}
 	case a.answer != none && a.closed != none && a.orphan(a.closed) &&
 		(a.abandoned || a.end().State == event.FinWait2 && a.end().Err == 0):
@@ -479,7 +508,8 @@ func dataAfterClose(a, b *facts, s Scope) *finding {
 		if a.end().Has&event.HasSocket == 0 {
 			x.needs = append(x.needs, event.HookClose) // TCP_LINGER2 may be below zero
 		}
-	case a.dead != none && a.closed != none && a.fin != none && a.finAcked && a.at(a.dead).Segment.Flags&event.SYN == 0 && b != nil && b.rst:
+	case a.dead != none && a.closed != none && a.fin != none && a.finAcked && a.end().Err == 0 && payload(a.at(a.dead), b) &&
+		(b != nil && b.rst || b == nil && a.peerFin == none && a.fresh(a.at(a.dead))):
 		x.a = []int{a.release, a.miniEnd, a.dead}
 	default:
 		return nil
@@ -497,6 +527,29 @@ func dataAfterClose(a, b *facts, s Scope) *finding {
 		return x.did(o)
 	}
 	return x
+}
+
+// payload says whether the segment that a reset answered carried any: a FIN alone
+// takes nothing with it. Where the segment was not seen, what its sender (b) had
+// sent and not had acknowledged tells; nil: that is not known, and counts as none.
+func payload(answer *event.Event, b *facts) bool {
+	if answer.Has&event.HasSegment != 0 {
+		return answer.Segment.Flags&event.SYN == 0 && answer.Segment.Len > 0
+	}
+	if b == nil || b.closed == none {
+		return false
+	}
+	if b.end().Has&event.HasTCP == 0 {
+		return b.fin == none // a classic tracepoint: nothing else can have been sent
+	}
+	sent, _ := b.unacknowledged(b.end())
+	return sent > 0
+}
+
+// fresh says whether a segment carries what this end has not received yet: an old
+// duplicate means nothing.
+func (f *facts) fresh(e *event.Event) bool {
+	return e.Has&event.HasSegment != 0 && f.end().Has&event.HasTCP != 0 && int32(e.Segment.Seq+e.Segment.Len-f.end().RcvNxt) > 0
 }
 
 func dataAfterShutdown(a, b *facts, s Scope) *finding {
@@ -589,15 +642,31 @@ func noSocket(a, b *facts, s Scope) *finding {
 	return nil
 }
 
-// sentReset says whether this end's stack sent any reset for this connection.
-func (f *facts) sentReset() bool {
-	return f.active != none || f.answer != none || f.mini != none || f.dead != none || len(f.strays) > 0
+// sameStep is how much later than its effect at the other end an event may be
+// told that the same step of the kernel made: a RST goes through loopback before
+// tcp_send_reset tells of it, and the state follows.
+const sameStep = 20 * time.Millisecond
+
+// sentReset says whether this end's stack had sent any reset for this connection
+// by a time.
+func (f *facts) sentReset(by time.Duration) bool {
+	for _, i := range append([]int{f.active, f.answer, f.mini, f.dead}, f.strays...) {
+		if i != none && f.at(i).Time <= by+sameStep {
+			return true
+		}
+	}
+	return false
 }
 
-// resetSent says whether a stack on this machine is known to have sent a reset to
-// this end: the peer's, or this kernel's for a socket that is not there.
+// resetSent says whether a stack on this machine is known to have sent the reset
+// that came to this end: the peer's, or this kernel's for a socket that is not
+// there.
 func (f *facts) resetSent(peer *facts) bool {
-	return peer != nil && peer.sentReset() || f.elsewhere(func(e *event.Event) bool { return e.Hook == event.HookSendReset }) != none
+	by := f.c.Last
+	if f.reset != none {
+		by = f.at(f.reset).Time
+	}
+	return peer != nil && peer.sentReset(by) || f.elsewhere(func(e *event.Event) bool { return e.Hook == event.HookSendReset && e.Time <= by+sameStep }) != none
 }
 
 func pathReset(a, b *facts, s Scope) *finding {
@@ -605,7 +674,7 @@ func pathReset(a, b *facts, s Scope) *finding {
 		return nil
 	}
 	// What came from as far as the handshake did, came from where it did.
-	if b == nil && !neverEstablished(a) && a.incoming().Elsewhere() {
+	if b == nil && !neverEstablished(a) && (a.incoming().Elsewhere() || a.incoming().Unprompted()) {
 		return &finding{by: byPath, a: []int{a.established, a.reset, a.closed}, likely: true}
 	}
 	loopback := a.c.Remote.Addr().IsLoopback()
@@ -655,22 +724,54 @@ func peerGone(a, b *facts, s Scope) *finding {
 	if !a.rst || b != nil || neverEstablished(a) || a.at(a.reset).Has&event.HasSegment == 0 {
 		return nil
 	}
-	return &finding{by: byPeer, a: []int{a.reset, a.closed}, needs: []event.Hook{event.HookSendReset}}
+	// A filter on the path answers in just the same way.
+	return &finding{by: byPeer, a: []int{a.reset, a.closed}, needs: []event.Hook{event.HookSendReset}, likely: true}
+}
+
+// saidBoth says whether both FINs were sent as far as this end can tell, and its
+// own end came without a reset.
+func (f *facts) saidBoth() bool {
+	return f.closed != none && !f.rst && !f.abandoned && f.active == none && f.answer == none && f.mini == none &&
+		f.fin != none && f.end().Err == 0
 }
 
 // bothSaid says whether both FINs were sent, and the end came without a reset.
 func bothSaid(a, b *facts) bool {
-	if a.closed == none || a.rst || a.abandoned || a.active != none || a.answer != none || a.mini != none || a.fin == none {
+	if !a.saidBoth() {
+		return a.refusedFin(b)
+	}
+	if a.peerFin != none && a.finAcked && (b == nil || b.fin != none) {
+		return true // what became of the other end after that is its own affair
+	}
+	if b == nil {
+		return a.peerFin != none || a.lateFin()
+	}
+	return b.fin != none && !b.rst && !b.abandoned && b.active == none && b.answer == none && b.mini == none &&
+		(b.closed == none || b.end().Err == 0) || b.refusedFin(a)
+}
+
+// lateFin says whether the peer's FIN came when there was no mini-socket to take
+// it (tcp_max_tw_buckets), with nothing else in the segment.
+func (f *facts) lateFin() bool {
+	e := f.at(f.dead)
+	return e != nil && e.Has&event.HasSegment != 0 && e.Segment.Flags&event.FIN != 0 && e.Segment.Len == 0 && f.finAcked
+}
+
+// refusedFin says whether a RST came in answer to this end's FIN alone, when the
+// other end (b) had said goodbye and this one had nothing else to send: there
+// was no mini-socket to take it. Nothing was lost by it.
+func (f *facts) refusedFin(b *facts) bool {
+	if f.closed == none || !f.rst || f.abandoned || f.peerFin == none || f.fin == none || f.end().State != event.LastAck || f.active != none {
 		return false
 	}
-	if a.end().Err != 0 {
+	e := f.at(f.reset)
+	if e.Has&event.HasTCP == 0 || e.SndNxt != e.WriteSeq || e.SndNxt-e.SndUna != 1 {
 		return false
 	}
-	if b != nil {
-		return b.fin != none && !b.rst && !b.abandoned && b.active == none && b.answer == none && b.mini == none &&
-			(b.closed == none || b.end().Err == 0)
+	if e.Has&event.HasSegment != 0 && e.Segment.Flags&event.ACK != 0 {
+		return false // an abort of its own
 	}
-	return a.peerFin != none
+	return b == nil || b.saidBoth()
 }
 
 func simultaneousClose(a, b *facts, s Scope) *finding {
@@ -686,10 +787,10 @@ func simultaneousClose(a, b *facts, s Scope) *finding {
 
 // first says whether this end said goodbye first.
 func (f *facts) first(b *facts) bool {
-	if b != nil {
+	if b != nil && b.fin != none {
 		return f.at(f.fin).Time <= b.at(b.fin).Time
 	}
-	return f.fin < f.peerFin
+	return f.peerFin == none || f.fin < f.peerFin
 }
 
 func graceful(a, b *facts, want func(Act) bool) *finding {
@@ -697,6 +798,11 @@ func graceful(a, b *facts, want func(Act) bool) *finding {
 		return nil
 	}
 	x := &finding{a: []int{a.fin, a.closed}, harmless: late(a, b)}
+	if a.refusedFin(b) {
+		x.harmless = true
+		x.a = append(x.a, a.reset)
+		x.likely = b == nil // the reset of an abort may have been lost before
+	}
 	if b != nil {
 		x.b = []int{b.fin, b.closed}
 	}
@@ -721,12 +827,18 @@ func late(a, b *facts) bool {
 	return a.dead != none || a.elsewhere(reset) != none || b != nil && (b.dead != none || b.elsewhere(reset) != none)
 }
 
+// halfClose and orderlyClose share what is graceful. Of a peer on another machine
+// it is not known whether its FIN crossed this end's, nor whether it shut its
+// sending side down or closed: then both said goodbye, and no more is claimed.
 func halfClose(a, b *facts, s Scope) *finding {
+	if b == nil {
+		return nil
+	}
 	return graceful(a, b, func(act Act) bool { return act == ActShutWr && a.cut() == none })
 }
 
 func orderlyClose(a, b *facts, s Scope) *finding {
-	return graceful(a, b, func(act Act) bool { return act != ActShutWr || a.cut() != none })
+	return graceful(a, b, func(act Act) bool { return b == nil || act != ActShutWr || a.cut() != none })
 }
 
 func (f *facts) accepted() bool {
@@ -809,6 +921,9 @@ func stillOpen(a, b *facts, s Scope) *finding {
 	}
 	if a.closed != none {
 		x.needs = append(x.needs, event.HookTwskSchedule, event.HookTwskKill, event.HookSendReset)
+		// One event tells that the mini-socket got the peer's FIN, and the kernel
+		// may have skipped it; the peer's end would tell.
+		x.likely = b == nil
 	}
 	return x
 }

@@ -203,6 +203,18 @@ func tellSockDestroy(t *telling) string {
 	return fmt.Sprintf("%s destroyed the socket of %s from outside (SOCK_DESTROY, as ss -K does)%s. Neither application closed it.", by, end(t.a), t.when(t.a.at(t.a.abort)))
 }
 
+func tellLeftQueue(t *telling) string {
+	s := fmt.Sprintf("%s closed first, %s%s: nobody had accepted the connection, which waited in the queue of the listener at %s.",
+		t.who(), t.how(), t.when(t.a.at(t.a.release)), t.a.c.Remote)
+	if l := t.b.lost().Unread; l != nil && *l > 0 {
+		s += fmt.Sprintf(" What it had sent (%s) nobody read.", plural(*l))
+	}
+	if t.b.active != none {
+		s += fmt.Sprintf(" When the listener was closed, %s later, its kernel sent a RST that ended nothing any more.", span(t.b.at(t.b.forget).Time-t.a.at(t.a.release).Time))
+	}
+	return s
+}
+
 func tellListenerClosed(t *telling) string {
 	return fmt.Sprintf("The connection was complete and waited in the accept queue of the listener at %s. %s closed the listener, so the kernel reset it. The application never saw it: what %s had sent was not processed.",
 		t.a.c.Local, t.who(), t.other())
@@ -226,7 +238,11 @@ func tellCloseUnread(t *telling) string {
 }
 
 func tellDisconnect(t *telling) string {
-	return fmt.Sprintf("%s dissolved the connection with connect(AF_UNSPEC)%s: its kernel sent a RST, and the socket can be used again.", t.who(), t.when(t.a.at(t.a.disconn)))
+	sent := ""
+	if t.a.active != none {
+		sent = "its kernel sent a RST, and "
+	}
+	return fmt.Sprintf("%s dissolved the connection with connect(AF_UNSPEC)%s: %sthe socket can be used again.", t.who(), t.when(t.a.at(t.a.disconn)), sent)
 }
 
 func tellLinger2Negative(t *telling) string {
@@ -298,6 +314,10 @@ func tellPathReset(t *telling) string {
 	if t.b == nil && r.Elsewhere() {
 		return fmt.Sprintf("%s received a RST in the name of %s that another machine is likely to have sent: %s. A firewall, a load balancer or a NAT on the path does so%s.%s",
 			end(t.a), t.a.c.Remote, r.differs(t.a.c.Family), r.orElse(), r.reading(t))
+	}
+	if t.b == nil && r.Unprompted() {
+		return fmt.Sprintf("%s received a bare RST in the name of %s, the form that answers a segment, when there was nothing to answer: everything had been acknowledged. A firewall or a load balancer on the path is likely to have sent it; a machine that opens a new connection from the same port looks the same.%s",
+			end(t.a), t.a.c.Remote, r.reading(t))
 	}
 	text := fmt.Sprintf("%s received a RST in the name of %s, but the TCP stack of that end, which is on this machine, never sent it: a packet filter (REJECT with tcp-reset), a raw socket or something else on the path did.", end(t.a), t.a.c.Remote)
 	if r.Elsewhere() {
@@ -412,6 +432,12 @@ func tellSimultaneousClose(t *telling) string {
 
 func tellGraceful(t *telling) string {
 	var s string
+	// From one end it is only seen that the other's FIN came later, not that it
+	// was said later.
+	first := "closed first,"
+	if t.b == nil {
+		first = fmt.Sprintf("closed before the FIN of %s came,", t.a.c.Remote)
+	}
 	switch {
 	case t.x.by == byPeer:
 		s = fmt.Sprintf("%s finished first (FIN)", t.a.c.Remote)
@@ -423,16 +449,20 @@ func tellGraceful(t *telling) string {
 		let := t.a.at(t.a.cut())
 		how := finding{}
 		how.act, how.signal = act(let)
-		s = fmt.Sprintf("%s closed first, %s%s and %s %s later.", t.who(), t.how(), t.when(t.a.at(t.a.fin)),
+		s = fmt.Sprintf("%s %s %s%s and %s %s later.", t.who(), first, t.how(), t.when(t.a.at(t.a.fin)),
 			(&telling{x: &how}).how(), seconds(let.Time-t.a.at(t.a.fin).Time))
 	case t.x.act == ActShutWr:
-		s = fmt.Sprintf("%s finished sending %s%s and went on reading.", t.who(), t.how(), t.when(t.a.at(t.a.fin)))
+		s = fmt.Sprintf("%s finished sending %s%s and went on reading", t.who(), t.how(), t.when(t.a.at(t.a.fin)))
+		if t.b == nil {
+			s += fmt.Sprintf(" until the FIN of %s came", t.a.c.Remote)
+		}
+		s += "."
 	case t.x.act == NoAct && t.x.by == byProcess:
 		s = fmt.Sprintf("%s finished first%s, with shutdown(2); whether it went on reading was not seen.", t.who(), t.when(t.a.at(t.a.fin)))
 	case t.x.act == NoAct:
 		s = fmt.Sprintf("A kernel worker closed the side of %s first%s, for a process that had let go of it before.", end(t.a), t.when(t.a.at(t.a.fin)))
 	default:
-		s = fmt.Sprintf("%s closed first, %s%s.", t.who(), t.how(), t.when(t.a.at(t.a.fin)))
+		s = fmt.Sprintf("%s %s %s%s.", t.who(), first, t.how(), t.when(t.a.at(t.a.fin)))
 	}
 	if t.b != nil && t.x.by != byPeer {
 		if g := t.b.goodbye(); g != nil {
@@ -448,8 +478,25 @@ func tellGraceful(t *telling) string {
 			s += fmt.Sprintf(" %s followed %safter %s.", name, how, seconds(t.b.at(t.b.fin).Time-t.a.at(t.a.fin).Time))
 		}
 	}
-	if complete(t.a, t.b) {
-		return s + " Both FINs were acknowledged and nothing was lost."
+	for _, f := range []*facts{t.a, t.b} {
+		other := t.b
+		if f == t.b {
+			other = t.a
+		}
+		if f != nil && f.refusedFin(other) {
+			s += fmt.Sprintf(" The FIN of %s was answered with a RST, because its peer's kernel kept nothing that could take it: both had said goodbye.", end(f))
+			if complete(t.a, t.b) {
+				s += " No data was lost."
+			}
+			return s
+		}
+	}
+	switch {
+	case !complete(t.a, t.b):
+	case t.b == nil:
+		s += " Both FINs were acknowledged and nothing was lost at this end."
+	default:
+		s += " Both FINs were acknowledged and nothing was lost."
 	}
 	return s
 }
