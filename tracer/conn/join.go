@@ -80,6 +80,7 @@ type entry struct {
 	judged    bool
 	listener  bool
 	born      bool          // its birth was seen
+	twin      bool          // the other child of its handshake was there when it ended
 	due       time.Duration // when its story is complete; never: not known yet
 	place     int           // in the agenda; -1: not in it
 }
@@ -265,7 +266,8 @@ func (j *Joiner) spare(c *entry) bool {
 	if !c.unmade() {
 		return false
 	}
-	return slices.ContainsFunc(j.byEnds[c.tuple], func(o *entry) bool {
+	// The other one may have had its whole life, and been judged, by now.
+	return c.twin || slices.ContainsFunc(j.byEnds[c.tuple], func(o *entry) bool {
 		return o != c && o.NetNS == c.NetNS && o.Open == OpenPassive && !o.unmade() && o.First <= c.Ended && (o.Ended == 0 || o.Ended >= c.First)
 	})
 }
@@ -768,6 +770,7 @@ func (j *Joiner) state(c *entry, e event.Event) {
 		c.Established = e.Time
 	case e.ToState == event.Close && e.State != event.Close:
 		c.Ended = e.Time
+		c.twin = j.spare(c)
 		j.yield(c)
 		// Without tcp_time_wait, which may not be attached, or was skipped: a
 		// mini-socket that waits for the peer's FIN. Of a peer that lives here
