@@ -26,6 +26,15 @@ func (w *World) MPTCPPair() (client, server *Sock) {
 	return client, l.Accept("server")
 }
 
+// listensWithMPTCP is Pair with a server that listens with MPTCP and a client that
+// does not speak it.
+func (w *World) listensWithMPTCP() (client, server *Sock) {
+	p := w.Puppet("server")
+	l := p.listen(p.host(), 0, 16, unix.IPPROTO_MPTCP)
+	client = w.Puppet("client").Connect("client", l)
+	return client, l.Accept("server")
+}
+
 var multipath = []Scenario{
 	{
 		Name:     "mptcp-close",
@@ -65,6 +74,41 @@ var multipath = []Scenario{
 		Ends: aborted(verdict.MPTCPReset, "server", verdict.ActClose).pair(
 			"server", subflow(Expect{Lost: Lost{Unread: 60}, RST: 1}), "client", subflow(reset)),
 		Counters: aborts,
+	},
+	{
+		Name:  "mptcp-listener-unread",
+		Title: "a server that listens with MPTCP closes a plain connection with data unread",
+		Story: "The server listens with MPTCP, as every Go program does since 1.24. The client does not speak it, so what the server accepts is an ordinary TCP socket. " +
+			"It reads 700 of 1000 bytes and closes: the kernel resets, and knows to the byte what was not read.",
+		Groups:   []string{"mptcp", "abort"},
+		Families: bothIP,
+		Needs:    []Feature{HasMPTCP},
+		Run: func(w *World) {
+			c, s := w.listensWithMPTCP()
+			c.Send(1000)
+			s.Recv(700)
+			c.WaitAcked()
+			s.Close()
+			wasReset(c)
+		},
+		Ends: aborted(verdict.CloseUnread, "server", verdict.ActClose).pair(
+			"server", Expect{Lost: Lost{Unread: 300}, RST: 1}, "client", reset),
+		Counters: onClose,
+	},
+	{
+		Name:     "mptcp-listener-close",
+		Title:    "a server that listens with MPTCP closes a plain connection politely",
+		Story:    "The server listens with MPTCP, the client does not speak it. The client closes, the server reads the end of input and follows: as over any TCP connection, and nothing is lost.",
+		Groups:   []string{"mptcp", "polite"},
+		Families: bothIP,
+		Needs:    []Feature{HasMPTCP},
+		Run: func(w *World) {
+			c, s := w.listensWithMPTCP()
+			c.Exchange(s, 100, 200)
+			c.Close()
+			followUp(c, s)
+		},
+		Ends: politely("client", verdict.ActClose).pair("client", first, "server", then),
 	},
 	{
 		Name:   "mptcp-join-refused",

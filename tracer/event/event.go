@@ -141,6 +141,15 @@ func (e *Event) Signal() int {
 	return int(e.ExitCode & 0x7f)
 }
 
+// Inherited says whether the event shows a child that is just being copied from
+// its listener: up to 6.17 the copy is told of first and made the child's own
+// afterwards (inet_csk_clone_lock), so that what the listener is, its child may
+// yet not be. A listener of MPTCP has MPTCP set; a child whose peer does not
+// speak it is plain TCP from then on (subflow_ulp_fallback, net/mptcp/subflow.c).
+func (e *Event) Inherited() bool {
+	return e.Hook == HookSetState && e.State == Listen && e.ToState == SynRecv
+}
+
 // Exiting says whether the task on the CPU is in do_exit (PF_EXITING).
 func (e *Event) Exiting() bool { return e.Has&HasTask != 0 && e.TaskFlags&pfExiting != 0 }
 

@@ -60,7 +60,7 @@ func readFacts(c *conn.Connection) *facts {
 	act := none
 	for i := range c.Events {
 		e := &c.Events[i]
-		f.subflow = f.subflow || e.MPTCP
+		f.subflow = f.subflow || e.MPTCP && !e.Inherited()
 		switch e.Hook {
 		case event.HookCloseEntry:
 			first(&f.entry, i)
