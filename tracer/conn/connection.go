@@ -82,6 +82,13 @@ type Connection struct {
 	// Stacks are where in its program a process acted on it (HookStack).
 	Stacks []event.Event
 
+	// Serves is the side whose port something listens on, or, of those of before
+	// the trace, more than one connection has: see Service.
+	Serves Side
+	// Listeners are, where connect(2) failed, those who listened then on the
+	// port, in the namespace that answered, on other addresses.
+	Listeners []Listener
+
 	Peer *Connection // the other end, when it lives on this machine
 	// Lossy: events were lost somewhere in this connection's life.
 	Lossy bool

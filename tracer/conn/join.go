@@ -92,18 +92,19 @@ type entry struct {
 // that its own events and its peer's set, before any later event is placed. An
 // event that comes later than the window allows is the one exception.
 type Joiner struct {
-	opts    Options
-	waiting events
-	now     time.Duration
-	bySock  map[uint64]*entry
-	byEnds  map[ends][]*entry      // newest last
-	open    []*entry               // in the order of first sight; some may be judged
-	judged  int                    // so many in open are
-	agenda  agenda                 // what will be complete, and when
-	done    []*Connection          // complete, not yet handed out
-	acts    map[uint64]event.Event // last act on a listener, by socket
-	seeds   map[seedKey]Seed       // connections of before the trace, not yet seen
-	touched []*entry               // by the event that is being placed
+	opts      Options
+	waiting   events
+	now       time.Duration
+	bySock    map[uint64]*entry
+	byEnds    map[ends][]*entry      // newest last
+	open      []*entry               // in the order of first sight; some may be judged
+	judged    int                    // so many in open are
+	agenda    agenda                 // what will be complete, and when
+	done      []*Connection          // complete, not yet handed out
+	acts      map[uint64]event.Event // last act on a listener, by socket
+	seeds     map[seedKey]Seed       // connections of before the trace, not yet seen
+	touched   []*entry               // by the event that is being placed
+	listeners listeners
 	// unplaced are resets to ends whose port is not known yet.
 	unplaced []event.Event
 	n        int
@@ -245,6 +246,7 @@ func (j *Joiner) finish(c *entry) {
 		heap.Remove(&j.agenda, c.place)
 	}
 	j.forget(c)
+	c.Serves = j.listeners.serves(c.Connection)
 	if !c.listener && c.connected() && !j.spare(c) {
 		if j.opts.Done != nil {
 			j.opts.Done(c.Connection)
@@ -753,6 +755,7 @@ func (j *Joiner) process(e *event.Event) *Process {
 }
 
 func (j *Joiner) state(c *entry, e event.Event) {
+	j.listens(c, &e)
 	switch {
 	case e.ToState == event.Listen:
 		c.listener = true

@@ -7,7 +7,7 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
-// Seed is a connection that was there when the trace began. Nothing tells the
+// Seed is a connection, or a listener, that was there when the trace began. Nothing tells the
 // address of its socket: its ends and its network namespace are its identity.
 type Seed struct {
 	Time   time.Duration // CLOCK_MONOTONIC at which it was found
@@ -27,7 +27,11 @@ type seedKey struct {
 
 // Seed makes a connection known that was there before the trace. Its first
 // event takes it up. Call it before any event is added.
-func (j *Joiner) Seed(s Seed) { j.seeds[seedKey{s.NetNS, ends{s.Local, s.Remote}}] = s }
+func (j *Joiner) Seed(s Seed) {
+	if j.listeners.found(&s); s.State != event.Listen {
+		j.seeds[seedKey{s.NetNS, ends{s.Local, s.Remote}}] = s
+	}
+}
 
 // Seeds visits the seeds of which nothing was heard yet, in no order.
 func (j *Joiner) Seeds(visit func(Seed)) {

@@ -14,7 +14,7 @@ const maxHeld = 4096
 type pairing struct {
 	held  map[*conn.Connection]Judged
 	order []*conn.Connection
-	// show gets the active opener's end first; right is nil for a connection
+	// show gets the client's end first; right is nil for a connection
 	// of which only one end is known.
 	show func(left, right *Judged) error
 }
@@ -67,8 +67,7 @@ func (p *pairing) forget(c *conn.Connection) {
 }
 
 func (p *pairing) both(a, b Judged) error {
-	if b.Conn.Open == conn.OpenActive && a.Conn.Open != conn.OpenActive ||
-		a.Conn.Open == conn.OpenPassive && b.Conn.Open != conn.OpenPassive {
+	if servedHere(a.Conn) && !servedHere(b.Conn) {
 		a, b = b, a
 	}
 	return p.show(&a, &b)

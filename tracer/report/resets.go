@@ -3,7 +3,6 @@ package report
 import (
 	"fmt"
 	"io"
-	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -42,22 +41,17 @@ type ResetsSink struct {
 	shown int
 	pairs pairing
 	kinds map[resetKind]*resetCount
-	order []resetKind       // oldest first
+	order []*resetCount     // oldest first
 	peers map[resetKind]int // how many have a block; the remote address is not set
+	alone partners          // whose other end lived on when they were told of
 	now   time.Duration
 	timed bool // Tick says what time it is, and not the endings
 }
 
-// resetKind is what makes two endings the same.
-type resetKind struct {
-	cause       verdict.Cause
-	comm, actor string
-	served      uint16     // the port that does not change from connection to connection
-	here        bool       // and that is this end's
-	remote      netip.Addr // invalid: all peers for which there is no block
-}
-
+// resetCount counts the endings of a kind.
 type resetCount struct {
+	kinds       []resetKind   // under which it is found; the first is what it is
+	guess       bool          // it may be the second
 	n, told     int           // how often it came, and how many of that were told
 	first, last time.Duration // CLOCK_MONOTONIC
 	said, wait  time.Duration // when it was told last, and how long to wait from then
@@ -88,9 +82,16 @@ func (s *ResetsSink) End(j Judged) error {
 	if j.Conn == nil {
 		return errNoConn
 	}
+	if cause, told := s.alone.take(j.Conn); told {
+		if cause == j.Verdict.Cause || !ill(&j) {
+			return s.out.err
+		}
+		return s.ended(&j, nil) // it came to an end of its own
+	}
 	if p := j.Conn.Peer; p != nil && p.Ended == 0 && j.Conn.Ended != 0 {
 		if _, waits := s.pairs.held[p]; !waits {
 			// The other end lives on, perhaps for days: tell what is known.
+			s.alone.put(p, j.Verdict.Cause)
 			return s.ended(&j, nil)
 		}
 	}
@@ -102,8 +103,8 @@ func (s *ResetsSink) Close() error {
 	if err := s.pairs.flush(); err != nil {
 		return err
 	}
-	for _, k := range s.order {
-		if err := s.again(k, s.kinds[k].last); err != nil {
+	for _, n := range s.order {
+		if err := s.again(n, n.last); err != nil {
 			return err
 		}
 	}
@@ -135,21 +136,18 @@ func (s *ResetsSink) advance(now time.Duration) error {
 
 // Due is when the next repeats are told of; false: there are none.
 func (s *ResetsSink) Due() (time.Duration, bool) {
-	k := s.next()
-	n := s.kinds[k]
+	n := s.next()
 	if n == nil {
 		return 0, false
 	}
 	return n.said + n.wait, true
 }
 
-// next is the kind whose repeats are told of next; the zero kind: none.
-func (s *ResetsSink) next() resetKind {
-	var first resetKind
-	for _, k := range s.order {
-		n, f := s.kinds[k], s.kinds[first]
-		if n.n > n.told && (f == nil || n.said+n.wait < f.said+f.wait) {
-			first = k
+// next is the kind whose repeats are told of next; nil: none.
+func (s *ResetsSink) next() (first *resetCount) {
+	for _, n := range s.order {
+		if n.n > n.told && (first == nil || n.said+n.wait < first.said+first.wait) {
+			first = n
 		}
 	}
 	return first
@@ -163,22 +161,28 @@ func (s *ResetsSink) ended(a, b *Judged) error {
 			return s.out.err
 		}
 	}
-	at := endedAt(main, ends.other(main))
+	other := ends.other(main)
+	at := endedAt(main, other)
 	if !s.timed {
 		if err := s.advance(at); err != nil {
 			return err
 		}
 	}
-	kind := kindOf(main)
-	if s.kinds[kind] == nil {
-		if group := kind.anyPeer(); s.peers[group] >= maxPeers {
-			kind = group
+	kinds := kindsOf(main)
+	n := s.counted(kinds, main)
+	if n == nil {
+		for _, k := range kinds {
+			if group := k.anyPeer(); s.peers[group] >= maxPeers {
+				kinds = []resetKind{group}
+				n = s.counted(kinds, main)
+				break
+			}
 		}
 	}
-	if n := s.kinds[kind]; n != nil {
-		n.add(main, ends.other(main), at)
+	if n != nil {
+		n.add(main, other, at)
 		if s.now-n.said >= n.wait {
-			return s.again(kind, s.now)
+			return s.again(n, s.now)
 		}
 		return s.out.err
 	}
@@ -188,19 +192,72 @@ func (s *ResetsSink) ended(a, b *Judged) error {
 			return err
 		}
 		s.order = slices.Delete(s.order, 0, 1)
-		delete(s.kinds, old)
+		for _, k := range old.kinds {
+			if s.kinds[k] == old {
+				delete(s.kinds, k)
+			}
+		}
 		clear(s.peers)
 	}
-	n := &resetCount{first: at, said: s.now, wait: quiet, header: s.between(main, kind)}
-	n.add(main, ends.other(main), at)
-	s.kinds[kind] = n
-	s.order = append(s.order, kind)
-	if !kind.remote.IsValid() {
+	n = &resetCount{kinds: kinds, guess: len(kinds) > 1, first: at, last: at, said: s.now, wait: quiet}
+	n.header = s.between(main, kinds[0])
+	n.add(main, other, at)
+	for _, k := range kinds {
+		s.kinds[k] = n
+	}
+	s.order = append(s.order, n)
+	if !kinds[0].remote.IsValid() {
 		return s.out.err // its like has been explained for others
 	}
 	n.told = 1
-	s.peers[kind.anyPeer()]++
-	return s.block(newStory(a, b, s.pen), main, at, n)
+	for _, k := range kinds {
+		s.peers[k.anyPeer()]++
+	}
+	return s.block(newStory(a, b, s.pen), main, n)
+}
+
+// counted finds what counts an ending of one of these kinds; nil: it is the first.
+func (s *ResetsSink) counted(kinds []resetKind, main *Judged) *resetCount {
+	for _, k := range kinds {
+		n := s.kinds[k]
+		if n == nil {
+			continue
+		}
+		if n.guess {
+			// The port that two of them have is the service's.
+			n.guess, n.kinds = false, append([]resetKind{k}, n.kinds...)
+			n.header = s.between(main, k)
+		}
+		return n
+	}
+	return nil
+}
+
+// between names the two ends of an ending of that kind.
+func (s *ResetsSink) between(j *Judged, k resetKind) string {
+	p := sides(j)
+	if k.port != p.service.addr.Port() {
+		p = p.swapped()
+	}
+	return p.between(s.pen, k)
+}
+
+// partners remembers a bounded number of ends and why they were told of.
+type partners struct {
+	causes map[*conn.Connection]verdict.Cause
+}
+
+func (e *partners) put(c *conn.Connection, cause verdict.Cause) {
+	if e.causes == nil || len(e.causes) >= maxHeld {
+		e.causes = map[*conn.Connection]verdict.Cause{}
+	}
+	e.causes[c] = cause
+}
+
+func (e *partners) take(c *conn.Connection) (verdict.Cause, bool) {
+	cause, ok := e.causes[c]
+	delete(e.causes, c)
+	return cause, ok
 }
 
 // endedAt is when a connection ended: with the RST that came in, if one did. A
@@ -225,7 +282,8 @@ func endedAt(main, other *Judged) time.Duration {
 // add counts an ending; other is the other end, where it is known.
 func (n *resetCount) add(j, other *Judged, at time.Duration) {
 	n.n++
-	n.last = at
+	// They are not told of in the order in which they ended.
+	n.first, n.last = min(n.first, at), max(n.last, at)
 	n.ages.add(j.Verdict.Age)
 	n.idles.add(j.Verdict.Idle)
 	for _, end := range []*Judged{j, other} {
@@ -237,64 +295,25 @@ func (n *resetCount) add(j, other *Judged, at time.Duration) {
 	}
 }
 
-func kindOf(j *Judged) resetKind {
-	c := j.Conn
-	k := resetKind{cause: j.Verdict.Cause, remote: c.Remote.Addr(), served: c.Remote.Port()}
-	if who := headOf(j); who != nil {
-		k.comm = who.Comm
-	}
-	if j.Verdict.Actor != nil {
-		k.actor = j.Verdict.Actor.Comm
-	}
-	if servedHere(c) {
-		k.served, k.here = c.Local.Port(), true
-	}
-	return k
-}
-
-// servedHere says whether the service is this end's.
-func servedHere(c *conn.Connection) bool {
-	// Ports for the length of a connection are high ones.
-	return c.Open == conn.OpenPassive || c.Open == conn.OpenUnknown && c.Local.Port() < c.Remote.Port()
-}
-
-func (k resetKind) anyPeer() resetKind {
-	k.remote = netip.Addr{}
-	return k
-}
-
-// between names the two ends.
-func (s *ResetsSink) between(j *Judged, k resetKind) string {
-	who := s.pen.short(j) + s.pen.glyphs(" → ")
-	switch {
-	case k.remote.IsValid():
-		return who + addr(j.Conn.Remote)
-	case k.here:
-		return who + "other peers"
-	}
-	return who + "other peers, port " + itoa(int(k.served))
-}
-
 func (s *ResetsSink) clock(at time.Duration) string {
 	return s.o.Clock.Wall(at).In(s.zone).Format("15:04:05")
 }
 
 // again tells how often a kind came since it was told.
-func (s *ResetsSink) again(k resetKind, now time.Duration) error {
-	n := s.kinds[k]
+func (s *ResetsSink) again(n *resetCount, now time.Duration) error {
 	if n.n == n.told {
 		return s.out.err
 	}
 	count := fmt.Sprintf("×%d", n.n)
-	if n.n > 1 {
+	if n.n > 1 && n.last > n.first {
 		count += " in " + lasting(n.last-n.first)
 	}
 	n.told, n.said, n.wait = n.n, now, min(2*n.wait, longest)
-	if err := s.headline(n.last, n.header, s.pen.text(string(k.cause))+" again", s.pen.glyphs(count), plainInk); err != nil {
+	if err := s.headline(n.last, n.header, s.pen.text(string(n.kinds[0].cause))+" again", s.pen.glyphs(count), plainInk); err != nil {
 		return err
 	}
 	var doc strings.Builder
-	for _, l := range wrap(s.pen.glyphs(n.alike(k.cause)), s.room()-10) {
+	for _, l := range wrap(s.pen.glyphs(n.alike(n.kinds[0].cause)), s.room()-10) {
 		doc.WriteString(strings.Repeat(" ", 10) + l + "\n")
 	}
 	return s.out.string(doc.String())
@@ -319,15 +338,21 @@ func (n *resetCount) alike(cause verdict.Cause) string {
 	case n.lost > 0:
 		parts = append(parts, bytesText(n.lost)+" lost")
 	}
-	text := strings.Join(parts, ", ")
+	// What is the same each time is a sentence after the others.
+	with := func(sentence string) string {
+		if len(parts) == 0 {
+			return sentence
+		}
+		return strings.Join(parts, ", ") + ". " + sentence
+	}
 	// A connection that was never used is as old as it is idle: the first says it.
 	if at, ok := n.idles.fixed(); ok {
-		return text + ". " + sameTime("silence", verdict.SpanIdle, at)
+		return with(sameTime("silence", verdict.SpanIdle, at))
 	}
 	if at, ok := n.ages.fixed(); ok {
-		return text + ". " + sameTime("age", span, at)
+		return with(sameTime("age", span, at))
 	}
-	return text
+	return strings.Join(parts, ", ")
 }
 
 // sameTime says what it means that a time is always the same.
@@ -357,6 +382,8 @@ func (s *ResetsSink) room() int {
 // lasting is a length of time in words, for a count over it.
 func lasting(d time.Duration) string {
 	switch {
+	case d < time.Millisecond:
+		return fmt.Sprintf("%d µs", max(d, 0).Microseconds())
 	case d < time.Second:
 		return fmt.Sprintf("%d ms", d.Milliseconds())
 	case d < 100*time.Second:
@@ -391,14 +418,15 @@ func (s *ResetsSink) headline(at time.Duration, who, what, aside string, in ink)
 	return s.out.string(out + "\n")
 }
 
-func (s *ResetsSink) block(st *story, main *Judged, at time.Duration, n *resetCount) error {
+func (s *ResetsSink) block(st *story, main *Judged, n *resetCount) error {
 	if s.shown++; s.shown > 1 {
 		if err := s.out.string("\n"); err != nil {
 			return err
 		}
 	}
 	v := &main.Verdict
-	if err := s.headline(at, n.header, ended(main, at), "", classInk(v)); err != nil {
+	at := st.ended(main)
+	if err := s.headline(at, n.header, s.pen.glyphs(ended(main, at)), "", classInk(v)); err != nil {
 		return err
 	}
 	p := s.pen
@@ -446,35 +474,53 @@ func (s *ResetsSink) block(st *story, main *Judged, at time.Duration, n *resetCo
 	return s.out.string(doc.String())
 }
 
+// ended is the moment that the timeline marks as the end; where it marks none, that
+// of the connection.
+func (st *story) ended(main *Judged) time.Duration {
+	for n := range st.rows {
+		if st.rows[n].fatal {
+			return st.zero + st.rows[n].at
+		}
+	}
+	return endedAt(main, st.other(main))
+}
+
 // ended says how and when a connection ended, for a headline.
 func ended(j *Judged, at time.Duration) string {
 	v, c := &j.Verdict, j.Conn
 	what := map[verdict.Class]string{verdict.Aborted: "reset", verdict.TimedOut: "timed out", verdict.Refused: "refused",
-		verdict.Graceful: "a late reset, harmless,"}[v.Class]
+		verdict.Graceful: "a late reset, harmless"}[v.Class]
 	switch {
 	case v.Probe:
 		what = "a health check or a scan, reset"
 	case what == "" && v.Reset != nil:
-		what = "reset, unknown why,"
+		what = "reset, unknown why"
 	case what == "":
-		what = "ended, unknown how,"
+		what = "ended, unknown how"
 	}
 	// As the sentence counts: from the SYN, where both ends are here.
 	opened := c.Opened
 	if p := c.Peer; p != nil && p.Opened != 0 && (opened == 0 || p.Opened < opened) {
 		opened = p.Opened
 	}
-	switch age := at - opened; {
-	case opened == 0 || age < 0:
-	case age < time.Millisecond:
-		what += " within 1 ms"
-	default:
-		what += " after " + seconds(age) + " s"
+	if age := at - opened; opened != 0 && age >= 0 {
+		if strings.Contains(what, ",") && !v.Probe {
+			what += ","
+		}
+		what += " after " + shortly(age)
 	}
 	if v.Idle != nil && *v.Idle >= time.Second {
 		what += ", the last " + seconds(*v.Idle) + " s idle"
 	}
-	return strings.TrimSuffix(what, ",")
+	return what
+}
+
+// shortly is a time in a headline: seconds as in the timeline, or microseconds.
+func shortly(d time.Duration) string {
+	if d >= 0 && d < time.Millisecond {
+		return itoa(int(d.Microseconds())) + " µs"
+	}
+	return seconds(d) + " s"
 }
 
 // timer says whose default a time is. One time only may be chance.
@@ -501,7 +547,16 @@ func timer(v *verdict.Verdict) string {
 func moved(st *story, p pen, j *Judged) string {
 	b := j.Verdict.Bytes
 	name := st.label(p, j)
+	var lost uint64
+	for _, end := range st.ends {
+		if end != nil {
+			n, _ := lostBytes(end.Verdict.Lost)
+			lost += n
+		}
+	}
 	switch {
+	case b.Sent != nil && b.Received != nil && *b.Sent == 0 && *b.Received == 0 && lost > 0:
+		return "none arrived, either way"
 	case b.Sent != nil && b.Received != nil && *b.Sent == 0 && *b.Received == 0:
 		return "none, either way"
 	case b.Sent != nil && b.Received != nil:

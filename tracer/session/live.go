@@ -264,8 +264,10 @@ func Existing(w *Witness) ([]conn.Seed, error) {
 		return nil, err
 	}
 	seeds := make([]conn.Seed, 0, len(snap.Sockets))
-	for i := range snap.Sockets {
-		seeds = append(seeds, snap.Sockets[i].Seed())
+	for _, list := range [][]snapshot.Socket{snap.Sockets, snap.Listening} {
+		for i := range list {
+			seeds = append(seeds, list[i].Seed())
+		}
 	}
 	return seeds, nil
 }

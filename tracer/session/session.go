@@ -403,6 +403,10 @@ func (s *Session) preamble(w *record.Writer) error {
 		}
 	}
 	s.join.Seeds(again)
+	s.join.Listeners(func(l conn.Listener) bool {
+		again(conn.Seed{Time: s.join.Now(), NetNS: l.NetNS, Local: l.Local, State: event.Listen, Owner: l.Owner})
+		return err == nil
+	})
 	s.join.Open(func(c *conn.Connection) bool {
 		if c.Ended == 0 && c.Local.Port() != 0 {
 			again(conn.Seed{Time: s.join.Now(), NetNS: c.NetNS, Local: c.Local, Remote: c.Remote, State: c.State(), Owner: c.Owner})

@@ -108,8 +108,10 @@ func (s *Socket) Connection() *conn.Connection {
 
 // Snapshot is what was there.
 type Snapshot struct {
-	Sockets  []Socket // connections, by namespace and ends
-	TimeWait int      // ends in TIME_WAIT, which are not among Sockets
+	Sockets []Socket // connections, by namespace and ends
+	// Listening are the sockets that wait for connections.
+	Listening []Socket
+	TimeWait  int // ends in TIME_WAIT, which are not among Sockets
 	// Skipped says which namespaces could not be looked at, and why.
 	Skipped []error
 }
@@ -163,6 +165,7 @@ func Take(o Options) (*Snapshot, error) {
 	}
 	here, err := enrich.PIDNamespaceOf(o.Procfs)
 	hold(o, pids, err == nil && here.Initial, s.Sockets, listeners)
+	s.Listening = listeners
 	slices.SortStableFunc(s.Sockets, func(a, b Socket) int {
 		if a.NetNS != b.NetNS {
 			return int(int64(a.NetNS) - int64(b.NetNS))
@@ -201,6 +204,9 @@ func hold(o Options, pids []int, all bool, sockets, listeners []Socket) {
 	}
 	if all {
 		holdInCalls(o, pids, sockets, wanted, known)
+	}
+	for i := range listeners {
+		listeners[i].Holders = wanted[listeners[i].Inode]
 	}
 	for i := range sockets {
 		k := &sockets[i]

@@ -64,10 +64,22 @@ func (t *telling) when(e *event.Event) string {
 		return ""
 	}
 	d := e.Time - since(t.a, t.b)
-	if t.a.c.Open == conn.OpenUnknown {
-		return ""
+	if t.a.c.Open == conn.OpenUnknown || d < 0 {
+		return "" // what was seen of its beginning came later
 	}
 	return " " + seconds(d) + " after it was opened"
+}
+
+// spaced and parted put a part behind what is said already; an unknown part leaves
+// nothing behind.
+func spaced(part string) string { return after(" ", part) }
+func parted(part string) string { return after(", ", part) }
+
+func after(mark, part string) string {
+	if part == "" {
+		return ""
+	}
+	return mark + part
 }
 
 func seconds(d time.Duration) string {
@@ -147,7 +159,7 @@ func tellAcceptOverflow(t *telling) string {
 }
 
 func tellConnectCancelled(t *telling) string {
-	s := fmt.Sprintf("%s gave up connecting to %s itself, %s, before an answer to its SYN had come. Nothing was sent.", t.who(), t.a.c.Remote, t.how())
+	s := fmt.Sprintf("%s gave up connecting to %s itself%s, before an answer to its SYN had come. Nothing was sent.", t.who(), t.a.c.Remote, spaced(t.how()))
 	if t.a.elsewhere(func(e *event.Event) bool { return e.Hook == event.HookSynDrop }) != none {
 		s += fmt.Sprintf(" There was none because the accept queue of the listener at %s was full: its kernel dropped the SYN.", t.a.c.Remote)
 	}
@@ -204,8 +216,8 @@ func tellSockDestroy(t *telling) string {
 }
 
 func tellLeftQueue(t *telling) string {
-	s := fmt.Sprintf("%s closed first, %s%s: nobody had accepted the connection, which waited in the queue of the listener at %s.",
-		t.who(), t.how(), t.when(t.a.at(t.a.release)), t.a.c.Remote)
+	s := fmt.Sprintf("%s closed first,%s%s: nobody had accepted the connection, which waited in the queue of the listener at %s.",
+		t.who(), spaced(t.how()), t.when(t.a.at(t.a.release)), t.a.c.Remote)
 	if l := t.b.lost().Unread; l != nil && *l > 0 {
 		s += fmt.Sprintf(" What it had sent (%s) nobody read.", plural(*l))
 	}
@@ -225,7 +237,7 @@ func tellMPTCPReset(t *telling) string {
 }
 
 func tellLingerZero(t *telling) string {
-	s := fmt.Sprintf("%s closed %s with SO_LINGER on and a time of 0%s: that is an abort, so its kernel sent a RST instead of a FIN.", t.who(), t.how(), t.when(t.a.at(t.a.release)))
+	s := fmt.Sprintf("%s closed%s with SO_LINGER on and a time of 0%s: that is an abort, so its kernel sent a RST instead of a FIN.", t.who(), spaced(t.how()), t.when(t.a.at(t.a.release)))
 	if l := lostAt(t.a); l != "" {
 		s += " It threw away " + l + "."
 	}
@@ -233,8 +245,8 @@ func tellLingerZero(t *telling) string {
 }
 
 func tellCloseUnread(t *telling) string {
-	return fmt.Sprintf("%s closed %s%s while its receive queue still held data: it threw away %s, so its kernel sent a RST instead of a FIN.",
-		t.who(), t.how(), t.when(t.a.at(t.a.release)), lostAt(t.a))
+	return fmt.Sprintf("%s closed%s%s while its receive queue still held data: it threw away %s, so its kernel sent a RST instead of a FIN.",
+		t.who(), spaced(t.how()), t.when(t.a.at(t.a.release)), lostAt(t.a))
 }
 
 func tellDisconnect(t *telling) string {
@@ -246,7 +258,7 @@ func tellDisconnect(t *telling) string {
 }
 
 func tellLinger2Negative(t *telling) string {
-	return fmt.Sprintf("%s closed %s with TCP_LINGER2 below zero: its kernel does not wait for the peer's FIN, and sent a RST as soon as its own was acknowledged.", t.who(), t.how())
+	return fmt.Sprintf("%s closed%s with TCP_LINGER2 below zero: its kernel does not wait for the peer's FIN, and sent a RST as soon as its own was acknowledged.", t.who(), spaced(t.how()))
 }
 
 func tellOrphanLimit(t *telling) string {
@@ -262,7 +274,7 @@ func tellKeepaliveTimeout(t *telling) string {
 }
 
 func tellDataAfterClose(t *telling) string {
-	s := fmt.Sprintf("%s closed both directions %s%s.", t.who(), t.how(), t.when(t.a.ours()))
+	s := fmt.Sprintf("%s closed both directions%s%s.", t.who(), spaced(t.how()), t.when(t.a.ours()))
 	answer := t.a.at(t.a.mini)
 	if answer == nil {
 		answer = t.a.at(t.a.answer)
@@ -282,7 +294,7 @@ func tellDataAfterClose(t *telling) string {
 }
 
 func tellDataAfterShutdown(t *telling) string {
-	return fmt.Sprintf("%s shut both directions down %s and kept the descriptor. What %s sent after that was answered with a RST.", t.who(), t.how(), t.other())
+	return fmt.Sprintf("%s shut both directions down%s and kept the descriptor. What %s sent after that was answered with a RST.", t.who(), spaced(t.how()), t.other())
 }
 
 func tellOrphanTimeout(t *telling) string {
@@ -434,9 +446,9 @@ func tellGraceful(t *telling) string {
 	var s string
 	// From one end it is only seen that the other's FIN came later, not that it
 	// was said later.
-	first := "closed first,"
+	first := "closed first"
 	if t.b == nil {
-		first = fmt.Sprintf("closed before the FIN of %s came,", t.a.c.Remote)
+		first = fmt.Sprintf("closed before the FIN of %s came", t.a.c.Remote)
 	}
 	switch {
 	case t.x.by == byPeer:
@@ -449,10 +461,10 @@ func tellGraceful(t *telling) string {
 		let := t.a.at(t.a.cut())
 		how := finding{}
 		how.act, how.signal = act(let)
-		s = fmt.Sprintf("%s %s %s%s and %s %s later.", t.who(), first, t.how(), t.when(t.a.at(t.a.fin)),
+		s = fmt.Sprintf("%s %s%s%s and %s %s later.", t.who(), first, parted(t.how()), t.when(t.a.at(t.a.fin)),
 			(&telling{x: &how}).how(), seconds(let.Time-t.a.at(t.a.fin).Time))
 	case t.x.act == ActShutWr:
-		s = fmt.Sprintf("%s finished sending %s%s and went on reading", t.who(), t.how(), t.when(t.a.at(t.a.fin)))
+		s = fmt.Sprintf("%s finished sending%s%s and went on reading", t.who(), spaced(t.how()), t.when(t.a.at(t.a.fin)))
 		if t.b == nil {
 			s += fmt.Sprintf(" until the FIN of %s came", t.a.c.Remote)
 		}
@@ -462,7 +474,7 @@ func tellGraceful(t *telling) string {
 	case t.x.act == NoAct:
 		s = fmt.Sprintf("A kernel worker closed the side of %s first%s, for a process that had let go of it before.", end(t.a), t.when(t.a.at(t.a.fin)))
 	default:
-		s = fmt.Sprintf("%s %s %s%s.", t.who(), first, t.how(), t.when(t.a.at(t.a.fin)))
+		s = fmt.Sprintf("%s %s%s%s.", t.who(), first, parted(t.how()), t.when(t.a.at(t.a.fin)))
 	}
 	if t.b != nil && t.x.by != byPeer {
 		if g := t.b.goodbye(); g != nil {
@@ -471,11 +483,12 @@ func tellGraceful(t *telling) string {
 			if g.Actor != nil {
 				name = named(g.Actor)
 			}
-			how := (&telling{x: &other}).how()
-			if how != "" {
-				how += " "
+			how := spaced((&telling{x: &other}).how())
+			if later := t.b.at(t.b.fin).Time - t.a.at(t.a.fin).Time; later >= 0 {
+				s += fmt.Sprintf(" %s followed%s after %s.", name, how, seconds(later))
+			} else {
+				s += fmt.Sprintf(" %s finished%s, too.", name, how)
 			}
-			s += fmt.Sprintf(" %s followed %safter %s.", name, how, seconds(t.b.at(t.b.fin).Time-t.a.at(t.a.fin).Time))
 		}
 	}
 	for _, f := range []*facts{t.a, t.b} {
