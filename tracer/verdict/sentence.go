@@ -216,8 +216,8 @@ func tellSockDestroy(t *telling) string {
 }
 
 func tellLeftQueue(t *telling) string {
-	s := fmt.Sprintf("%s closed first,%s%s: nobody had accepted the connection, which waited in the queue of the listener at %s.",
-		t.who(), spaced(t.how()), t.when(t.a.at(t.a.release)), t.a.c.Remote)
+	s := fmt.Sprintf("%s closed first%s%s: nobody had accepted the connection, which waited in the queue of the listener at %s.",
+		t.who(), parted(t.how()), t.when(t.a.at(t.a.release)), t.a.c.Remote)
 	if l := t.b.lost().Unread; l != nil && *l > 0 {
 		s += fmt.Sprintf(" What it had sent (%s) nobody read.", plural(*l))
 	}
