@@ -172,8 +172,8 @@ var ErrPrivilegesKept = errors.New("this build (with cgo) cannot drop capabiliti
 
 // DropPrivileges gives up, for the whole process and for good, every capability
 // that a running trace does not need, except also. To be called once everything
-// is attached. A program that is executed later gets what its user and its file
-// give it.
+// is attached, and once the command that is traced was started: what is executed
+// later gets no more privileges from a file (PR_SET_NO_NEW_PRIVS).
 func DropPrivileges(also ...Capability) error {
 	sets, err := readCapabilities()
 	if err != nil {
@@ -193,9 +193,13 @@ func DropPrivileges(also ...Capability) error {
 	_, _, errno := syscall.AllThreadsSyscall(unix.SYS_CAPSET, uintptr(unsafe.Pointer(&hdr)), uintptr(unsafe.Pointer(&sets[0])), 0)
 	switch errno {
 	case 0:
-		return nil
 	case syscall.ENOTSUP:
 		return ErrPrivilegesKept
+	default:
+		return fmt.Errorf("give up capabilities: %w", errno)
 	}
-	return fmt.Errorf("give up capabilities: %w", errno)
+	if _, _, errno := syscall.AllThreadsSyscall6(unix.SYS_PRCTL, unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0, 0); errno != 0 {
+		return fmt.Errorf("give up new privileges: %w", errno)
+	}
+	return nil
 }

@@ -57,6 +57,9 @@ func traceAfterDropping() error {
 			return err
 		}
 		for line := range strings.Lines(string(text)) {
+			if now, ok := strings.CutPrefix(line, "NoNewPrivs:"); ok && strings.TrimSpace(now) != "1" {
+				return fmt.Errorf("%s may still get privileges: %s", task, line)
+			}
 			for _, set := range []string{"CapPrm:", "CapEff:", "CapInh:"} {
 				if hex, ok := strings.CutPrefix(line, set); ok {
 					var caps uint64

@@ -243,7 +243,7 @@ func (s *spaced) Write(p []byte) (int, error) {
 
 // show is the output of one ending: for a person, the timeline and then the
 // sequence of segments.
-func (d *demo) show(m record.Meta, attached []tracer.Attachment, title string) (*shower, error) {
+func (d *demo) show(ctx context.Context, m record.Meta, attached []tracer.Attachment, title string) (*shower, error) {
 	var sinks func(io.Writer, report.Options) []report.Sink
 	if d.people() {
 		sinks = func(w io.Writer, o report.Options) []report.Sink {
@@ -252,7 +252,7 @@ func (d *demo) show(m record.Meta, attached []tracer.Attachment, title string) (
 			return []report.Sink{report.NewTimeline(w, o), report.NewSequence(&spaced{w: w}, plain)}
 		}
 	}
-	return d.output.open(m, func(_, _ *report.Judged) (string, string) { return title, aside(m, attached) }, sinks)
+	return d.output.open(ctx, m, func(_, _ *report.Judged) (string, string) { return title, aside(m, attached) }, sinks)
 }
 
 func (d *demo) experiment(ctx context.Context, x experiment) (err error) {
@@ -288,7 +288,7 @@ func (d *demo) experiment(ctx context.Context, x experiment) (err error) {
 		degraded(d.env.stderr, attached)
 		m.Scenario = x.name
 		var err error
-		if s, err = d.show(m, attached, x.name+" · "+x.title); err != nil {
+		if s, err = d.show(ctx, m, attached, x.name+" · "+x.title); err != nil {
 			return session.Config{}, err
 		}
 		started = true
@@ -341,7 +341,7 @@ func (d *demo) scenario(ctx context.Context, st *stage.Stage, sc scenario.Scenar
 	}
 	m := st.Meta()
 	m.Scenario = sc.Name
-	s, err := d.show(m, st.Attachments(), sc.Name+" · "+sc.Title)
+	s, err := d.show(ctx, m, st.Attachments(), sc.Name+" · "+sc.Title)
 	if err != nil {
 		return nil, nil, err
 	}

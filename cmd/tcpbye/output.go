@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -31,6 +32,9 @@ type output struct {
 	attach  rungFlag
 	// rotation is how a recording goes on in other files; zero: it does not.
 	rotation record.Rotation
+	// file is that of the recording; nil: not created yet. All runs of a
+	// recording that is read go into it.
+	file io.WriteCloser
 }
 
 func (o *output) flags(cmd *cobra.Command, format report.Format) {
@@ -85,12 +89,12 @@ type shower struct {
 	opts   report.Options
 	buf    *bufio.Writer
 	record session.Recorder
-	file   *os.File
+	done   func() // with the recording; nil: nothing
 }
 
 // open makes the sink, or those that sinks makes, and the recording with its
 // head.
-func (o *output) open(meta record.Meta, heading func(left, right *report.Judged) (string, string), sinks func(io.Writer, report.Options) []report.Sink) (*shower, error) {
+func (o *output) open(ctx context.Context, meta record.Meta, heading func(left, right *report.Judged) (string, string), sinks func(io.Writer, report.Options) []report.Sink) (*shower, error) {
 	opts, err := o.options(report.Clock{Offset: meta.Offset})
 	if err != nil {
 		return nil, err
@@ -112,27 +116,67 @@ func (o *output) open(meta record.Meta, heading func(left, right *report.Judged)
 	if o.write == "" {
 		return s, nil
 	}
+	if err := o.create(ctx); err != nil {
+		return nil, err
+	}
 	if o.rotation.Size > 0 {
-		r, err := record.NewRotator(o.write, meta, o.rotation, func(name string) (io.WriteCloser, error) { return os.Create(name) })
+		next := func(name string) (io.WriteCloser, error) {
+			if file := o.file; file != nil {
+				o.file = nil
+				return file, nil
+			}
+			return record.Create(ctx, name)
+		}
+		r, err := record.NewRotator(o.write, meta, o.rotation, next)
 		if err != nil {
 			return nil, err
 		}
 		s.record = r
+		s.done = func() { o.rotation.First += r.Files() }
 		return s, nil
 	}
-	to := o.env.stdout
-	if o.write != "-" {
-		if s.file, err = os.Create(o.write); err != nil {
-			return nil, fmt.Errorf("create the recording: %w", err)
-		}
-		to = s.file
-	}
-	recording, err := record.NewWriter(to, meta)
+	recording, err := record.NewWriter(o.file, meta)
 	if err != nil {
 		return nil, err
 	}
 	s.record = recording
 	return s, nil
+}
+
+// create creates the file of the recording. It may wait for a reader of a pipe.
+func (o *output) create(ctx context.Context) error {
+	if o.write == "" || o.file != nil {
+		return nil
+	}
+	var err error
+	f, isFile := o.env.stdout.(*os.File)
+	switch {
+	case o.write == "-" && isFile:
+		o.file = record.Own(ctx, f)
+	case o.write == "-":
+		o.file = unclosed{o.env.stdout}
+	case o.rotation.Size > 0:
+		o.file, err = record.Create(ctx, o.rotation.Name(o.write, 0))
+	default:
+		o.file, err = record.Create(ctx, o.write)
+	}
+	if err != nil {
+		return fmt.Errorf("-w: %w", err)
+	}
+	return nil
+}
+
+// unclosed is what others write to, too.
+type unclosed struct{ io.Writer }
+
+func (unclosed) Close() error { return nil }
+
+// close closes the file of the recording.
+func (o *output) close() error {
+	if o.file == nil {
+		return nil
+	}
+	return o.file.Close()
 }
 
 // quietPipes makes a write to a pipe that nobody reads an error, EPIPE, and not
@@ -170,8 +214,8 @@ func (s *shower) close() error {
 		}
 	}
 	err = errors.Join(err, s.buf.Flush())
-	if s.file != nil {
-		err = errors.Join(err, s.file.Close())
+	if s.done != nil {
+		s.done()
 	}
 	return err
 }

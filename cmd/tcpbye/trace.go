@@ -83,7 +83,7 @@ With -- COMMAND, run it, trace it and its children, and end with it and with its
 exit status. ^C stops, judges what is left and counts. All conditions must hold;
 each may be given several times, or have a list with commas, of which one must.
 Both ends of a connection inside this machine are shown when one of them is
-wanted.`
+wanted. A recording that cannot be written on, as on a full disk, ends the run.`
 
 func newTrace(env environment) *cobra.Command {
 	t := &tracing{output: output{env: env}}
@@ -140,6 +140,9 @@ func (t *tracing) check(cmd *cobra.Command, args []string) (*filter.Filter, erro
 		if err := excluded(cmd, "-r", "duration", "ready-file", "receive", "stack", "attach"); err != nil {
 			return nil, err
 		}
+		if err := t.apart(); err != nil {
+			return nil, usage(err)
+		}
 		world = filter.World{} // a recording may come from another machine
 	}
 	f, err := filter.Parse(t.choose, world)
@@ -161,6 +164,20 @@ func (t *tracing) check(cmd *cobra.Command, args []string) (*filter.Filter, erro
 		return nil, usage(err)
 	}
 	return f, nil
+}
+
+// apart says whether what is read is not what is written.
+func (t *tracing) apart() error {
+	to, err := os.Stat(t.write)
+	if err != nil {
+		return nil // there is none
+	}
+	for _, name := range t.read {
+		if from, err := os.Stat(name); err == nil && from.Mode().IsRegular() && os.SameFile(from, to) {
+			return fmt.Errorf("-r %s -w %s: it would be overwritten before it is read", name, t.write)
+		}
+	}
+	return nil
 }
 
 // rotation reads -C and -W as tcpdump does: millions of bytes, unless there is a
@@ -208,7 +225,7 @@ func (t *tracing) run(cmd *cobra.Command, args []string) error {
 	config := func(meta record.Meta) (session.Config, error) {
 		*choice = asked // a run in a recording may have chosen more
 		var err error
-		if s, err = t.output.open(meta, nil, t.sink); err != nil {
+		if s, err = t.output.open(cmd.Context(), meta, nil, t.sink); err != nil {
 			return session.Config{}, err
 		}
 		show := s.show(meta.Scenario)
@@ -247,10 +264,10 @@ func (t *tracing) run(cmd *cobra.Command, args []string) error {
 			}
 			return config(m)
 		})
-	} else {
+	} else if err = t.output.create(cmd.Context()); err == nil {
 		counts, status, err = t.live(cmd.Context(), args, choice, config)
 	}
-	err = errors.Join(err, s.close())
+	err = errors.Join(err, s.close(), t.output.close())
 	if s != nil {
 		closing(t.env.stderr, counts)
 	}
@@ -339,8 +356,8 @@ func (t *tracing) live(ctx context.Context, args []string, choice *filter.Filter
 // started begins what waits for the trace.
 func (t *tracing) started(command *session.Command, choice *filter.Filter, stop func()) error {
 	if t.readyFile != "" {
-		if err := os.WriteFile(t.readyFile, []byte("ready\n"), 0o644); err != nil {
-			return fmt.Errorf("write the ready file: %w", err)
+		if err := ready(t.readyFile); err != nil {
+			return fmt.Errorf("--ready-file: %w", err)
 		}
 	}
 	if t.duration > 0 {
@@ -354,14 +371,26 @@ func (t *tracing) started(command *session.Command, choice *filter.Filter, stop 
 		choice.PIDs, choice.Follow = append(choice.PIDs, command.PID()), true
 		also = append(also, unix.CAP_KILL) // it may become another user, and signals are passed on
 	}
-	if t.write != "" {
-		also = append(also, unix.CAP_DAC_OVERRIDE) // the next file of a rotation
+	if t.rotation.Size > 0 {
+		also = append(also, unix.CAP_DAC_OVERRIDE) // the next file
 	}
 	// Everything is attached and looked up, and the command has what it was given.
 	if err := tracer.DropPrivileges(also...); err != nil && !errors.Is(err, tracer.ErrPrivilegesKept) {
 		return err
 	}
 	return nil
+}
+
+// ready writes the ready file. A FIFO that nobody reads says nothing to anybody.
+func ready(name string) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	f, err := record.Create(ctx, name)
+	if err != nil {
+		return err
+	}
+	_, err = io.WriteString(f, "ready\n")
+	return errors.Join(err, f.Close())
 }
 
 // commandStatus is what a shell returns for a command that it cannot run.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"hash/crc32"
 	"io"
+	"strings"
 	"time"
 
 	"github.com/tcpbye/tcpbye/tracer/event"
@@ -31,6 +32,10 @@ const (
 	kindTick    = 'T'
 	kindChoice  = 'C'
 )
+
+// kinds are all of them.
+const kinds = string(kindMeta) + string(kindEvent) + string(kindLoss) + string(kindEnd) +
+	string(kindProcess) + string(kindSeed) + string(kindTick) + string(kindChoice)
 
 // Meta is what a run was like: it stands before its events.
 type Meta struct {
@@ -89,9 +94,15 @@ type End struct {
 
 // Writer writes a recording. Its first error sticks.
 type Writer struct {
-	w   *bufio.Writer
-	buf []byte
-	err error
+	w    *bufio.Writer
+	buf  []byte
+	err  error
+	said bool // err was returned
+}
+
+func (w *Writer) result() error {
+	w.said = w.said || w.err != nil
+	return w.err
 }
 
 // NewWriter starts a recording.
@@ -108,35 +119,30 @@ func NewWriter(w io.Writer, m Meta) (*Writer, error) {
 // Event records an event.
 func (w *Writer) Event(e event.Event) error {
 	if w.err != nil {
-		return w.err
+		return w.result()
 	}
-	body, err := appendEvent(append(w.buf[:0], kindEvent), &e)
-	if err != nil {
-		w.err = err
-		return err
-	}
-	w.buf = body
-	w.record(body)
-	return w.err
+	w.buf = AppendEvent(w.buf[:0], &e)
+	w.write(w.buf)
+	return w.result()
 }
 
 // Loss records a loss.
 func (w *Writer) Loss(l Loss) error {
 	w.json(kindLoss, l)
-	return w.err
+	return w.result()
 }
 
 // Process records what is known of a process. It stands before the events that
 // it explains.
 func (w *Writer) Process(p Process) error {
 	w.json(kindProcess, p)
-	return w.err
+	return w.result()
 }
 
 // Seed records a connection that was there when the run began.
 func (w *Writer) Seed(s Seed) error {
 	w.json(kindSeed, s)
-	return w.err
+	return w.result()
 }
 
 // Choice says what a run was about, where its command line alone does not say it.
@@ -147,13 +153,13 @@ type Choice struct {
 // Choice records it. It stands before the events.
 func (w *Writer) Choice(c Choice) error {
 	w.json(kindChoice, c)
-	return w.err
+	return w.result()
 }
 
 // Tick records that no older event will come.
 func (w *Writer) Tick(t Tick) error {
 	w.json(kindTick, t)
-	return w.err
+	return w.result()
 }
 
 // Flush hands everything on that was recorded so far.
@@ -163,11 +169,15 @@ func (w *Writer) Flush() error {
 			w.err = fmt.Errorf("write the recording: %w", err)
 		}
 	}
-	return w.err
+	return w.result()
 }
 
-// Close records the end and flushes. It does not close the file.
+// Close records the end and flushes. It does not close the file. It does not
+// repeat an error that was returned before.
 func (w *Writer) Close(end End) error {
+	if w.said {
+		return nil
+	}
 	w.json(kindEnd, end)
 	return w.Flush()
 }
@@ -176,38 +186,76 @@ func (w *Writer) json(kind byte, v any) {
 	if w.err != nil {
 		return
 	}
-	b, err := json.Marshal(v)
+	b, err := appendJSON(w.buf[:0], kind, v)
 	if err != nil {
 		w.err = fmt.Errorf("write the recording: %w", err)
 		return
 	}
-	w.record(append([]byte{kind}, b...))
+	w.buf = b
+	w.write(b)
 }
 
-func (w *Writer) record(body []byte) {
-	var n [4]byte
-	binary.LittleEndian.PutUint32(n[:], uint32(len(body)))
-	_, err := w.w.Write(n[:])
-	if err == nil {
-		_, err = w.w.Write(body)
-	}
-	if err == nil {
-		binary.LittleEndian.PutUint32(n[:], crc32.Checksum(body, castagnoli))
-		_, err = w.w.Write(n[:])
-	}
-	if err != nil {
+func (w *Writer) write(records []byte) {
+	if _, err := w.w.Write(records); err != nil {
 		w.err = fmt.Errorf("write the recording: %w", err)
 	}
 }
 
-// DamageError says where a recording stops being one.
+// AppendEvent appends the record of an event.
+func AppendEvent(b []byte, e *event.Event) []byte {
+	start := len(b)
+	return seal(appendEvent(append(b, 0, 0, 0, 0, kindEvent), e), start)
+}
+
+func appendJSON(b []byte, kind byte, v any) ([]byte, error) {
+	body, err := json.Marshal(v)
+	if err != nil {
+		return b, err
+	}
+	start := len(b)
+	return seal(append(append(b, 0, 0, 0, 0, kind), body...), start), nil
+}
+
+// seal completes the record that begins at start: its length and its checksum.
+func seal(b []byte, start int) []byte {
+	body := b[start+lengthSize:]
+	binary.LittleEndian.PutUint32(b[start:], uint32(len(body)))
+	return binary.LittleEndian.AppendUint32(b, crc32.Checksum(body, castagnoli))
+}
+
+// A record is its length, its kind and body, and its checksum.
+const (
+	lengthSize = 4
+	frameSize  = lengthSize + crc32.Size
+)
+
+// DamageError says where a recording is damaged. Everything that is whole was
+// read: what comes before, and what follows.
 type DamageError struct {
-	Offset int64 // of the record
-	Reason string
+	Offset  int64 // of the first record that is damaged
+	Reason  string
+	Gaps    int   // how often whole records followed what was skipped
+	Skipped int64 // bytes that are no whole record, in all places
 }
 
 func (e *DamageError) Error() string {
-	return fmt.Sprintf("the recording is damaged at byte %d: %s; everything before it was read", e.Offset, e.Reason)
+	s := fmt.Sprintf("the recording is damaged at byte %d: %s; ", e.Offset, e.Reason)
+	switch e.Gaps {
+	case 0:
+		return s + fmt.Sprintf("everything before it was read, and the last %d bytes were not", e.Skipped)
+	case 1:
+		return s + fmt.Sprintf("%d bytes were skipped, everything before and after them was read, and what lived through the gap is judged as having lost events", e.Skipped)
+	}
+	return s + fmt.Sprintf("%d bytes were skipped in %d places, everything else was read, and what lived through the gaps is judged as having lost events", e.Skipped, e.Gaps)
+}
+
+// Gap is a part of a recording that could not be read, before something that
+// could.
+type Gap struct {
+	Offset, Bytes int64
+	// Head: the head of a run was in it, so what follows, up to the next head, is
+	// of a run of which nothing is known.
+	Head bool
 }
 
 // Handler takes what a recording holds. A nil function skips.
@@ -221,109 +269,222 @@ type Handler struct {
 	Seed    func(Seed) error
 	Tick    func(Tick) error
 	Choice  func(Choice) error
+
+	// Gap is told of what was skipped, before what follows it.
+	Gap func(Gap) error
 }
 
-// Read reads a recording to its end. A cut or damaged tail comes back as a
-// *DamageError after everything before it has been delivered.
+// Read reads a recording to its end. Where it is damaged, it goes on with the
+// next whole record, and a *DamageError comes back at the end.
 func Read(r io.Reader, h Handler) error {
-	br := bufio.NewReader(r)
-	var offset int64
-	head, err := br.Peek(len(magic))
+	rd := reader{b: bufio.NewReaderSize(r, 1<<14), h: h}
+	head, err := rd.b.Peek(len(magic))
 	if err != nil || string(head) != magic {
 		if err == nil || errors.Is(err, io.EOF) {
 			return errors.New("this is not a recording of tcpbye: it does not start with its signature")
 		}
 		return fmt.Errorf("read the recording: %w", err)
 	}
-	var body []byte
+	if err := rd.read(); err != nil {
+		return err
+	}
+	if rd.damage != nil {
+		return rd.damage
+	}
+	return nil
+}
+
+// reader reads a recording record by record.
+type reader struct {
+	b      *bufio.Reader
+	h      Handler
+	offset int64 // of what is next in b
+	damage *DamageError
+	begun  bool // the signature was read, and the head that follows it was not
+	gap    *Gap // that was not told of yet
+}
+
+func (r *reader) read() error {
 	for {
-		// A recording that was appended starts with the signature again.
-		if head, err := br.Peek(len(magic)); err == nil && string(head) == magic {
-			if _, err := br.Discard(len(magic)); err != nil {
-				return fmt.Errorf("read the recording: %w", err)
-			}
-			offset += int64(len(magic))
-			continue
-		}
-		var n [4]byte
-		if _, err := io.ReadFull(br, n[:]); err != nil {
-			if errors.Is(err, io.EOF) {
-				return nil
-			}
-			return damaged(offset, err)
-		}
-		size := binary.LittleEndian.Uint32(n[:])
-		if size == 0 || size > maxRecord {
-			return &DamageError{offset, fmt.Sprintf("a record of %d bytes", size)}
-		}
-		if cap(body) < int(size) {
-			body = make([]byte, size)
-		}
-		body = body[:size]
-		if _, err := io.ReadFull(br, body); err != nil {
-			return damaged(offset, err)
-		}
-		if _, err := io.ReadFull(br, n[:]); err != nil {
-			return damaged(offset, err)
-		}
-		if binary.LittleEndian.Uint32(n[:]) != crc32.Checksum(body, castagnoli) {
-			return &DamageError{offset, "a checksum does not match"}
-		}
-		if err := h.deliver(body[0], body[1:], offset); err != nil {
+		head, err := r.peek(len(magic))
+		if err != nil {
 			return err
 		}
-		offset += int64(size) + 8
+		switch {
+		case len(head) == 0:
+			return nil
+		case string(head) == magic: // a recording that was appended
+			r.skip(len(magic))
+			r.begun = true
+			continue
+		}
+		body, reason, err := r.record()
+		if err != nil {
+			return err
+		}
+		if reason == "" {
+			if err := r.tell(body[0]); err != nil {
+				return err
+			}
+			if reason, err = r.h.deliver(body[0], body[1:]); err != nil {
+				return err
+			}
+		}
+		if reason == "" {
+			r.skip(len(body) + frameSize)
+			continue
+		}
+		if r.damage == nil {
+			r.damage = &DamageError{Offset: r.offset, Reason: reason}
+		}
+		if err := r.resume(); err != nil {
+			return err
+		}
 	}
 }
 
-func damaged(offset int64, err error) error {
-	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return &DamageError{offset, "it was cut in the middle of a record"}
+// peek looks at up to n bytes, fewer only at the end.
+func (r *reader) peek(n int) ([]byte, error) {
+	if n > r.b.Size() {
+		r.b = bufio.NewReaderSize(r.b, maxRecord+frameSize)
 	}
-	return fmt.Errorf("read the recording: %w", err)
+	b, err := r.b.Peek(n)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("read the recording: %w", err)
+	}
+	return b, nil
 }
 
-func (h Handler) deliver(kind byte, body []byte, offset int64) error {
+func (r *reader) skip(n int) {
+	_, _ = r.b.Discard(n) // it was looked at
+	r.offset += int64(n)
+}
+
+// record looks at kind and body of the next record, or says what is wrong with
+// it.
+func (r *reader) record() (body []byte, reason string, err error) {
+	const cut = "it was cut in the middle of a record"
+	head, err := r.peek(lengthSize)
+	if err != nil {
+		return nil, "", err
+	}
+	if len(head) < lengthSize {
+		return nil, cut, nil
+	}
+	size := binary.LittleEndian.Uint32(head)
+	if size == 0 || size > maxRecord {
+		return nil, fmt.Sprintf("a record of %d bytes", size), nil
+	}
+	whole, err := r.peek(int(size) + frameSize)
+	if err != nil {
+		return nil, "", err
+	}
+	if len(whole) < int(size)+frameSize {
+		return nil, cut, nil
+	}
+	body = whole[lengthSize : lengthSize+size]
+	if binary.LittleEndian.Uint32(whole[lengthSize+size:]) != crc32.Checksum(body, castagnoli) {
+		return nil, "a checksum does not match", nil
+	}
+	return body, "", nil
+}
+
+// budget is how many bytes may be summed up for each one that is skipped, so
+// that what is made to look like records costs no more than its size.
+const budget = 64
+
+// resume skips what is damaged, up to the next whole record or the end.
+func (r *reader) resume() error {
+	start, allowed := r.offset, maxRecord
+	for {
+		r.skip(1)
+		allowed += budget
+		head, err := r.peek(max(len(magic), lengthSize+1))
+		if err != nil {
+			return err
+		}
+		if len(head) == 0 {
+			r.damage.Skipped += r.offset - start
+			return nil
+		}
+		if string(head) != magic {
+			if len(head) <= lengthSize || strings.IndexByte(kinds, head[lengthSize]) < 0 {
+				continue
+			}
+			size := binary.LittleEndian.Uint32(head)
+			if size == 0 || size > uint32(min(allowed, maxRecord)) {
+				continue
+			}
+			allowed -= int(size)
+			_, reason, err := r.record()
+			if err != nil {
+				return err
+			}
+			if reason != "" {
+				continue
+			}
+		}
+		r.damage.Gaps++
+		r.damage.Skipped += r.offset - start
+		if r.gap == nil {
+			r.gap = &Gap{Offset: start}
+		}
+		r.gap.Bytes += r.offset - start
+		return nil
+	}
+}
+
+// tell tells of a gap before the record of a kind that follows it.
+func (r *reader) tell(kind byte) error {
+	g, begun := r.gap, r.begun
+	r.gap, r.begun = nil, false
+	if g == nil {
+		return nil
+	}
+	g.Head = begun && kind != kindMeta
+	return call(r.h.Gap, *g)
+}
+
+// deliver hands a record over. reason says what is wrong with it.
+func (h Handler) deliver(kind byte, body []byte) (reason string, err error) {
 	switch kind {
 	case kindEvent:
-		e, err := decodeEvent(body)
-		if err != nil {
-			return &DamageError{offset, err.Error()}
+		var e event.Event
+		if err := decodeEvent(body, &e); err != nil {
+			return err.Error(), nil
 		}
-		if h.Event != nil {
-			return h.Event(e)
-		}
+		return "", call(h.Event, e)
 	case kindMeta:
 		var m Meta
 		if err := json.Unmarshal(body, &m); err != nil {
-			return &DamageError{offset, err.Error()}
+			return err.Error(), nil
 		}
 		if m.Version != 1 {
-			return fmt.Errorf("the recording has format %d, this program reads format 1: use the tcpbye that wrote it (%s)", m.Version, m.Program)
+			return "", fmt.Errorf("the recording has format %d, this program reads format 1: use the tcpbye that wrote it (%s)", m.Version, m.Program)
 		}
-		return call(h.Meta, m)
+		return "", call(h.Meta, m)
 	case kindLoss:
-		return unmarshal(body, offset, h.Loss)
+		return unmarshal(body, h.Loss)
 	case kindEnd:
-		return unmarshal(body, offset, h.End)
+		return unmarshal(body, h.End)
 	case kindProcess:
-		return unmarshal(body, offset, h.Process)
+		return unmarshal(body, h.Process)
 	case kindSeed:
-		return unmarshal(body, offset, h.Seed)
+		return unmarshal(body, h.Seed)
 	case kindTick:
-		return unmarshal(body, offset, h.Tick)
+		return unmarshal(body, h.Tick)
 	case kindChoice:
-		return unmarshal(body, offset, h.Choice)
+		return unmarshal(body, h.Choice)
 	}
-	return nil // a kind of a later version
+	return "", nil // a kind of a later version
 }
 
-func unmarshal[T any](body []byte, offset int64, f func(T) error) error {
+func unmarshal[T any](body []byte, f func(T) error) (reason string, err error) {
 	var v T
 	if err := json.Unmarshal(body, &v); err != nil {
-		return &DamageError{offset, err.Error()}
+		return err.Error(), nil
 	}
-	return call(f, v)
+	return "", call(f, v)
 }
 
 func call[T any](f func(T) error, v T) error {

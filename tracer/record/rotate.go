@@ -19,6 +19,20 @@ type Rotation struct {
 	// Count is how many files there are at most: then the first is written
 	// again. 0: no limit.
 	Count int
+	// First is how many files other runs filled already.
+	First int
+}
+
+// Name is the name of a file, of which the first has the number 0.
+func (how Rotation) Name(name string, file int) string {
+	if how.Count == 0 {
+		if file == 0 {
+			return name
+		}
+		return name + strconv.Itoa(file)
+	}
+	digits := len(strconv.Itoa(how.Count - 1))
+	return fmt.Sprintf("%s%0*d", name, digits, file%how.Count)
 }
 
 // Rotator is a Writer that writes a run to several files. Each file can be read
@@ -70,20 +84,11 @@ func NewRotator(name string, m Meta, how Rotation, create func(name string) (io.
 	return r, nil
 }
 
-// Name is the name of the file with a part of the run.
-func (r *Rotator) nameOf(part int) string {
-	if r.how.Count == 0 {
-		if part == 0 {
-			return r.name
-		}
-		return r.name + strconv.Itoa(part)
-	}
-	digits := len(strconv.Itoa(r.how.Count - 1))
-	return fmt.Sprintf("%s%0*d", r.name, digits, part%r.how.Count)
-}
+// Files is how many files were begun.
+func (r *Rotator) Files() int { return r.meta.Part + 1 }
 
 func (r *Rotator) begin() error {
-	file, err := r.create(r.nameOf(r.meta.Part))
+	file, err := r.create(r.how.Name(r.name, r.how.First+r.meta.Part))
 	if err != nil {
 		return fmt.Errorf("create the recording: %w", err)
 	}
@@ -147,10 +152,11 @@ func (r *Rotator) Flush() error {
 	return r.w.Flush()
 }
 
-// Close records the end, flushes and closes the last file.
+// Close records the end, flushes and closes the last file. It does not repeat an
+// error that was returned before.
 func (r *Rotator) Close(end End) error {
 	if r.err != nil {
-		return r.err
+		return nil
 	}
 	return errors.Join(r.w.Close(end), r.file.Close())
 }

@@ -3,10 +3,16 @@ package report
 import (
 	"encoding/csv"
 	"io"
+	"strconv"
+	"strings"
+	"unicode"
 )
 
 // CSVSink writes a line per end under a header, RFC 4180 with LF. A value that
 // is not known is an empty field; control characters are escaped as Quote does.
+// A process may have any name, and a spreadsheet takes a value that begins with
+// =, +, - or @ for a formula: before such a value, unless it is a number, stands
+// an apostrophe.
 type CSVSink struct {
 	out    output
 	w      *csv.Writer
@@ -35,10 +41,23 @@ func (s *CSVSink) End(j Judged) error {
 	s.fields = s.fields[:0]
 	for _, c := range columns {
 		if c.exact != nil {
-			s.fields = append(s.fields, Quote(c.exact(e)))
+			s.fields = append(s.fields, harmless(Quote(c.exact(e))))
 		}
 	}
 	return s.write()
+}
+
+// harmless makes what a spreadsheet would take for a formula a text. Some trim
+// spaces first, and some take the wide forms of the signs for the signs.
+func harmless(s string) string {
+	t := strings.TrimLeftFunc(s, unicode.IsSpace)
+	if t == "" || !strings.ContainsAny(string([]rune(t)[:1]), "=+-@＝＋－＠\t\r") {
+		return s
+	}
+	if _, err := strconv.ParseFloat(s, 64); err == nil {
+		return s
+	}
+	return "'" + s
 }
 
 // Close implements Sink. Without any end there is still a header.

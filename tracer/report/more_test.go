@@ -1,6 +1,10 @@
 package report
 
 import (
+	"bytes"
+	"encoding/csv"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
@@ -211,4 +215,33 @@ func TestGoldenTimelineMore(t *testing.T) {
 	}
 	golden(t, "timeline-more.txt", shown(t, Timeline, testOptions(), all...))
 	golden(t, "sequence-more.txt", shown(t, Sequence, testOptions(), all...))
+}
+
+// TestCSVHoldsNoFormula: no name of a process makes a spreadsheet compute.
+func TestCSVHoldsNoFormula(t *testing.T) {
+	for _, name := range []string{"=1+1", "+1+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", " =1", "＝1+1", "-", "=cmd|' /C", `",=1`, "-5", "nginx", "a=b", ""} {
+		n := newEnd("1", task{pid: 7, comm: name}, "10.0.0.1:1", "10.0.0.2:2", conn.OpenActive)
+		n.c.Owner = n.process()
+		n.c.Owner.Exe = name
+		rows, err := csv.NewReader(bytes.NewReader(shown(t, CSV, Options{}, Judged{Conn: n.c}))).ReadAll()
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := 0
+		for i, k := range rows[0] {
+			cell := rows[1][i]
+			if k == "comm" || k == "exe" {
+				if strings.Contains(cell, strings.TrimSpace(Quote(name))) {
+					found++
+				}
+			}
+			_, err := strconv.ParseFloat(cell, 64)
+			if cell = strings.TrimSpace(cell); err != nil && cell != "" && strings.ContainsAny(string([]rune(cell)[:1]), "=+-@＝\t\r") {
+				t.Errorf("%q: %s is %q", name, k, cell)
+			}
+		}
+		if found != 2 {
+			t.Errorf("%q is in %d cells: %q", name, found, rows[1])
+		}
+	}
 }

@@ -303,9 +303,13 @@ func Replay(r io.Reader, prepare func(record.Meta) (Config, error)) (Counts, err
 	p := replay{prepare: prepare}
 	err := record.Read(r, record.Handler{
 		Meta: p.head,
+		Gap:  p.gap,
 		Event: func(e event.Event) error {
 			if p.s == nil {
-				return errors.New("the recording has events before its head")
+				return p.headless()
+			}
+			if err := p.over(e.Time); err != nil {
+				return err
 			}
 			return p.s.Event(e)
 		},
@@ -336,6 +340,9 @@ func Replay(r io.Reader, prepare func(record.Meta) (Config, error)) (Counts, err
 			if p.s == nil {
 				return nil
 			}
+			if err := p.over(t.Time); err != nil {
+				return err
+			}
 			return p.s.Tick(t.Time)
 		},
 	})
@@ -352,10 +359,42 @@ type replay struct {
 	meta    record.Meta
 	s       *Session
 	goesOn  bool // this part continues the one before
+	gapped  bool // something is missing since the last event
+	damaged bool // the head of what is being read is missing
 	total   Counts
 }
 
+// headless is an event of a run whose head was not read.
+func (p *replay) headless() error {
+	if p.damaged {
+		return nil // the damage is told of at the end
+	}
+	return errors.New("the recording has events before its head")
+}
+
+// gap takes what could not be read as a loss: up to the next event.
+func (p *replay) gap(g record.Gap) error {
+	p.gapped = p.s != nil
+	p.damaged = p.damaged || g.Head || p.s == nil
+	if !g.Head {
+		return nil
+	}
+	return p.finish()
+}
+
+// over ends a gap with something of a time: what was lost came before that, but
+// may have happened a little later.
+func (p *replay) over(at time.Duration) error {
+	if !p.gapped {
+		return nil
+	}
+	p.gapped = false
+	from := p.s.join.Now()
+	return p.s.Lose(from, max(from, at)+disorder, 1)
+}
+
 func (p *replay) head(m record.Meta) error {
+	p.damaged = false
 	p.goesOn = p.s != nil && m.Continues(p.meta)
 	p.meta = m
 	if p.goesOn {
@@ -377,7 +416,7 @@ func (p *replay) finish() error {
 	if p.s == nil {
 		return nil
 	}
-	err := p.s.Finish()
+	err := errors.Join(p.over(p.s.newest), p.s.Finish())
 	c := p.s.Counts()
 	p.total.Events += c.Events
 	p.total.Seen += c.Seen

@@ -542,3 +542,63 @@ func TestHolders(t *testing.T) {
 		t.Errorf("the run says %q, the replay %q", said[0], said[1])
 	}
 }
+
+// TestDamagedReplay: a recording that is damaged in its middle is read on, and of
+// what lived through the gap nothing that is certain differs from what the whole
+// one told.
+func TestDamagedReplay(t *testing.T) {
+	type end struct{ local, remote netip.AddrPort }
+	replay := func(b []byte) (map[end]verdict.Verdict, Counts, error) {
+		ends := map[end]verdict.Verdict{}
+		counts, err := Replay(bytes.NewReader(b), func(record.Meta) (Config, error) {
+			return Config{Show: func(c *conn.Connection, v verdict.Verdict) error {
+				ends[end{c.Local, c.Remote}] = v
+				return nil
+			}}, nil
+		})
+		return ends, counts, err
+	}
+	gaps, certain := 0, 0
+	for seed := range uint64(30) {
+		r := rand.New(rand.NewPCG(seed, 9))
+		var buf bytes.Buffer
+		w, err := record.NewWriter(&buf, record.Meta{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		in := slices.DeleteFunc(run(r, 60), func(i input) bool { return i.loss.Lost != 0 })
+		if err := feed(New(Config{Record: w}), in); err != nil {
+			t.Fatal(err)
+		}
+		whole, _, err := replay(buf.Bytes())
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := bytes.Clone(buf.Bytes())
+		from := len(b)/4 + r.IntN(len(b)/2)
+		for i := range 1 + r.IntN(2000) {
+			b[from+i] ^= byte(1 + r.IntN(255))
+		}
+		damaged, counts, err := replay(b)
+		var damage *record.DamageError
+		if !errors.As(err, &damage) || damage.Gaps == 0 {
+			t.Fatalf("seed %d: error %v", seed, err)
+		}
+		gaps += damage.Gaps
+		if counts.Lost == 0 {
+			t.Errorf("seed %d: no loss is counted", seed)
+		}
+		for k, v := range damaged {
+			if v.Confidence != verdict.Certain {
+				continue
+			}
+			certain++
+			if want := whole[k]; v.Cause != want.Cause || v.Class != want.Class {
+				t.Errorf("seed %d: %v is certainly %s, it was %s", seed, k, v.Cause, want.Cause)
+			}
+		}
+	}
+	if gaps == 0 || certain == 0 {
+		t.Errorf("%d gaps, %d certain verdicts", gaps, certain)
+	}
+}
