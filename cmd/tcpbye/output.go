@@ -222,5 +222,9 @@ func (s *shower) close() error {
 
 // closing writes the line that every run ends with.
 func closing(w io.Writer, c session.Counts) {
-	fmt.Fprintf(w, "%d seen, %d shown, %d filtered, %d lost\n", c.Seen, c.Shown, c.Filtered, c.Lost)
+	fmt.Fprintf(w, "%d seen, %d shown, %d filtered, %d lost", c.Seen, c.Shown, c.Filtered, c.Lost)
+	if c.Late > 0 {
+		fmt.Fprintf(w, ", %d came too late", c.Late)
+	}
+	fmt.Fprintln(w)
 }

@@ -90,8 +90,12 @@ type Connection struct {
 	Listeners []Listener
 
 	Peer *Connection // the other end, when it lives on this machine
-	// Lossy: events were lost somewhere in this connection's life.
+	// Lossy: events were lost somewhere in this connection's life, or came too
+	// late.
 	Lossy bool
+	// Replaced: the address of its socket was used again, and its own end was
+	// never told: it is not open any more, and how it ended was not seen.
+	Replaced bool
 }
 
 // State is the state after the last event; 0 when no event told.

@@ -70,19 +70,25 @@ func (e ends) reverse() ends { return ends{e.remote, e.local} }
 // entry is a connection that the join still follows.
 type entry struct {
 	*Connection
-	n         int  // in the order of first sight
-	tuple     ends // indexed under; zero: not yet
-	peer      *entry
-	destroyed bool
-	gone      time.Duration // when it was destroyed
-	mini      event.State   // the mini-socket's substate; 0: none
-	miniEnd   time.Duration // when the mini-socket was killed
-	judged    bool
-	listener  bool
-	born      bool          // its birth was seen
-	twin      bool          // the other child of its handshake was there when it ended
-	due       time.Duration // when its story is complete; never: not known yet
-	place     int           // in the agenda; -1: not in it
+	n          int  // in the order of first sight
+	tuple      ends // indexed under; zero: not yet
+	peer       *entry
+	destroyed  bool
+	gone       time.Duration // when it was destroyed
+	mini       event.State   // the mini-socket's substate; 0: none
+	miniEnd    time.Duration // when the mini-socket was killed
+	judged     bool
+	listener   bool
+	born       bool          // its birth was seen
+	twin       bool          // the other child of its handshake was there when it ended
+	due        time.Duration // when its story is complete; never: not known yet
+	place      int           // in the agenda; -1: not in it
+	losses     int           // so many had been told of when it began
+	known      time.Duration // when the snapshot found it; never: it did not
+	byPID      uint32        // its owner, as it is indexed; 0: it is not
+	thread     uint32        // in which send(2) failed last, with SIGPIPE
+	pipeAt     time.Duration // when
+	ownerPlace int           // among those of its owner
 }
 
 // Joiner makes Connections of events. It is not safe for concurrent use.
@@ -93,7 +99,7 @@ type entry struct {
 // event that comes later than the window allows is the one exception.
 type Joiner struct {
 	opts      Options
-	waiting   events
+	waiting   queue
 	now       time.Duration
 	bySock    map[uint64]*entry
 	byEnds    map[ends][]*entry      // newest last
@@ -103,15 +109,22 @@ type Joiner struct {
 	done      []*Connection          // complete, not yet handed out
 	acts      map[uint64]event.Event // last act on a listener, by socket
 	seeds     map[seedKey]Seed       // connections of before the trace, not yet seen
-	touched   []*entry               // by the event that is being placed
 	listeners listeners
+	touched   []*entry // by the event that is being placed
 	// unplaced are resets to ends whose port is not known yet.
 	unplaced []event.Event
 	n        int
-	arrived  uint64
 	late     uint64
+	byOwner  map[uint32][]*entry // by the PID of their owner
+	byThread map[uint32]*entry   // whose send(2) failed last in a thread, with SIGPIPE
+	graves   graves
+	moment   []*arrival // placed with the time of the last one
+	// losses is how often something was lost, or came too late. A connection
+	// compares it with what it was when it began: nobody walks along them.
+	losses int
 	// lossyUntil: what begins before this may have begun within a loss.
 	lossyUntil time.Duration
+	lostUntil  time.Duration // of what was lost indeed; 0: nothing was
 }
 
 // New makes a Joiner.
@@ -122,6 +135,9 @@ func New(opts Options) *Joiner {
 		byEnds: map[ends][]*entry{},
 		acts:   map[uint64]event.Event{},
 		seeds:  map[seedKey]Seed{},
+
+		byOwner:  map[uint32][]*entry{},
+		byThread: map[uint32]*entry{},
 	}
 }
 
@@ -129,23 +145,24 @@ func New(opts Options) *Joiner {
 func (j *Joiner) Late() uint64 { return j.late }
 
 // Add takes an event in any order within the window.
-func (j *Joiner) Add(e event.Event) { j.push(arrival{Event: e}) }
+func (j *Joiner) Add(e event.Event) {
+	a := j.waiting.room()
+	a.Event = e
+	if e.Time < j.now {
+		// Its place in the order is lost, and with it what the order proves.
+		j.late++
+		a.late = true
+		j.heedLoss(e.Time)
+	}
+	j.waiting.put(a)
+}
 
 // Lose marks every connection that lived at some time between two: events were
 // lost there. It must be called before Advance goes beyond from.
 func (j *Joiner) Lose(from, to time.Duration) {
-	j.push(arrival{Event: event.Event{Time: from}, loss: true, until: to})
-}
-
-func (j *Joiner) push(a arrival) {
-	if a.Time < j.now && !a.loss {
-		// Its place in the order is lost, and with it what the order proves.
-		j.late++
-		j.heedLoss(a.Time)
-	}
-	j.arrived++
-	a.order = j.arrived
-	heap.Push(&j.waiting, a)
+	a := j.waiting.room()
+	a.Time, a.loss, a.until = from, true, to
+	j.waiting.put(a)
 }
 
 // Now is how far Advance has come: an earlier event is late.
@@ -182,13 +199,17 @@ func (j *Joiner) Flush() []*Connection {
 }
 
 // Pending says whether something is waiting for time to pass.
-func (j *Joiner) Pending() bool { return len(j.waiting) > 0 || len(j.agenda) > 0 }
+func (j *Joiner) Pending() bool { return j.waiting.len() > 0 || len(j.agenda) > 0 }
 
 // Open visits the connections that are being followed, in the order of first
 // sight, until the visitor says false.
 func (j *Joiner) Open(visit func(*Connection) bool) {
 	for _, c := range j.open {
-		if !c.judged && !c.listener && c.connected() && !visit(c.Connection) {
+		if c.judged || c.listener || !c.connected() {
+			continue
+		}
+		j.settleLosses(c)
+		if !visit(c.Connection) {
 			return
 		}
 	}
@@ -197,25 +218,41 @@ func (j *Joiner) Open(visit func(*Connection) bool) {
 // heedLoss marks what is being followed, and what begins before until.
 func (j *Joiner) heedLoss(until time.Duration) {
 	j.lossyUntil = max(j.lossyUntil, until)
-	for _, c := range j.open {
-		c.Lossy = c.Lossy || !c.judged
+	j.losses++
+}
+
+// settleLosses says of a connection whether it has lived through a loss.
+func (j *Joiner) settleLosses(c *entry) {
+	switch {
+	case c.judged:
+	case c.losses < j.losses:
+		c.Lossy = true
+	case !c.born && j.lostUntil != 0 && (c.known == never || c.known <= j.lostUntil):
+		// Its birth was not seen, and it may have been within any loss, but
+		// for one that was before the snapshot found it.
+		c.Lossy = true
 	}
 }
 
 // settle takes the waiting events up to a time, in order. Before each, what is
 // complete by then is finished.
 func (j *Joiner) settle(until time.Duration) {
-	for len(j.waiting) > 0 && j.waiting[0].Time <= until {
-		a := heap.Pop(&j.waiting).(arrival)
+	for j.waiting.len() > 0 && j.waiting.first().Time <= until {
+		a := j.waiting.take()
 		if !j.opts.Hold {
 			j.complete(a.Time - 1)
 		}
 		j.now = max(j.now, a.Time)
 		if a.loss {
 			j.heedLoss(max(a.until, a.Time))
+			j.lostUntil = max(j.lostUntil, a.until, a.Time)
+			j.waiting.give(a)
 			continue
 		}
-		j.place(a.Event)
+		if j.again(a) || a.late && j.buried(&a.Event) {
+			continue // the latter: what it is about has been judged
+		}
+		j.place(&a.Event)
 		for _, c := range j.touched {
 			j.schedule(c)
 			if c.peer != nil {
@@ -224,6 +261,21 @@ func (j *Joiner) settle(until time.Duration) {
 		}
 		j.touched = j.touched[:0]
 	}
+}
+
+// again says whether the very same event was placed just before. It keeps what has
+// the time of the last one.
+func (j *Joiner) again(a *arrival) bool {
+	if len(j.moment) > 0 && j.moment[0].Time != a.Time {
+		for i, old := range j.moment {
+			j.waiting.give(old)
+			j.moment[i] = nil
+		}
+		j.moment = j.moment[:0]
+	}
+	twice := slices.ContainsFunc(j.moment, func(old *arrival) bool { return old.Event == a.Event })
+	j.moment = append(j.moment, a)
+	return twice
 }
 
 // complete finishes what is due by a time.
@@ -240,6 +292,10 @@ func (j *Joiner) complete(until time.Duration) {
 
 // finish ends the following of a connection.
 func (j *Joiner) finish(c *entry) {
+	j.settleLosses(c)
+	if c.peer != nil {
+		j.settleLosses(c.peer) // the judge looks at it, too
+	}
 	c.judged = true
 	j.judged++
 	if c.place >= 0 {
@@ -402,6 +458,10 @@ func (j *Joiner) forget(c *entry) {
 	if j.bySock[c.Sock] == c && c.destroyed {
 		delete(j.bySock, c.Sock)
 	}
+	if c.destroyed {
+		j.graves.add(c.Sock, c.Gen)
+	}
+	j.disown(c)
 	list := j.byEnds[c.tuple]
 	if i := slices.Index(list, c); i >= 0 {
 		list = slices.Delete(slices.Clone(list), i, i+1)
@@ -414,15 +474,13 @@ func (j *Joiner) forget(c *entry) {
 }
 
 // place gives one event, in its turn, to whom it concerns.
-func (j *Joiner) place(e event.Event) {
+func (j *Joiner) place(e *event.Event) {
 	switch e.Hook {
 	case event.HookSignal:
 		j.signal(e)
 	case event.HookExit, event.HookExec:
-		for _, c := range j.open {
-			if c.Owner != nil && c.Owner.PID == e.PID && !c.judged {
-				j.aside(c, e)
-			}
+		for _, c := range j.byOwner[e.PID] {
+			j.aside(c, e)
 		}
 	case event.HookStack:
 		j.stack(e)
@@ -450,7 +508,7 @@ func (j *Joiner) place(e event.Event) {
 
 // reset places a reset that answers a segment. It may come from the socket,
 // from its mini-socket, from a listener, or from no socket at all.
-func (j *Joiner) reset(e event.Event) {
+func (j *Joiner) reset(e *event.Event) {
 	mine := ends{e.Local, e.Remote}
 	full := e.Sock != 0 && e.State != event.TimeWait && e.State != event.NewSynRecv && e.State != event.Listen
 	if full {
@@ -489,12 +547,12 @@ func (j *Joiner) reset(e event.Event) {
 // waitForTuple keeps a reset for an end whose port is not known yet: without
 // the hook on tcp_connect the first event that tells the port of a refused
 // connection is the arrival of the reset.
-func (j *Joiner) waitForTuple(e event.Event) {
+func (j *Joiner) waitForTuple(e *event.Event) {
 	const most = 256
 	if len(j.unplaced) == most {
 		j.unplaced = slices.Delete(j.unplaced, 0, 1)
 	}
-	j.unplaced = append(j.unplaced, e)
+	j.unplaced = append(j.unplaced, *e)
 }
 
 // placeWaiting gives an end whose tuple has become known the resets that were
@@ -513,33 +571,9 @@ func (j *Joiner) placeWaiting(c *entry) {
 		if c.tuple != (ends{e.Remote, e.Local}) || e.Time < c.First || c.Local.Addr().IsLoopback() && e.NetNS != c.NetNS && e.NetNS != 0 {
 			return false
 		}
-		j.aside(c, e)
+		j.aside(c, &e)
 		return true
 	})
-}
-
-// signal gives a SIGPIPE to the connection whose send(2) failed in that thread.
-func (j *Joiner) signal(e event.Event) {
-	for i := len(j.open) - 1; i >= 0; i-- {
-		c := j.open[i]
-		if c.judged {
-			continue
-		}
-		for k := len(c.Events) - 1; k >= 0; k-- {
-			x := &c.Events[k]
-			if x.Hook == event.HookStreamError && x.TID == e.TID && x.Arg2 == 1 {
-				if !hasSignal(c.Events[k+1:]) {
-					j.append(c, e)
-					return
-				}
-				break
-			}
-		}
-	}
-}
-
-func hasSignal(events []event.Event) bool {
-	return slices.ContainsFunc(events, func(e event.Event) bool { return e.Hook == event.HookSignal })
 }
 
 // newest is the last connection with these ends; netns 0 means any.
@@ -575,7 +609,7 @@ func (j *Joiner) other(t ends, netns uint32) *entry {
 }
 
 // own places an event of a full socket.
-func (j *Joiner) own(e event.Event) {
+func (j *Joiner) own(e *event.Event) {
 	if e.Sock == 0 {
 		return
 	}
@@ -583,9 +617,11 @@ func (j *Joiner) own(e event.Event) {
 	if c != nil && e.Conn != 0 && e.Conn < c.Gen {
 		return // of the socket that had this address before: its story is over
 	}
-	if c == nil || (e.Conn != 0 && c.Gen != e.Conn) || (c.destroyed && e.Hook != event.HookDestroy) || e.Conn == 0 && births(&e) {
+	mixed := c != nil && c.another(e)
+	if c == nil || (e.Conn != 0 && c.Gen != e.Conn) || (c.destroyed && e.Hook != event.HookDestroy) || e.Conn == 0 && births(e) || mixed {
 		c = j.birth(e)
-		c.born = births(&e)
+		c.born = births(e)
+		c.Lossy = c.Lossy || mixed && !c.born
 	}
 	if c.judged {
 		if e.Hook == event.HookDestroy {
@@ -603,29 +639,29 @@ func (j *Joiner) own(e event.Event) {
 	if unknown && c.tuple != (ends{}) {
 		j.adopt(c)
 	}
+	j.indexOwner(c)
+	j.expectSignal(c, e)
 }
 
 // stack places the stack of an act: on a socket, or of a process that exits.
-func (j *Joiner) stack(e event.Event) {
+func (j *Joiner) stack(e *event.Event) {
 	if e.Sock != 0 {
 		j.own(e)
 		return
 	}
-	for _, c := range j.open {
-		if c.Owner != nil && c.Owner.PID == e.PID && !c.judged {
-			j.keep(c, e)
-		}
+	for _, c := range j.byOwner[e.PID] {
+		j.keep(c, e)
 	}
 }
 
 // maxStacks is how many stacks a connection keeps: the last ones.
 const maxStacks = 16
 
-func (j *Joiner) keep(c *entry, e event.Event) {
+func (j *Joiner) keep(c *entry, e *event.Event) {
 	if len(c.Stacks) == maxStacks {
 		c.Stacks = slices.Delete(c.Stacks, 0, 1)
 	}
-	c.Stacks = append(c.Stacks, e)
+	c.Stacks = append(c.Stacks, *e)
 	j.touch(c)
 }
 
@@ -635,13 +671,12 @@ func births(e *event.Event) bool {
 	return e.Hook == event.HookSetState && (e.ToState == event.SynSent || e.State == event.Listen && e.ToState == event.SynRecv)
 }
 
-func (j *Joiner) birth(e event.Event) *entry {
+func (j *Joiner) birth(e *event.Event) *entry {
 	if old := j.bySock[e.Sock]; old != nil && !old.destroyed {
-		old.destroyed, old.gone = true, e.Time
-		j.touch(old)
+		j.replace(old, e)
 	}
 	j.n++
-	c := &entry{n: j.n, due: never, place: -1, Connection: &Connection{
+	c := &entry{n: j.n, due: never, place: -1, losses: j.losses, known: never, Connection: &Connection{
 		ID: strconv.Itoa(j.n), Sock: e.Sock, Gen: e.Conn, First: e.Time,
 		Lossy: e.Time <= j.lossyUntil && j.lossyUntil != 0,
 	}}
@@ -650,18 +685,52 @@ func (j *Joiner) birth(e event.Event) *entry {
 	return c
 }
 
+// replace ends the story of a socket whose address has become another's.
+func (j *Joiner) replace(old *entry, e *event.Event) {
+	old.destroyed, old.gone = true, e.Time
+	j.touch(old)
+	if old.judged || old.listener {
+		return
+	}
+	// After tcp_disconnect, or a connect(2) that failed, a process connects the
+	// same socket again. Whatever was closed, or is a child now, was freed.
+	again := e.Hook == event.HookSetState && e.State == event.Close && e.ToState == event.SynSent && old.Ended != 0 &&
+		!slices.ContainsFunc(old.Events, func(x event.Event) bool {
+			return x.Hook == event.HookClose || x.Has&event.HasSocket != 0 && x.SkFlags&event.SockDead != 0
+		})
+	if again {
+		return
+	}
+	old.Lossy = true
+	old.Replaced = old.Ended == 0
+}
+
+// another says whether an event is of another connection than the one that is
+// known by its socket's address: how that one ended was lost, and how this one
+// began.
+func (c *entry) another(e *event.Event) bool {
+	if c.tuple == (ends{}) || e.Hook == event.HookDestroy || e.Hook == event.HookStack {
+		return false
+	}
+	if e.Has&event.HasTuple != 0 && e.Local.Port() != 0 && e.Remote.Port() != 0 && !e.Local.Addr().IsUnspecified() && !e.Remote.Addr().IsUnspecified() &&
+		(ends{e.Local, e.Remote} != c.tuple || e.NetNS != c.NetNS) {
+		return true
+	}
+	return c.Ended != 0 && e.Hook == event.HookSetState && e.State != event.Close
+}
+
 // append gives a connection an event of its own.
-func (j *Joiner) append(c *entry, e event.Event) {
-	c.Events = append(c.Events, e)
+func (j *Joiner) append(c *entry, e *event.Event) {
+	c.Events = append(c.Events, *e)
 	c.Last = e.Time
-	j.hand(c, &e)
+	j.hand(c, e)
 	j.touch(c)
 }
 
 // aside gives a connection an event that concerns it.
-func (j *Joiner) aside(c *entry, e event.Event) {
-	c.Elsewhere = append(c.Elsewhere, e)
-	j.hand(c, &e)
+func (j *Joiner) aside(c *entry, e *event.Event) {
+	c.Elsewhere = append(c.Elsewhere, *e)
+	j.hand(c, e)
 	j.touch(c)
 }
 
@@ -684,7 +753,7 @@ func (j *Joiner) hand(c *entry, e *event.Event) {
 }
 
 // learn updates what is known of a connection.
-func (j *Joiner) learn(c *entry, e event.Event) {
+func (j *Joiner) learn(c *entry, e *event.Event) {
 	if e.Has&event.HasTuple != 0 {
 		c.NetNS = e.NetNS
 		c.Family = e.Family
@@ -704,18 +773,18 @@ func (j *Joiner) learn(c *entry, e event.Event) {
 	case event.HookTimeWait:
 		c.mini = event.State(e.Arg)
 	case event.HookConnect:
-		c.Opener = j.actor(&e)
+		c.Opener = j.actor(e)
 		c.Owner = c.Opener
 	case event.HookAccept:
-		c.Owner = j.actor(&e)
+		c.Owner = j.actor(e)
 	case event.HookSendActiveReset:
 		// Without the hooks on the calls it is all that tells who had it.
 		if c.Owner == nil && !c.listener {
-			c.Owner = j.actor(&e)
+			c.Owner = j.actor(e)
 		}
 	case event.HookShutdown, event.HookCloseEntry, event.HookClose, event.HookStreamError, event.HookFileClose:
 		if c.listener || e.State == event.Listen {
-			j.acts[e.Sock] = e
+			j.acts[e.Sock] = *e
 			return
 		}
 		// Who drops one reference of several does not own the connection: a
@@ -724,15 +793,15 @@ func (j *Joiner) learn(c *entry, e event.Event) {
 			return
 		}
 		if e.ByProcess() && (c.Owner == nil || c.Owner.PID != e.PID) {
-			c.Owner = j.actor(&e)
+			c.Owner = j.actor(e)
 		}
 	case event.HookAbort, event.HookDisconnect:
 		if c.listener || e.State == event.Listen {
-			j.acts[e.Sock] = e
+			j.acts[e.Sock] = *e
 		}
 	case event.HookChildForget:
 		if act, ok := j.acts[e.Other]; ok {
-			j.aside(c, act)
+			j.aside(c, &act)
 		}
 	}
 }
@@ -754,15 +823,15 @@ func (j *Joiner) process(e *event.Event) *Process {
 	return who
 }
 
-func (j *Joiner) state(c *entry, e event.Event) {
-	j.listens(c, &e)
+func (j *Joiner) state(c *entry, e *event.Event) {
+	j.listens(c, e)
 	switch {
 	case e.ToState == event.Listen:
 		c.listener = true
 	case e.ToState == event.SynSent:
 		c.Open, c.Opened = OpenActive, e.Time
 		if c.Opener == nil && e.Context != event.ContextSoftirq {
-			c.Opener = j.process(&e)
+			c.Opener = j.process(e)
 			c.Owner = c.Opener
 		}
 	case e.State == event.Listen && e.ToState == event.SynRecv:
@@ -790,14 +859,14 @@ func (j *Joiner) state(c *entry, e event.Event) {
 		return
 	}
 	if c.Owner == nil || e.ByProcess() && c.Owner.PID != e.PID && (e.Exiting() || e.Call.Ends()) {
-		c.Owner = j.actor(&e)
+		c.Owner = j.actor(e)
 	}
 }
 
 // address keeps the best tuple seen. At LISTEN → SYN_RECV up to 6.12 the child
 // has the listener's (inet_csk_clone_lock sets the state first); after
 // tcp_disconnect the remote port is 0.
-func (j *Joiner) address(c *entry, e event.Event) {
+func (j *Joiner) address(c *entry, e *event.Event) {
 	if c.tuple != (ends{}) || e.Hook == event.HookDestroy {
 		return
 	}
@@ -813,7 +882,7 @@ func (j *Joiner) address(c *entry, e event.Event) {
 	}
 	c.tuple = ends{c.Local, c.Remote}
 	j.byEnds[c.tuple] = append(j.byEnds[c.tuple], c)
-	j.pair(c, &e)
+	j.pair(c, e)
 	j.placeWaiting(c)
 }
 
@@ -843,34 +912,6 @@ func (j *Joiner) pair(c *entry, e *event.Event) {
 		p.peer, c.peer = c, p
 		return
 	}
-}
-
-// arrival is an event, or the news that some were lost, and its place in the
-// order of arrival.
-type arrival struct {
-	event.Event
-	order uint64
-	loss  bool
-	until time.Duration // of a loss
-}
-
-// events is a heap by time; equal times keep their order of arrival.
-type events []arrival
-
-func (h events) Len() int { return len(h) }
-func (h events) Less(i, k int) bool {
-	if h[i].Time != h[k].Time {
-		return h[i].Time < h[k].Time
-	}
-	return h[i].order < h[k].order
-}
-func (h events) Swap(i, k int) { h[i], h[k] = h[k], h[i] }
-func (h *events) Push(x any)   { *h = append(*h, x.(arrival)) }
-func (h *events) Pop() any {
-	old := *h
-	e := old[len(old)-1]
-	*h = old[:len(old)-1]
-	return e
 }
 
 // agenda is a heap of connections by the time at which they are complete.

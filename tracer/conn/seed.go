@@ -62,6 +62,7 @@ func (j *Joiner) adopt(c *entry) {
 	}
 	if c.Open == OpenUnknown {
 		c.Before = s.State
+		c.known = s.Time
 	}
 	switch {
 	case s.Owner == nil:

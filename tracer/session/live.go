@@ -423,6 +423,7 @@ func (p *replay) finish() error {
 	p.total.Shown += c.Shown
 	p.total.Filtered += c.Filtered
 	p.total.Lost += c.Lost
+	p.total.Late += c.Late
 	p.s = nil
 	return err
 }

@@ -74,6 +74,7 @@ type Counts struct {
 	Shown    uint64
 	Filtered uint64
 	Lost     uint64 // events
+	Late     uint64 // events that came when what they are about may have been judged
 }
 
 const (
@@ -275,7 +276,11 @@ func (s *Session) Finish() error {
 }
 
 // Counts returns the counts so far.
-func (s *Session) Counts() Counts { return s.counts }
+func (s *Session) Counts() Counts {
+	c := s.counts
+	c.Late = s.join.Late()
+	return c
+}
 
 // judge takes a connection whose story is complete. Once showing has failed, or
 // enough was shown, nothing more is.

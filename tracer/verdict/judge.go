@@ -180,7 +180,7 @@ func (r *Rule) try(a, b *facts, s Scope) *finding {
 func (f *facts) over(peer *facts) bool {
 	if f.closed == none {
 		// The end itself may have been lost, or be older than the trace.
-		return f.destroy != none || f.release != none && f.at(f.release).State == event.Close
+		return f.c.Replaced || f.destroy != none || f.release != none && f.at(f.release).State == event.Close
 	}
 	// A segment that met no socket at all says that there is no mini-socket
 	// (tcp_max_tw_buckets).

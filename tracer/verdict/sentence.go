@@ -559,6 +559,9 @@ func tellUnknown(t *telling) string {
 			t.a.c.Remote, end(t.a), r.reading(t))
 	}
 	s := "How this connection ended could not be told from what was seen"
+	if t.a.c.Replaced {
+		return "The end of this connection was not seen: the kernel has used the memory of its socket for another connection since."
+	}
 	if t.a.closed != none {
 		s += fmt.Sprintf(" (%s → CLOSE, %s)", t.a.end().State, t.a.end().Err)
 	}
