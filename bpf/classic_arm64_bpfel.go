@@ -238,6 +238,7 @@ const (
 	ClassicVarContractStack                 = "contract_stack"
 	ClassicVarContractText                  = "contract_text"
 	ClassicVarContractTimestamps            = "contract_timestamps"
+	ClassicVarTracing                       = "tracing"
 )
 
 // LoadClassic returns the embedded CollectionSpec for Classic.
@@ -341,6 +342,7 @@ type ClassicVariableSpecs struct {
 	ContractStack       *ebpf.VariableSpec `ebpf:"contract_stack"`
 	ContractText        *ebpf.VariableSpec `ebpf:"contract_text"`
 	ContractTimestamps  *ebpf.VariableSpec `ebpf:"contract_timestamps"`
+	Tracing             *ebpf.VariableSpec `ebpf:"tracing"`
 }
 
 // ClassicObjects contains all objects after they have been loaded into the kernel.
@@ -415,6 +417,7 @@ type ClassicVariables struct {
 	ContractStack       *ebpf.Variable `ebpf:"contract_stack"`
 	ContractText        *ebpf.Variable `ebpf:"contract_text"`
 	ContractTimestamps  *ebpf.Variable `ebpf:"contract_timestamps"`
+	Tracing             *ebpf.Variable `ebpf:"tracing"`
 }
 
 // ClassicPrograms contains all programs after they have been loaded into the kernel.

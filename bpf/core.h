@@ -108,6 +108,15 @@ struct {
 	__type(value, __u64);
 } lost SEC(".maps");
 
+/*
+ * The switch: nothing is submitted while it is off. Hooks are attached, and let
+ * go of, one by one over seconds, and a story of which some hooks were not there
+ * yet reads like another story. All objects share it, by this section's name.
+ * What is noted for later events is noted all the same: what a call began before
+ * the switch may end after it.
+ */
+volatile __u32 tracing SEC(".data.switch") = 0;
+
 static __always_inline void count_lost(__u32 kind)
 {
 	__u64 *n = bpf_map_lookup_elem(&lost, &kind);
@@ -496,13 +505,17 @@ static __always_inline __u64 conn_id(__u64 key, __u64 now, bool birth)
 /* An event with room for a tail. */
 static __always_inline struct event *begin_long(__u8 hook, void *sk, const __u32 tail)
 {
-	struct event *e = bpf_ringbuf_reserve(&events, sizeof(*e) + tail, 0);
+	struct event *e;
 
+	if (!tracing)
+		return NULL;
+	e = bpf_ringbuf_reserve(&events, sizeof(*e) + tail, 0);
 	if (!e) {
 		count_lost(LOST_RING);
 		return NULL;
 	}
 	__builtin_memset(e, 0, sizeof(*e));
+	/* Later than the place in the ring: the reader's bound rests on it. */
 	e->time = bpf_ktime_get_ns();
 	e->hook = hook;
 	e->sock = (__u64)sk;

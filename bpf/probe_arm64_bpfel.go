@@ -257,6 +257,7 @@ const (
 	ProbeVarContractStack             = "contract_stack"
 	ProbeVarContractText              = "contract_text"
 	ProbeVarContractTimestamps        = "contract_timestamps"
+	ProbeVarTracing                   = "tracing"
 )
 
 // LoadProbe returns the embedded CollectionSpec for Probe.
@@ -377,6 +378,7 @@ type ProbeVariableSpecs struct {
 	ContractStack       *ebpf.VariableSpec `ebpf:"contract_stack"`
 	ContractText        *ebpf.VariableSpec `ebpf:"contract_text"`
 	ContractTimestamps  *ebpf.VariableSpec `ebpf:"contract_timestamps"`
+	Tracing             *ebpf.VariableSpec `ebpf:"tracing"`
 }
 
 // ProbeObjects contains all objects after they have been loaded into the kernel.
@@ -446,6 +448,7 @@ type ProbeVariables struct {
 	ContractStack       *ebpf.Variable `ebpf:"contract_stack"`
 	ContractText        *ebpf.Variable `ebpf:"contract_text"`
 	ContractTimestamps  *ebpf.Variable `ebpf:"contract_timestamps"`
+	Tracing             *ebpf.Variable `ebpf:"tracing"`
 }
 
 // ProbePrograms contains all programs after they have been loaded into the kernel.

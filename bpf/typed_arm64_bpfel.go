@@ -248,6 +248,7 @@ const (
 	TypedVarContractStack             = "contract_stack"
 	TypedVarContractText              = "contract_text"
 	TypedVarContractTimestamps        = "contract_timestamps"
+	TypedVarTracing                   = "tracing"
 )
 
 // LoadTyped returns the embedded CollectionSpec for Typed.
@@ -377,6 +378,7 @@ type TypedVariableSpecs struct {
 	ContractStack       *ebpf.VariableSpec `ebpf:"contract_stack"`
 	ContractText        *ebpf.VariableSpec `ebpf:"contract_text"`
 	ContractTimestamps  *ebpf.VariableSpec `ebpf:"contract_timestamps"`
+	Tracing             *ebpf.VariableSpec `ebpf:"tracing"`
 }
 
 // TypedObjects contains all objects after they have been loaded into the kernel.
@@ -446,6 +448,7 @@ type TypedVariables struct {
 	ContractStack       *ebpf.Variable `ebpf:"contract_stack"`
 	ContractText        *ebpf.Variable `ebpf:"contract_text"`
 	ContractTimestamps  *ebpf.Variable `ebpf:"contract_timestamps"`
+	Tracing             *ebpf.Variable `ebpf:"tracing"`
 }
 
 // TypedPrograms contains all programs after they have been loaded into the kernel.

@@ -330,6 +330,12 @@ func (p *programs) loadSet(o object, names []string) (map[string]*ebpf.Program, 
 	replace := map[string]*ebpf.Map{}
 	for n, m := range spec.Maps {
 		set.Maps[n] = m.Copy()
+		if n == switchMap {
+			if on := p.maps[n]; on != nil {
+				replace[n] = on
+			}
+			continue // the first set makes it
+		}
 		if strings.HasPrefix(n, ".") {
 			continue // constants, which each set has for itself
 		}
@@ -344,12 +350,30 @@ func (p *programs) loadSet(o object, names []string) (map[string]*ebpf.Program, 
 		return nil, err
 	}
 	defer coll.Close()
+	if p.maps[switchMap] == nil {
+		p.maps[switchMap] = coll.DetachMap(switchMap)
+	}
 	loaded := map[string]*ebpf.Program{}
 	for _, name := range names {
 		loaded[name] = coll.DetachProgram(name)
 		p.loaded = append(p.loaded, loaded[name])
 	}
 	return loaded, nil
+}
+
+// switchMap holds the switch of the kernel half (tracing, bpf/core.h).
+const switchMap = ".data.switch"
+
+// turn turns all programs on or off.
+func (p *programs) turn(on bool) error {
+	value := uint32(0)
+	if on {
+		value = 1
+	}
+	if err := p.maps[switchMap].Put(uint32(0), value); err != nil {
+		return fmt.Errorf("turn the programs on or off: %w", err)
+	}
+	return nil
 }
 
 func (p *programs) attachPoint(pt point) (io.Closer, error) {

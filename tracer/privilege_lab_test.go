@@ -76,12 +76,15 @@ func traceAfterDropping() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
 	var closed bool
+	if err := tr.Start(); err != nil {
+		return err
+	}
 	done := make(chan error, 1)
 	go func() {
-		done <- tr.Run(ctx, func(e event.Event) error {
+		done <- tr.Run(ctx, Handler{Event: func(e event.Event) error {
 			closed = closed || e.Hook == event.HookSetState && e.ToState == event.Close
 			return nil
-		}, func(time.Duration) error { return nil })
+		}, Tick: func(time.Duration) error { return nil }})
 	}()
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {

@@ -429,11 +429,14 @@ func (t *Tracer) exercise(ctx context.Context, child []string) (exercised, error
 	var mu sync.Mutex
 	var events []event.Event
 	moved := make(chan struct{}, 1)
+	if err := t.Start(); err != nil {
+		return exercised{}, err
+	}
 	run, stop := context.WithCancel(ctx)
 	defer stop()
 	done := make(chan error, 1)
 	go func() {
-		done <- t.Run(run, func(e event.Event) error {
+		done <- t.Run(run, Handler{Event: func(e event.Event) error {
 			mu.Lock()
 			defer mu.Unlock()
 			// What has a tuple elsewhere is not the self-test's.
@@ -441,13 +444,13 @@ func (t *Tracer) exercise(ctx context.Context, child []string) (exercised, error
 				events = append(events, e)
 			}
 			return nil
-		}, func(time.Duration) error {
+		}, Tick: func(time.Duration) error {
 			select {
 			case moved <- struct{}{}:
 			default:
 			}
 			return nil
-		})
+		}})
 	}()
 
 	x := exercised{fired: map[event.Hook]int{}, failed: map[event.Hook]error{}}

@@ -4,7 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/cilium/ebpf"
@@ -38,19 +39,31 @@ type Stats struct {
 	Read    uint64 // delivered without a part that could not be read
 	Decode  uint64 // lost: not an event
 	Skipped uint64 // lost: the kernel did not run a program inside itself (recursion)
+	Queue   uint64 // lost: they were read, and whoever takes them was too far behind
 }
 
 // Lost counts events that happened and are not in the output.
-func (s Stats) Lost() uint64 { return s.Ring + s.Decode + s.Skipped }
+func (s Stats) Lost() uint64 { return s.Ring + s.Decode + s.Skipped + s.Queue }
+
+// queueBytes is how much may wait for whoever takes the events: as much as the
+// ring holds.
+const queueBytes = 8 << 20
 
 // Tracer holds the attached programs.
 type Tracer struct {
 	opts        Options
 	programs    *programs
 	attachments []Attachment
-	reader      *ringbuf.Reader
-	events      uint64
-	decode      uint64
+	ring        *ringbuf.Reader
+	queue       *queue
+	events      atomic.Uint64
+	decode      atomic.Uint64
+
+	stopping atomic.Bool   // the reader is to end
+	read     chan struct{} // closed when it has; nil: it was not started
+	readErr  error         // why, once it has
+
+	mu sync.Mutex // of programs, once they are attached
 }
 
 // A CannotError says why this kernel or this user cannot trace.
@@ -81,8 +94,8 @@ func open(opts Options) (*Tracer, error) {
 	if err != nil {
 		return nil, explain(err)
 	}
-	t := &Tracer{opts: opts, programs: p}
-	if t.reader, err = ringbuf.NewReader(p.maps[bpf.TypedMapEvents]); err != nil {
+	t := &Tracer{opts: opts, programs: p, queue: newQueue(queueBytes)}
+	if t.ring, err = ringbuf.NewReader(p.maps[bpf.TypedMapEvents]); err != nil {
 		return nil, errors.Join(fmt.Errorf("open the ring buffer: %w", err), p.close())
 	}
 	var all []hook
@@ -115,61 +128,159 @@ var ErrNotAsked = errors.New("not asked for")
 // Attachments says how each hook is attached, in a fixed order.
 func (t *Tracer) Attachments() []Attachment { return t.attachments }
 
-// Run delivers events to got, in the order of the ring (nearly that of time),
-// until the context ends; then it detaches, drains the ring to its end and
-// returns. After each drain it calls tick with a time (CLOCK_MONOTONIC) before
-// which no further event will come. Both are called from this goroutine.
-func (t *Tracer) Run(ctx context.Context, got func(event.Event) error, tick func(now time.Duration) error) error {
-	var rec ringbuf.Record
-	for ctx.Err() == nil {
-		if err := t.drain(&rec, time.Now().Add(t.opts.Poll), got); err != nil {
-			return err
-		}
-		now, err := Monotonic()
-		if err != nil {
-			return err
-		}
-		if err := tick(now - settle); err != nil {
-			return err
-		}
+// Handler takes what a trace tells, in this order, all on one goroutine. An error
+// of one of its functions ends the trace.
+type Handler struct {
+	// Event takes an event, in the order of the ring, which is nearly that of time.
+	Event func(event.Event) error
+	// Lost takes a loss, before any Tick beyond its From, and before any event
+	// that is a second younger; nil: losses are only counted.
+	Lost func(Loss) error
+	// Tick is told, some twenty times a second, a time (CLOCK_MONOTONIC) before
+	// which no further event will come, and whose losses have all been told.
+	Tick func(now time.Duration) error
+}
+
+// Start turns the kernel half on: from now on events happen, and are read.
+// Whoever takes them, with Run, may begin later.
+func (t *Tracer) Start() error {
+	if t.read != nil {
+		return nil
 	}
-	if err := t.programs.detach(); err != nil {
+	r := &reader{ring: t.ring, clock: Monotonic, lost: t.kernelLost, poll: t.opts.Poll, queue: t.queue}
+	if err := r.begin(); err != nil {
+		return err
+	}
+	if err := t.programs.turn(true); err != nil {
+		return err
+	}
+	t.read = make(chan struct{})
+	go func() {
+		defer close(t.read)
+		t.readErr = t.readRing(r)
+	}()
+	return nil
+}
+
+// readRing reads until it is told to stop, turns the kernel half off, and reads
+// what is left.
+func (t *Tracer) readRing(r *reader) (err error) {
+	for err == nil && !t.stopping.Load() {
+		_, err = r.round()
+	}
+	err = errors.Join(err, t.quiet())
+	if err == nil {
+		err = r.finish()
+	}
+	if err != nil {
+		r.queue.put(&chunk{last: true})
+	}
+	return err
+}
+
+// quiet turns the kernel half off and waits for the programs that run still.
+func (t *Tracer) quiet() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	err := t.programs.turn(false)
+	if err != nil || graceful() != nil {
+		// Closing a link waits, too (perf_event_free, synchronize_rcu).
+		err = t.programs.detach()
+	}
+	if err != nil {
 		return fmt.Errorf("detach: %w", err)
 	}
-	// A program that still ran when its link was closed has submitted by now:
-	// closing a link waits for it (perf_event_free, synchronize_rcu).
-	return t.drain(&rec, time.Now(), got)
+	return nil
 }
 
-// settle is how long a record may take from its clock reading to its place in
-// the ring. It bounds the disorder between CPUs.
-const settle = 10 * time.Millisecond
+const membarrierGlobal = 1 // MEMBARRIER_CMD_GLOBAL, include/uapi/linux/membarrier.h
 
-func (t *Tracer) drain(rec *ringbuf.Record, deadline time.Time, got func(event.Event) error) error {
-	t.reader.SetDeadline(deadline)
-	for {
-		err := t.reader.ReadInto(rec)
-		if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, ringbuf.ErrFlushed) {
+// graceful waits for an RCU grace period: a BPF program runs in a read-side
+// critical section.
+func graceful() error {
+	_, _, errno := unix.Syscall(unix.SYS_MEMBARRIER, membarrierGlobal, 0, 0)
+	if errno != 0 {
+		return errno // not with nohz_full CPUs
+	}
+	return nil
+}
+
+// Run delivers what happens, until the context ends; then it turns the kernel
+// half off, delivers what was submitted until then, and returns. It starts what
+// was not started.
+func (t *Tracer) Run(ctx context.Context, h Handler) error {
+	if err := t.Start(); err != nil {
+		return err
+	}
+	defer context.AfterFunc(ctx, func() { t.stopping.Store(true) })()
+	err := t.deliver(h)
+	t.stopping.Store(true)
+	t.queue.close()
+	<-t.read
+	return errors.Join(err, t.readErr)
+}
+
+func (t *Tracer) deliver(h Handler) error {
+	lost := func(l Loss) error {
+		if h.Lost == nil {
 			return nil
 		}
-		if err != nil {
-			return fmt.Errorf("read the ring buffer: %w", err)
+		return h.Lost(l)
+	}
+	var told time.Duration
+	for {
+		c := t.queue.take()
+		for _, l := range c.losses {
+			if err := lost(l); err != nil {
+				return err
+			}
 		}
-		e, err := Decode(rec.RawSample)
-		if err != nil {
-			t.decode++
-			continue
+		data, strange := c.data, uint64(0)
+		for _, n := range c.sizes {
+			e, err := Decode(data[:n])
+			if data = data[n:]; err != nil {
+				strange++
+				continue
+			}
+			t.events.Add(1)
+			if err := h.Event(e); err != nil {
+				return err
+			}
 		}
-		t.events++
-		if err := got(e); err != nil {
+		if strange > 0 {
+			t.decode.Add(strange)
+			if err := lost(Loss{From: told, To: c.read, Lost: strange}); err != nil {
+				return err
+			}
+		}
+		if c.last {
+			return nil
+		}
+		told = max(told, c.now)
+		if err := h.Tick(told); err != nil {
 			return err
 		}
+		t.queue.done(c)
 	}
 }
 
-// Stats reads the counters.
+// Stats reads the counters. Any goroutine may ask at any time until Close.
 func (t *Tracer) Stats() (Stats, error) {
-	s := Stats{Events: t.events, Decode: t.decode}
+	s, err := t.kernelStats()
+	s.Events, s.Decode, s.Queue = t.events.Load(), t.decode.Load(), t.queue.refused()
+	return s, err
+}
+
+// kernelLost is what the kernel could not deliver.
+func (t *Tracer) kernelLost() (uint64, error) {
+	s, err := t.kernelStats()
+	return s.Lost(), err
+}
+
+func (t *Tracer) kernelStats() (Stats, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var s Stats
 	for kind, to := range map[bpf.ProbeLoss]*uint64{
 		bpf.ProbeLossLOST_RING: &s.Ring, bpf.ProbeLossLOST_MAP: &s.Map, bpf.ProbeLossLOST_READ: &s.Read,
 	} {
@@ -202,9 +313,16 @@ func (t *Tracer) Stats() (Stats, error) {
 // Close detaches and frees everything.
 func (t *Tracer) Close() error {
 	var err error
-	if t.reader != nil {
-		err = t.reader.Close()
+	if t.read != nil {
+		t.stopping.Store(true)
+		t.queue.close()
+		<-t.read
 	}
+	if t.ring != nil {
+		err = t.ring.Close()
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	return errors.Join(err, t.programs.close())
 }
 

@@ -33,10 +33,15 @@ func TestLoopback(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var events []event.Event
+	if err := tr.Start(); err != nil {
+		t.Fatal(err)
+	}
 	done := make(chan error, 1)
 	go func() {
-		done <- tr.Run(ctx, func(e event.Event) error { events = append(events, e); return nil },
-			func(time.Duration) error { return nil })
+		done <- tr.Run(ctx, Handler{
+			Event: func(e event.Event) error { events = append(events, e); return nil },
+			Tick:  func(time.Duration) error { return nil },
+		})
 	}()
 	ln, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {

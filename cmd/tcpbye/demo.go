@@ -291,16 +291,22 @@ func (d *demo) experiment(ctx context.Context, x experiment) (err error) {
 		if s, err = d.show(ctx, m, attached, x.name+" · "+x.title); err != nil {
 			return session.Config{}, err
 		}
-		started = true
-		go func() {
-			var err error
-			result, err = pair.Run(ctx)
-			ran <- err
-			cancel() // the story is over
-		}()
 		return session.Config{
+			Started: func() error {
+				started = true
+				go func() {
+					var err error
+					result, err = pair.Run(ctx)
+					ran <- err
+					cancel() // the story is over
+				}()
+				return nil
+			},
 			Join: conn.Options{Hold: true}, Record: s.record, Show: s.show(x.name),
 			Drained: func() {
+				if !started {
+					return
+				}
 				if err = <-ran; err == nil && d.people() {
 					fmt.Fprintln(d.env.stdout)
 				}

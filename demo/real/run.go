@@ -75,11 +75,14 @@ func Open() (*Theatre, error) {
 	if err != nil {
 		return nil, errors.Join(err, t.Close())
 	}
+	if err := t.Start(); err != nil {
+		return nil, errors.Join(err, t.Close())
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	th := &Theatre{tracer: t, meta: meta, scope: verdict.ScopeOf(meta), cancel: cancel, done: make(chan struct{}), moved: make(chan struct{})}
 	go func() {
 		defer close(th.done)
-		th.err = t.Run(ctx, th.take, th.tick)
+		th.err = t.Run(ctx, tracer.Handler{Event: th.take, Tick: th.tick})
 	}()
 	return th, nil
 }

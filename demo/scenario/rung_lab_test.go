@@ -57,15 +57,18 @@ func openHall(rung tracer.Rung) (*hall, error) {
 	if h.meta, err = session.Describe(tr.Attachments()); err != nil {
 		return nil, errors.Join(err, tr.Close())
 	}
+	if err := tr.Start(); err != nil {
+		return nil, errors.Join(err, tr.Close())
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	h.cancel = cancel
 	go func() {
-		err := tr.Run(ctx, func(e event.Event) error {
+		err := tr.Run(ctx, tracer.Handler{Event: func(e event.Event) error {
 			h.mu.Lock()
 			defer h.mu.Unlock()
 			h.events = append(h.events, e)
 			return nil
-		}, h.tick)
+		}, Tick: h.tick})
 		h.tick(math.MaxInt64) // nobody waits for more
 		h.done <- err
 	}()

@@ -43,11 +43,14 @@ func Open(opts tracer.Options) (*Stage, error) {
 		return nil, errors.Join(err, t.Close())
 	}
 	s.scope = verdict.ScopeOf(s.meta)
+	if err := t.Start(); err != nil {
+		return nil, errors.Join(err, t.Close())
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	s.cancel = cancel
 	go func() {
 		defer close(s.done)
-		s.err = t.Run(ctx, s.take, s.tick)
+		s.err = t.Run(ctx, tracer.Handler{Event: s.take, Tick: s.tick})
 	}()
 	return s, nil
 }

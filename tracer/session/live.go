@@ -24,10 +24,6 @@ import (
 // Program is the name that recordings carry.
 var Program = "tcpbye"
 
-// lossEvery is how often a live run asks the kernel for losses: it costs a
-// system call for each program.
-const lossEvery = 200 * time.Millisecond
-
 // Live traces until the context ends and then finishes the story. prepare is
 // called once everything is attached, with what a recording's head says; its
 // Config's Scope is filled in from it.
@@ -47,7 +43,13 @@ func Live(ctx context.Context, opts tracer.Options, prepare func(record.Meta, []
 	}
 	cfg.Scope = verdict.ScopeOf(meta)
 	s := New(cfg)
-	err = s.begin()
+	s.live = true
+	// What happens while the snapshot is taken waits to be read. So whoever is
+	// younger than the start has told all of its life, and whoever is older is in
+	// the snapshot, or has ended since.
+	if err = t.Start(); err == nil {
+		err = s.begin()
+	}
 	if err == nil {
 		err = s.run(ctx, t)
 	}
@@ -65,8 +67,8 @@ func Live(ctx context.Context, opts tracer.Options, prepare func(record.Meta, []
 	return s.Counts(), err
 }
 
-// begin takes what was there before: the hooks are attached by now, and what
-// they told since then wins over it.
+// begin takes what was there before. What the hooks have told by now is not taken
+// yet, and wins over it.
 func (s *Session) begin() error {
 	if s.cfg.Seeds != nil {
 		seeds, err := s.cfg.Seeds()
@@ -115,16 +117,13 @@ func (s *Session) holders() error {
 	return nil
 }
 
-// news is what the reader of the ring has for the session, in this order.
+// news is what the tracer tells the session, one of these.
 type news struct {
-	process *record.Process
+	process *record.Process // before the event
 	event   event.Event
 	isEvent bool
-
-	lost     uint64        // more events, since from
-	from     time.Duration // CLOCK_MONOTONIC
-	now      time.Duration // no event older than from will come; CLOCK_MONOTONIC
-	finished bool          // nothing more will come at all
+	lost    tracer.Loss
+	now     time.Duration // no older event will come
 }
 
 func (s *Session) run(ctx context.Context, t *tracer.Tracer) error {
@@ -133,55 +132,23 @@ func (s *Session) run(ctx context.Context, t *tracer.Tracer) error {
 	if w := s.cfg.Witness; w != nil && w.symbols != nil {
 		take, end = s.apart()
 	}
-	err := s.readRing(ctx, t, take)
+	err := t.Run(ctx, tracer.Handler{
+		Event: func(e event.Event) error {
+			n := news{event: e, isEvent: true}
+			if s.cfg.Witness != nil {
+				if p, fresh := s.cfg.Witness.Look(&e); fresh {
+					n.process = &p
+				}
+			}
+			return take(n)
+		},
+		Lost: func(l tracer.Loss) error { return take(news{lost: l}) },
+		Tick: func(now time.Duration) error { return take(news{now: now}) },
+	})
 	if errors.Is(err, errStopped) {
 		err = nil // the session says why
 	}
 	return errors.Join(err, end())
-}
-
-// readRing hands over what the tracer tells, until the context ends.
-func (s *Session) readRing(ctx context.Context, t *tracer.Tracer, take func(news) error) error {
-	var lost uint64
-	var asked time.Duration
-	losses := func(now time.Duration) (news, error) {
-		st, err := t.Stats()
-		n := news{lost: st.Lost() - lost, from: asked, now: now}
-		lost, asked = st.Lost(), now
-		return n, err
-	}
-	err := t.Run(ctx, func(e event.Event) error {
-		n := news{event: e, isEvent: true}
-		if s.cfg.Witness != nil {
-			if p, fresh := s.cfg.Witness.Look(&e); fresh {
-				n.process = &p
-			}
-		}
-		return take(n)
-	}, func(now time.Duration) error {
-		n := news{from: asked, now: asked}
-		if now-asked >= lossEvery {
-			var err error
-			if n, err = losses(now); err != nil {
-				return err
-			}
-		}
-		// Nothing is told of a time whose losses have not been read.
-		return take(n)
-	})
-	if err != nil {
-		return err
-	}
-	now, err := tracer.Monotonic()
-	if err != nil {
-		return err
-	}
-	n, err := losses(now)
-	if err != nil {
-		return err
-	}
-	n.finished = true
-	return take(n)
 }
 
 // take gives the session its news.
@@ -197,8 +164,8 @@ func (s *Session) take(n news) error {
 		}
 		return s.Event(n.event)
 	}
-	if err := s.Lose(n.from, n.now, n.lost); err != nil || n.finished {
-		return err
+	if n.lost.Lost > 0 {
+		return s.Lose(n.lost.From, n.lost.To, n.lost.Lost)
 	}
 	if err := s.Tick(n.now); err != nil {
 		return err

@@ -100,6 +100,7 @@ type Session struct {
 	err    error // the first that showing gave
 
 	choice record.Choice // zero: none
+	live   bool          // Tick alone says how far all is known
 
 	newest, advanced time.Duration // of the events
 	ticked, written  time.Duration // the last tick, and the last that was recorded
@@ -135,7 +136,7 @@ func (s *Session) Event(e event.Event) error {
 	}
 	s.join.Add(e)
 	s.owed = true
-	if s.newest = max(s.newest, e.Time); s.newest-s.advanced < step {
+	if s.newest = max(s.newest, e.Time); s.live || s.newest-s.advanced < step {
 		return nil
 	}
 	s.advanced = s.newest

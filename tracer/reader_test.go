@@ -1,0 +1,283 @@
+package tracer
+
+import (
+	"encoding/binary"
+	"math/rand/v2"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/cilium/ebpf/ringbuf"
+)
+
+// fakeRing is a ring and the kernel that fills it, on a clock of their own: each
+// look at the clock, and each record that is read, takes a moment in which
+// programs take their places, read the clock, submit, and find no room.
+type fakeRing struct {
+	r    *rand.Rand
+	now  time.Duration
+	room int // bytes
+	rate int // records begun for each that is read
+	stop bool
+
+	slots []*slot
+	bytes int
+	lost  []time.Duration // when there was no room
+	next  uint64
+	made  map[uint64]time.Duration // by number: when
+
+	deadline time.Duration
+}
+
+// slot is a place in the ring.
+type slot struct {
+	data   []byte
+	wait   time.Duration // until then it is not submitted
+	number uint64
+}
+
+func (f *fakeRing) clock() (time.Duration, error) {
+	f.pass()
+	return f.now, nil
+}
+
+func (f *fakeRing) count() (uint64, error) { return uint64(len(f.lost)), nil }
+
+// pass lets some time pass.
+func (f *fakeRing) pass() {
+	for range f.rate {
+		f.now += time.Duration(1 + f.r.IntN(20_000))
+		if f.stop {
+			continue
+		}
+		size := 16 + 8*f.r.IntN(60)
+		if f.bytes+recordBytes(size) > f.room {
+			f.lost = append(f.lost, f.now)
+			continue
+		}
+		// Its clock is read after it has its place, sometimes long after.
+		at := f.now + time.Duration(f.r.IntN(3000))
+		if f.r.IntN(500) == 0 {
+			at += time.Duration(f.r.Int64N(int64(30 * time.Millisecond)))
+		}
+		f.next++
+		s := &slot{data: make([]byte, size), wait: at + time.Duration(f.r.IntN(2000)), number: f.next}
+		binary.LittleEndian.PutUint64(s.data, uint64(at))
+		binary.LittleEndian.PutUint64(s.data[8:], s.number)
+		f.made[s.number] = at
+		f.slots = append(f.slots, s)
+		f.bytes += recordBytes(size)
+	}
+}
+
+func (f *fakeRing) SetDeadline(t time.Time) { f.deadline = f.now + time.Until(t) }
+
+func (f *fakeRing) AvailableBytes() int { return f.bytes }
+
+func (f *fakeRing) ReadInto(rec *ringbuf.Record) error {
+	for {
+		f.pass()
+		if len(f.slots) == 0 {
+			if f.now >= f.deadline || f.stop {
+				return os.ErrDeadlineExceeded
+			}
+			f.now += time.Millisecond
+			continue
+		}
+		s := f.slots[0]
+		if f.now < s.wait {
+			f.now = s.wait // the reader spins on it
+			continue
+		}
+		f.slots = f.slots[1:]
+		f.bytes -= recordBytes(len(s.data))
+		rec.RawSample = append(rec.RawSample[:0], s.data...)
+		return nil
+	}
+}
+
+// audit holds what is delivered against what happened.
+type audit struct {
+	t      *testing.T
+	ring   *fakeRing
+	got    map[uint64]bool
+	told   time.Duration // the last tick
+	losses []Loss
+	newest time.Duration
+
+	checked int // of the ring's losses
+}
+
+func (a *audit) chunk(c *chunk) {
+	for _, l := range c.losses {
+		if l.From < a.told-2*settle {
+			a.t.Errorf("a loss from %v is told when it was said that all is known before %v", l.From, a.told)
+		}
+		if a.newest > l.From+settle+2*lossEvery {
+			a.t.Errorf("a loss from %v is told after an event of %v", l.From, a.newest)
+		}
+		a.losses = append(a.losses, l)
+	}
+	data := c.data
+	for _, n := range c.sizes {
+		at := timeOf(data)
+		if at < a.told {
+			a.t.Errorf("an event of %v comes after it was said that none before %v will", at, a.told)
+		}
+		a.newest = max(a.newest, at)
+		a.got[binary.LittleEndian.Uint64(data[8:])] = true
+		data = data[n:]
+	}
+	if c.now < a.told && !c.last {
+		a.t.Errorf("the time goes back from %v to %v", a.told, c.now)
+	}
+	if c.last {
+		return
+	}
+	a.told = c.now
+	for ; a.checked < len(a.ring.lost) && a.ring.lost[a.checked] < a.told; a.checked++ {
+		if at := a.ring.lost[a.checked]; !a.covered(at) {
+			a.t.Fatalf("a loss at %v was not told when it was said that all is known before %v", at, a.told)
+		}
+	}
+}
+
+func (a *audit) covered(at time.Duration) bool {
+	for i := len(a.losses) - 1; i >= 0; i-- {
+		if l := a.losses[i]; l.From <= at && at <= l.To {
+			return true
+		}
+	}
+	return false
+}
+
+// run plays a trace: steps rounds, and the end. takes says whether the one who
+// takes the events does so after a round.
+func (f *fakeRing) run(t *testing.T, rounds, most int, takes func(round int) bool) (*audit, *reader) {
+	t.Helper()
+	f.made, f.now = map[uint64]time.Duration{}, time.Hour
+	r := &reader{ring: f, clock: f.clock, lost: f.count, poll: 50 * time.Millisecond, queue: newQueue(most)}
+	a := &audit{t: t, ring: f, got: map[uint64]bool{}}
+	take := func() {
+		for len(r.queue.chunks) > 0 {
+			c := r.queue.take()
+			a.chunk(c)
+			r.queue.done(c)
+		}
+	}
+	if err := r.begin(); err != nil {
+		t.Fatal(err)
+	}
+	for i := range rounds {
+		before := f.now
+		if _, err := r.round(); err != nil {
+			t.Fatal(err)
+		}
+		// A record that is not submitted holds it up for up to 30 ms.
+		if took := f.now - before; took > 200*time.Millisecond {
+			t.Fatalf("a round took %v", took)
+		}
+		if takes(i) {
+			take()
+		}
+		if t.Failed() {
+			t.FailNow()
+		}
+	}
+	take()
+	f.stop = true
+	done := make(chan error)
+	go func() { done <- r.finish() }()
+	for {
+		c := r.queue.take()
+		a.chunk(c)
+		if c.last {
+			break
+		}
+		r.queue.done(c)
+	}
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	var lost uint64
+	for _, l := range a.losses {
+		lost += l.Lost
+	}
+	if want := uint64(len(f.lost)) + r.queue.refused(); lost != want {
+		t.Errorf("%d lost events are told, there were %d", lost, want)
+	}
+	if uint64(len(a.got))+r.queue.refused() != f.next {
+		t.Errorf("%d events came and %d were refused, of %d", len(a.got), r.queue.refused(), f.next)
+	}
+	for n, at := range f.made {
+		if !a.got[n] && !a.covered(at) {
+			t.Fatalf("event %d of %v was lost, and no loss covers it", n, at)
+		}
+	}
+	return a, r
+}
+
+func always(int) bool { return true }
+
+// TestReaderUnderLoad: more comes than is read, so the ring is never empty. Time
+// and losses are told all the same.
+func TestReaderUnderLoad(t *testing.T) {
+	f := &fakeRing{r: rand.New(rand.NewPCG(1, 1)), room: 1 << 20, rate: 3}
+	a, r := f.run(t, 100, 8<<20, always)
+	if len(f.lost) == 0 || f.now < time.Hour+time.Second/2 {
+		t.Fatalf("%d losses in %v: that is no load", len(f.lost), f.now)
+	}
+	if behind := r.asked - a.told; behind > time.Second {
+		t.Errorf("the time that is told is %v behind", behind)
+	}
+	if f.bytes != 0 {
+		t.Errorf("%d bytes stayed in the ring", f.bytes)
+	}
+}
+
+// TestReaderKeepsItsWord: at any load, and whether or not somebody takes what is
+// read, each event comes before it was said that none will, or is within a loss
+// that was told in time.
+func TestReaderKeepsItsWord(t *testing.T) {
+	for seed := range uint64(20) {
+		r := rand.New(rand.NewPCG(seed, 7))
+		f := &fakeRing{r: r, room: 1 << (12 + r.IntN(9)), rate: 1 + r.IntN(4)}
+		every := 1 + r.IntN(40)
+		f.run(t, 60, 1<<(14+r.IntN(8)), func(i int) bool { return i%every == 0 })
+		if t.Failed() {
+			t.Fatalf("seed %d", seed)
+		}
+	}
+}
+
+// TestReaderAtRest: of a quiet machine the time is told within a poll or two.
+func TestReaderAtRest(t *testing.T) {
+	f := &fakeRing{r: rand.New(rand.NewPCG(1, 2)), room: 1 << 20, rate: 1, stop: true}
+	a, _ := f.run(t, 40, 1<<20, always)
+	if behind := f.now - a.told; behind > lossEvery+200*time.Millisecond+settle {
+		t.Errorf("the time that is told is %v behind", behind)
+	}
+}
+
+// TestQueueStandsStill: nobody takes anything for long. What there is no room for
+// is one loss, the queue does not grow, and the reader never waits.
+func TestQueueStandsStill(t *testing.T) {
+	f := &fakeRing{r: rand.New(rand.NewPCG(3, 1)), room: 1 << 20, rate: 2, made: map[uint64]time.Duration{}}
+	r := &reader{ring: f, clock: f.clock, lost: f.count, poll: 50 * time.Millisecond, queue: newQueue(1 << 16)}
+	if err := r.begin(); err != nil {
+		t.Fatal(err)
+	}
+	for range 500 {
+		if _, err := r.round(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	q := r.queue
+	losses := 0
+	for _, c := range q.chunks {
+		losses += len(c.losses)
+	}
+	if q.bytes > 1<<16+chunkBytes || len(q.chunks) > 50 || losses > 50 || q.refused() == 0 {
+		t.Errorf("the queue has %d chunks, %d bytes, %d losses, and refused %d", len(q.chunks), q.bytes, losses, q.refused())
+	}
+}
