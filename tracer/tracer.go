@@ -326,6 +326,26 @@ func (t *Tracer) Close() error {
 	return errors.Join(err, t.programs.close())
 }
 
+// WallOffset is the wall clock minus the clock of the events, and when it was so.
+// ok is false where the two could not be read at once.
+func WallOffset() (offset, at time.Duration, ok bool, err error) {
+	const apart = time.Millisecond
+	for range 3 { // a task may be interrupted between the readings
+		before, err := Monotonic()
+		if err != nil {
+			return 0, 0, false, err
+		}
+		wall := time.Now().UnixNano()
+		if at, err = Monotonic(); err != nil {
+			return 0, 0, false, err
+		}
+		if offset = time.Duration(wall) - before; at-before < apart {
+			return offset, before, true, nil
+		}
+	}
+	return offset, at, false, nil
+}
+
 // Monotonic reads the clock of the events.
 func Monotonic() (time.Duration, error) {
 	var ts unix.Timespec

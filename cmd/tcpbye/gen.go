@@ -77,7 +77,7 @@ func exitStatuses() string {
 		status int
 		text   string
 	}{
-		{exitDone, "done; also after ^C, SIGTERM, or when the reader of the output has gone"},
+		{exitDone, "done; also after ^C or SIGHUP, or when the reader of the output has gone"},
 		{exitFailure, "it failed, or a verdict of demo is not the one that is due"},
 		{exitUsage, "it was called wrongly"},
 		{exitDegraded, "doctor, demo --can-trace: tracing works here, but not every hook can be attached"},
@@ -85,6 +85,7 @@ func exitStatuses() string {
 	} {
 		fmt.Fprintf(&b, "**%d**\n: %s\n\n", s.status, markdown(s.text))
 	}
+	b.WriteString("A run that SIGTERM, or a second signal, cuts short ends at once with 128 and the signal's number: what was not judged by then is not shown.\n\n")
 	b.WriteString("With a command to run (trace, rst), its exit status: 128 and the signal's number if one killed it, 126 if it cannot be run, 127 if there is none.\n")
 	return b.String()
 }

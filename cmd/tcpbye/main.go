@@ -3,13 +3,10 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
-	"syscall"
 
 	"golang.org/x/sys/unix"
 
@@ -40,6 +37,7 @@ type environment struct {
 	stdin          *os.File
 	stdout, stderr io.Writer
 	getenv         func(string) string
+	signals        *signals
 }
 
 // statusError ends the program with a status of its own. With an empty err
@@ -59,8 +57,9 @@ func (e *statusError) Error() string {
 func (e *statusError) Unwrap() error { return e.err }
 
 func run(args []string, env environment) int {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
+	ctx, signals := newSignals(os.Exit)
+	defer signals.listen()()
+	env.signals = signals
 	root := newRoot(env)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)

@@ -8,9 +8,11 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -95,7 +97,7 @@ type shower struct {
 // open makes the sink, or those that sinks makes, and the recording with its
 // head.
 func (o *output) open(ctx context.Context, meta record.Meta, heading func(left, right *report.Judged) (string, string), sinks func(io.Writer, report.Options) []report.Sink) (*shower, error) {
-	opts, err := o.options(report.Clock{Offset: meta.Offset})
+	opts, err := o.options(report.Clock{Offset: meta.Offset, Set: &report.Settings{}})
 	if err != nil {
 		return nil, err
 	}
@@ -203,6 +205,9 @@ func (s *shower) show(scenario string) func(*conn.Connection, verdict.Verdict) e
 	}
 }
 
+// wall takes a new setting of the wall clock.
+func (s *shower) wall(w record.Wall) { s.opts.Clock.Set.Add(w.Time, w.Offset) }
+
 func (s *shower) close() error {
 	if s == nil {
 		return nil
@@ -218,6 +223,20 @@ func (s *shower) close() error {
 		s.done()
 	}
 	return err
+}
+
+// fallenBehind says that a live run is slower than what it looks at.
+func fallenBehind(w io.Writer, by time.Duration, lost uint64) {
+	fmt.Fprintf(w, "tcpbye: %.1f s behind, %s events lost\n", by.Seconds(), grouped(lost))
+}
+
+// grouped is a number for people: 1,204.
+func grouped(n uint64) string {
+	s := strconv.FormatUint(n, 10)
+	for at := len(s) - 3; at > 0; at -= 3 {
+		s = s[:at] + "," + s[at:]
+	}
+	return s
 }
 
 // closing writes the line that every run ends with.

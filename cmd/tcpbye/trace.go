@@ -8,11 +8,9 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"os/signal"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -80,7 +78,8 @@ func (t *tracing) flags(cmd *cobra.Command, format report.Format) {
 
 const commandHelp = `
 With -- COMMAND, run it, trace it and its children, and end with it and with its
-exit status. ^C stops, judges what is left and counts. All conditions must hold;
+exit status. ^C stops, judges what is left and counts; SIGTERM and a second ^C
+end at once. All conditions must hold;
 each may be given several times, or have a list with commas, of which one must.
 Both ends of a connection inside this machine are shown when one of them is
 wanted. A recording that cannot be written on, as on a full disk, ends the run.`
@@ -229,7 +228,7 @@ func (t *tracing) run(cmd *cobra.Command, args []string) error {
 			return session.Config{}, err
 		}
 		show := s.show(meta.Scenario)
-		c := session.Config{Record: s.record, Count: t.count}
+		c := session.Config{Record: s.record, Count: t.count, Wall: s.wall, Cut: t.env.signals.cut}
 		// What a command's run showed its recording shows again.
 		c.Chosen = func(r record.Choice) {
 			if t.read != nil && len(asked.PIDs) == 0 {
@@ -255,6 +254,7 @@ func (t *tracing) run(cmd *cobra.Command, args []string) error {
 		c.Join.Hold = meta.Scenario != ""
 		return c, nil
 	}
+	t.env.signals.cuttable(nil)
 	var counts session.Counts
 	var status error
 	if t.read != nil {
@@ -270,6 +270,9 @@ func (t *tracing) run(cmd *cobra.Command, args []string) error {
 	err = errors.Join(err, s.close(), t.output.close())
 	if s != nil {
 		closing(t.env.stderr, counts)
+	}
+	if errors.Is(err, session.ErrCut) {
+		return t.env.signals.short()
 	}
 	if err == nil {
 		err = status
@@ -306,9 +309,7 @@ func (t *tracing) live(ctx context.Context, args []string, choice *filter.Filter
 		if command, err = session.NewCommand(args, t.env.stdin, t.env.stdout, t.env.stderr); err != nil {
 			return counts, nil, &statusError{commandStatus(err), err}
 		}
-		// The command says when it is over, and not the signal that it gets, too.
-		ctx = context.WithoutCancel(ctx)
-		defer passSignals(command)()
+		t.env.signals.cuttable(command)
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -324,6 +325,7 @@ func (t *tracing) live(ctx context.Context, args []string, choice *filter.Filter
 		degraded(t.env.stderr, attached)
 		c, err := config(m)
 		c.Witness = witness
+		c.Behind = func(by time.Duration, lost uint64) { fallenBehind(t.env.stderr, by, lost) }
 		c.Seeds = func() ([]conn.Seed, error) { return session.Existing(witness) }
 		c.Started = func() error { return t.started(command, choice, stop) }
 		if command != nil {
@@ -399,32 +401,6 @@ func commandStatus(err error) int {
 		return 127
 	}
 	return 126
-}
-
-// passSignals passes on what only this process gets, until the function that it
-// returns is called. ^C at a terminal goes to the command, too.
-func passSignals(c *session.Command) (stop func()) {
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, syscall.SIGTERM, os.Interrupt)
-	go func() {
-		for s := range signals {
-			if s != os.Interrupt || !inForeground() {
-				c.Signal(s)
-			}
-		}
-	}()
-	return func() { signal.Stop(signals); close(signals) }
-}
-
-// inForeground says whether a terminal sends its signals to this process.
-func inForeground() bool {
-	tty, err := os.Open("/dev/tty")
-	if err != nil {
-		return false
-	}
-	defer tty.Close()
-	group, err := unix.IoctlGetInt(int(tty.Fd()), unix.TIOCGPGRP)
-	return err == nil && group == unix.Getpgrp()
 }
 
 // gone is a broken pipe before anything is written to it.

@@ -82,3 +82,12 @@ func (t *Text) UnmarshalJSON(b []byte) error {
 	*t = Text(s)
 	return err
 }
+
+// Wall says that the wall clock was set, or that the machine slept, when
+// CLOCK_MONOTONIC stands still: what adds to that clock to make Unix time is
+// another from now on.
+type Wall struct {
+	Time   time.Duration `json:"t_ns"`            // CLOCK_MONOTONIC
+	Offset time.Duration `json:"wall_offset_ns"`  // wall clock minus CLOCK_MONOTONIC
+	Again  bool          `json:"again,omitempty"` // an earlier part told it
+}

@@ -31,11 +31,12 @@ const (
 	kindSeed    = 'S'
 	kindTick    = 'T'
 	kindChoice  = 'C'
+	kindWall    = 'W'
 )
 
 // kinds are all of them.
 const kinds = string(kindMeta) + string(kindEvent) + string(kindLoss) + string(kindEnd) +
-	string(kindProcess) + string(kindSeed) + string(kindTick) + string(kindChoice)
+	string(kindProcess) + string(kindSeed) + string(kindTick) + string(kindChoice) + string(kindWall)
 
 // Meta is what a run was like: it stands before its events.
 type Meta struct {
@@ -156,6 +157,12 @@ func (w *Writer) Choice(c Choice) error {
 	return w.result()
 }
 
+// Wall records that the wall clock was set.
+func (w *Writer) Wall(c Wall) error {
+	w.json(kindWall, c)
+	return w.result()
+}
+
 // Tick records that no older event will come.
 func (w *Writer) Tick(t Tick) error {
 	w.json(kindTick, t)
@@ -269,6 +276,7 @@ type Handler struct {
 	Seed    func(Seed) error
 	Tick    func(Tick) error
 	Choice  func(Choice) error
+	Wall    func(Wall) error
 
 	// Gap is told of what was skipped, before what follows it.
 	Gap func(Gap) error
@@ -475,6 +483,8 @@ func (h Handler) deliver(kind byte, body []byte) (reason string, err error) {
 		return unmarshal(body, h.Tick)
 	case kindChoice:
 		return unmarshal(body, h.Choice)
+	case kindWall:
+		return unmarshal(body, h.Wall)
 	}
 	return "", nil // a kind of a later version
 }

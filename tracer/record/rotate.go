@@ -141,6 +141,9 @@ func (r *Rotator) Seed(s Seed) error { return r.w.Seed(s) }
 // Choice records what the run is about.
 func (r *Rotator) Choice(c Choice) error { return r.w.Choice(c) }
 
+// Wall records that the wall clock was set.
+func (r *Rotator) Wall(c Wall) error { return r.w.Wall(c) }
+
 // Tick records that no older event will come.
 func (r *Rotator) Tick(t Tick) error { return r.w.Tick(t) }
 

@@ -23,11 +23,38 @@ type Judged struct {
 type Clock struct {
 	// Offset is what added to a monotonic time gives Unix nanoseconds.
 	Offset time.Duration
+	// Set tells how the wall clock was set later; nil: it was not.
+	Set *Settings
+}
+
+// Settings are the times at which the wall clock was set. Those that are added
+// are known to all copies of a Clock.
+type Settings struct{ all []setting }
+
+type setting struct{ from, offset time.Duration }
+
+// Add says what to add to a monotonic time from one on, which is later than all
+// before.
+func (s *Settings) Add(from, offset time.Duration) {
+	const most = 1 << 10 // more than a clock in order is ever set
+	if len(s.all) == most {
+		s.all = slices.Delete(s.all, 0, 1)
+	}
+	s.all = append(s.all, setting{from, offset})
 }
 
 // Wall is the wall time, in UTC, of a CLOCK_MONOTONIC time.
 func (c Clock) Wall(monotonic time.Duration) time.Time {
-	return time.Unix(0, int64(c.Offset+monotonic)).UTC()
+	offset := c.Offset
+	if c.Set != nil {
+		for _, s := range slices.Backward(c.Set.all) {
+			if s.from <= monotonic {
+				offset = s.offset
+				break
+			}
+		}
+	}
+	return time.Unix(0, int64(offset+monotonic)).UTC()
 }
 
 // Sink writes judged ends in one format.

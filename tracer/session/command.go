@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -17,7 +18,8 @@ import (
 // Command is a program that is run while it and its children are traced.
 type Command struct {
 	cmd    *exec.Cmd
-	over   bool
+	pid    atomic.Uint32 // 0: not started
+	over   atomic.Bool
 	status int
 	ended  time.Time
 }
@@ -48,20 +50,20 @@ func (c *Command) Start() error {
 	if err := c.cmd.Start(); err != nil {
 		return fmt.Errorf("run the command: %w", err)
 	}
+	c.pid.Store(uint32(c.cmd.Process.Pid))
 	return nil
 }
 
 // PID is the process to follow; 0: it was not started.
-func (c *Command) PID() uint32 {
-	if c.cmd.Process == nil {
-		return 0
-	}
-	return uint32(c.cmd.Process.Pid)
-}
+func (c *Command) PID() uint32 { return c.pid.Load() }
+
+// Running says whether it was started and has not ended. Like Signal, it may be
+// asked from any goroutine.
+func (c *Command) Running() bool { return c.PID() != 0 && !c.over.Load() }
 
 // Signal passes a signal on.
 func (c *Command) Signal(s os.Signal) {
-	if c.cmd.Process != nil && !c.over {
+	if c.Running() {
 		_ = c.cmd.Process.Signal(s) // it may just have ended
 	}
 }
@@ -69,7 +71,7 @@ func (c *Command) Signal(s os.Signal) {
 // Over says whether the command has ended, and its connections have too, or had
 // the time for it.
 func (c *Command) Over(s *Session) bool {
-	if !c.over {
+	if !c.over.Load() {
 		var status unix.WaitStatus
 		pid, err := unix.Wait4(int(c.PID()), &status, unix.WNOHANG, nil)
 		if err != nil || pid == 0 {
@@ -88,7 +90,8 @@ func (c *Command) Over(s *Session) bool {
 }
 
 func (c *Command) end(w unix.WaitStatus) {
-	c.over, c.ended = true, time.Now()
+	c.ended = time.Now()
+	c.over.Store(true)
 	c.status = w.ExitStatus()
 	if w.Signaled() {
 		c.status = 128 + int(w.Signal()) // as the shell says it
@@ -97,7 +100,7 @@ func (c *Command) end(w unix.WaitStatus) {
 
 // Status waits for the command's end and returns its exit status.
 func (c *Command) Status() (int, error) {
-	for !c.over {
+	for !c.over.Load() {
 		var status unix.WaitStatus
 		if _, err := unix.Wait4(int(c.PID()), &status, 0, nil); err == nil {
 			c.end(status)

@@ -41,13 +41,16 @@ func Live(ctx context.Context, opts tracer.Options, prepare func(record.Meta, []
 	if err != nil {
 		return counts, err
 	}
-	cfg.Scope = verdict.ScopeOf(meta)
+	cfg.Scope, cfg.offset = verdict.ScopeOf(meta), meta.Offset
 	s := New(cfg)
 	s.live = true
 	// What happens while the snapshot is taken waits to be read. So whoever is
 	// younger than the start has told all of its life, and whoever is older is in
 	// the snapshot, or has ended since.
-	if err = t.Start(); err == nil {
+	if err = s.beat(); err == nil {
+		err = t.Start()
+	}
+	if err == nil && ctx.Err() == nil {
 		err = s.begin()
 	}
 	if err == nil {
@@ -56,7 +59,7 @@ func Live(ctx context.Context, opts tracer.Options, prepare func(record.Meta, []
 	if errors.Is(err, ErrEnough) {
 		err = nil
 	}
-	if err == nil && cfg.Seeds != nil && s.Following(held) {
+	if err == nil && !s.cut() && cfg.Seeds != nil && s.Following(held) {
 		err = s.holders()
 	}
 	if cfg.Drained != nil {
@@ -167,12 +170,71 @@ func (s *Session) take(n news) error {
 	if n.lost.Lost > 0 {
 		return s.Lose(n.lost.From, n.lost.To, n.lost.Lost)
 	}
+	if err := s.follow(n.now); err != nil {
+		return err
+	}
 	if err := s.Tick(n.now); err != nil {
 		return err
 	}
 	if s.cfg.Pulse != nil {
 		return s.cfg.Pulse(s)
 	}
+	return nil
+}
+
+// pulse is what a live run knows of the clocks.
+type pulse struct {
+	wall  time.Duration // wall clock minus CLOCK_MONOTONIC
+	wound time.Duration // when it was so last
+
+	said time.Duration // when Behind was called last
+	lost uint64        // what it was told
+}
+
+const (
+	// wallStep is what the readings of two clocks may differ by.
+	wallStep = 2 * time.Millisecond
+	// behind is from where on a run falls behind: the time that a tick tells is
+	// always that of the last asking for losses.
+	behind = time.Second
+	// sayEvery is how often that is said.
+	sayEvery = time.Second
+)
+
+// beat looks at the wall clock. It is compared, not waited for: the clock is also
+// another when the machine has slept, and a moment is too short to be seen in
+// what is shown.
+func (s *Session) beat() error {
+	offset, at, ok, err := tracer.WallOffset()
+	if err != nil || !ok {
+		return err
+	}
+	if s.pulse.wound == 0 {
+		s.pulse.wall = s.cfg.offset
+	}
+	if moved := offset - s.pulse.wall; moved > wallStep || moved < -wallStep {
+		err = s.Wall(record.Wall{Time: s.pulse.wound, Offset: offset})
+		s.pulse.wall = offset
+	}
+	s.pulse.wound = at
+	return err
+}
+
+// follow compares the time that is told with the clocks.
+func (s *Session) follow(now time.Duration) error {
+	if err := s.beat(); err != nil || s.cfg.Behind == nil {
+		return err
+	}
+	at, err := tracer.Monotonic()
+	if err != nil {
+		return err
+	}
+	p, by := &s.pulse, max(0, at-now)
+	if at-p.said < sayEvery || by < behind && s.counts.Lost == p.lost {
+		return nil
+	}
+	p.said, p.lost = at, s.counts.Lost
+	s.cfg.Behind(by, s.counts.Lost)
 	return nil
 }
 
@@ -245,13 +307,13 @@ func Describe(attachments []tracer.Attachment) (record.Meta, error) {
 	if err := unix.Uname(&u); err != nil {
 		return record.Meta{}, fmt.Errorf("read the kernel's release: %w", err)
 	}
-	now, err := tracer.Monotonic()
+	offset, now, _, err := tracer.WallOffset()
 	if err != nil {
 		return record.Meta{}, err
 	}
 	m := record.Meta{
 		Program: Program, Kernel: unix.ByteSliceToString(u.Release[:]), Arch: runtime.GOARCH,
-		Offset: time.Duration(time.Now().UnixNano()) - now,
+		Offset: offset,
 		Run:    strconv.FormatInt(int64(now), 36) + "-" + strconv.Itoa(os.Getpid()),
 	}
 	for _, a := range attachments {
@@ -302,6 +364,13 @@ func Replay(r io.Reader, prepare func(record.Meta) (Config, error)) (Counts, err
 				return nil
 			}
 			return p.s.Choose(c)
+		},
+		Wall: func(w record.Wall) error {
+			if p.s == nil || w.Again && p.goesOn {
+				return nil
+			}
+			w.Again = false
+			return p.s.Wall(w)
 		},
 		Tick: func(t record.Tick) error {
 			if p.s == nil {

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"container/list"
 	"errors"
 	"slices"
 	"time"
@@ -19,9 +20,13 @@ type Recorder interface {
 	Seed(record.Seed) error
 	Tick(record.Tick) error
 	Choice(record.Choice) error
+	Wall(record.Wall) error
 	Flush() error
 	Close(record.End) error
 }
+
+// ErrCut ends a run at once: what was not judged by then is not.
+var ErrCut = errors.New("the run was cut short")
 
 // ErrEnough ends a run before its time, as its normal end.
 var ErrEnough = errors.New("enough was shown")
@@ -43,6 +48,11 @@ type Config struct {
 	Count uint64
 	// Record gets everything; nil: nothing is recorded.
 	Record Recorder
+	// Wall is told that the wall clock was set, before anything of that time is
+	// shown; nil: nobody asks.
+	Wall func(record.Wall)
+	// Cut, once it is closed, ends the run with ErrCut; nil: nothing does.
+	Cut <-chan struct{}
 	// Chosen is told what a replayed run was about; nil: nobody asks.
 	Chosen func(record.Choice)
 
@@ -56,12 +66,17 @@ type Config struct {
 	Seeds func() ([]conn.Seed, error)
 	// Started is called when everything is attached and the seeds are known.
 	Started func() error
+	offset  time.Duration // that the head of a recording has
+
 	// Command says which process was run and is followed, once Started has been
 	// called; 0, or nil: none.
 	Command func() uint32
 	// Pulse is called twenty times a second, more or less; ErrEnough ends the
 	// run.
 	Pulse func(*Session) error
+	// Behind is told, at most once a second, that what is taken now was known so
+	// long ago, or that more events were lost: so many by now. nil: nobody is told.
+	Behind func(by time.Duration, lost uint64)
 	// Drained is called once the last event of a live run has been taken,
 	// before what is left is judged.
 	Drained func()
@@ -100,7 +115,10 @@ type Session struct {
 	err    error // the first that showing gave
 
 	choice record.Choice // zero: none
+	walls  []record.Wall // how the wall clock was set
 	live   bool          // Tick alone says how far all is known
+
+	pulse pulse
 
 	newest, advanced time.Duration // of the events
 	ticked, written  time.Duration // the last tick, and the last that was recorded
@@ -124,6 +142,9 @@ func New(cfg Config) *Session {
 
 // Event takes an event.
 func (s *Session) Event(e event.Event) error {
+	if s.cut() {
+		return ErrCut
+	}
 	s.counts.Events++
 	if err := s.late(e.Time); err != nil {
 		return err
@@ -142,6 +163,32 @@ func (s *Session) Event(e event.Event) error {
 	s.advanced = s.newest
 	s.join.Advance(s.newest - disorder)
 	return s.err
+}
+
+// cut says whether the run is to end at once.
+func (s *Session) cut() bool {
+	select {
+	case <-s.cfg.Cut:
+		return true
+	default:
+		return false
+	}
+}
+
+// Wall takes a new setting of the wall clock.
+func (s *Session) Wall(w record.Wall) error {
+	const most = 1 << 10
+	if len(s.walls) == most {
+		s.walls = slices.Delete(s.walls, 0, 1)
+	}
+	s.walls = append(s.walls, w)
+	if s.cfg.Wall != nil {
+		s.cfg.Wall(w)
+	}
+	if s.cfg.Record != nil {
+		return s.cfg.Record.Wall(w)
+	}
+	return nil
 }
 
 // late records the time when something of a time comes too late for the join: a
@@ -220,6 +267,9 @@ func (s *Session) Lose(from, to time.Duration, n uint64) error {
 
 // Tick says that no event older than now will come, and shows what is complete.
 func (s *Session) Tick(now time.Duration) error {
+	if s.cut() {
+		return ErrCut
+	}
 	s.ticked = max(s.ticked, now)
 	if s.cfg.Record != nil {
 		// Whoever reads the recording while it is written learns the time.
@@ -263,7 +313,9 @@ func (s *Session) Following(match func(*conn.Connection) bool) bool {
 // Finish judges and shows what is left.
 func (s *Session) Finish() error {
 	failed := s.err != nil // and was told
-	s.join.Flush()
+	if !s.cut() {
+		s.join.Flush()
+	}
 	var err error
 	if !failed && !errors.Is(s.err, ErrEnough) {
 		err = s.err
@@ -286,6 +338,9 @@ func (s *Session) Counts() Counts {
 // judge takes a connection whose story is complete. Once showing has failed, or
 // enough was shown, nothing more is.
 func (s *Session) judge(c *conn.Connection) {
+	if s.err == nil && s.cut() {
+		s.err = ErrCut
+	}
 	if s.err != nil {
 		return
 	}
@@ -349,44 +404,41 @@ func (s *Session) emit(c *conn.Connection, v verdict.Verdict) error {
 	return nil
 }
 
-// pairs remembers first ends until their second comes, a bounded number of them.
+// pairs remembers first ends until their second comes, a bounded number of them,
+// and nothing of what was taken.
 type pairs[T any] struct {
-	values map[*conn.Connection]T
-	order  []*conn.Connection // some may be taken
+	values map[*conn.Connection]*list.Element // of first
+	order  list.List                          // of first, the oldest in front
+}
+
+type first[T any] struct {
+	end   *conn.Connection
+	value T
 }
 
 func (p *pairs[T]) len() int { return len(p.values) }
 
 func (p *pairs[T]) take(c *conn.Connection) (T, bool) {
-	v, ok := p.values[c]
+	at, ok := p.values[c]
+	if !ok {
+		var none T
+		return none, false
+	}
 	delete(p.values, c)
-	return v, ok
+	return p.order.Remove(at).(first[T]).value, true
 }
 
 // put says whether an end had to go for it.
 func (p *pairs[T]) put(c *conn.Connection, v T) bool {
 	if p.values == nil {
-		p.values = map[*conn.Connection]T{}
+		p.values = map[*conn.Connection]*list.Element{}
 	}
-	p.values[c] = v
-	p.order = append(p.order, c)
-	gone := false
-	for len(p.values) > maxHeld {
-		_, ok := p.values[p.order[0]]
-		gone = gone || ok
-		delete(p.values, p.order[0])
-		p.order = p.order[1:]
+	p.values[c] = p.order.PushBack(first[T]{c, v})
+	if len(p.values) <= maxHeld {
+		return false
 	}
-	if len(p.order) > 2*maxHeld {
-		var kept []*conn.Connection
-		for _, c := range p.order {
-			if _, ok := p.values[c]; ok {
-				kept = append(kept, c)
-			}
-		}
-		p.order = kept
-	}
-	return gone
+	p.take(p.order.Front().Value.(first[T]).end)
+	return true
 }
 
 // preamble repeats, for a part of a recording that is read alone, what the parts
@@ -394,6 +446,12 @@ func (p *pairs[T]) put(c *conn.Connection, v T) bool {
 func (s *Session) preamble(w *record.Writer) error {
 	if s.choice != (record.Choice{}) {
 		if err := w.Choice(s.choice); err != nil {
+			return err
+		}
+	}
+	for _, wall := range s.walls {
+		wall.Again = true
+		if err := w.Wall(wall); err != nil {
 			return err
 		}
 	}

@@ -35,24 +35,25 @@ type input struct {
 // feed gives a session what comes, as Live does.
 func feed(s *Session, in []input) error {
 	for _, i := range in {
-		var err error
-		switch {
-		case i.event != nil:
-			err = s.Event(*i.event)
-		case i.process != nil:
-			err = s.Process(*i.process)
-		case i.seed != nil:
-			err = s.Seed(*i.seed)
-		case i.loss.Lost != 0:
-			err = s.Lose(i.loss.Time, i.loss.Time, i.loss.Lost)
-		default:
-			err = s.Tick(i.tick)
-		}
-		if err != nil {
+		if err := feedOne(s, i); err != nil {
 			return errors.Join(err, s.Finish())
 		}
 	}
 	return s.Finish()
+}
+
+func feedOne(s *Session, i input) error {
+	switch {
+	case i.event != nil:
+		return s.Event(*i.event)
+	case i.process != nil:
+		return s.Process(*i.process)
+	case i.seed != nil:
+		return s.Seed(*i.seed)
+	case i.loss.Lost != 0:
+		return s.Lose(i.loss.From, i.loss.Time, i.loss.Lost)
+	}
+	return s.Tick(i.tick)
 }
 
 // run makes up a busy machine: pairs that end gracefully, by abort, or not at
@@ -142,7 +143,7 @@ func run(r *rand.Rand, n int) []input {
 	for at := time.Duration(0); at < time.Duration(n)*30*ms; at += time.Duration(r.IntN(int(130 * ms))) {
 		put(at, input{tick: at - 10*ms})
 		if r.IntN(40) == 0 || at > time.Duration(n)*15*ms && at < time.Duration(n)*15*ms+130*ms {
-			put(at, input{loss: record.Loss{Time: at - 10*ms, Lost: 3}})
+			put(at, input{loss: record.Loss{From: at - 10*ms, Time: at - 10*ms, Lost: 3}})
 		}
 	}
 	slices.SortStableFunc(all, func(x, y stamped) int { return int(x.at - y.at) })
@@ -363,8 +364,8 @@ func TestHeldIsBounded(t *testing.T) {
 			}
 		}
 	}
-	if s.held.len() > maxHeld || len(s.held.order) > 2*maxHeld+1 || s.told.len() > maxHeld || len(s.told.order) > 2*maxHeld+1 {
-		t.Errorf("%d held, %d in order; %d told, %d in order", s.held.len(), len(s.held.order), s.told.len(), len(s.told.order))
+	if s.held.len() > maxHeld || s.held.order.Len() > 2*maxHeld+1 || s.told.len() > maxHeld || s.told.order.Len() > 2*maxHeld+1 {
+		t.Errorf("%d held, %d in order; %d told, %d in order", s.held.len(), s.held.order.Len(), s.told.len(), s.told.order.Len())
 	}
 	if err := s.Finish(); err != nil {
 		t.Fatal(err)
@@ -600,5 +601,241 @@ func TestDamagedReplay(t *testing.T) {
 	}
 	if gaps == 0 || certain == 0 {
 		t.Errorf("%d gaps, %d certain verdicts", gaps, certain)
+	}
+}
+
+// told is a run as a tracer tells it: what was lost since the last asking, before
+// the time is told, and before any event that is much younger.
+type told struct {
+	in   []input
+	lost []time.Duration // when each event was that was lost
+}
+
+func tell(r *rand.Rand, n int) told {
+	const lossEvery = 200 * ms
+	var out told
+	var asked, known time.Duration // all losses before the one are told, no event before the other will come
+	untold, holes := 0, 0
+	ask := func(now time.Duration) {
+		if untold > 0 {
+			out.in = append(out.in, input{loss: record.Loss{From: asked, Time: now, Lost: uint64(untold)}})
+			untold = 0
+		}
+		asked = max(asked, now)
+	}
+	var last time.Duration
+	for _, i := range run(r, n) {
+		switch {
+		case i.event != nil && i.event.Time < known:
+			// It kept its word.
+		case i.event != nil && holes > 0 && i.event.Time >= asked:
+			holes--
+			untold++
+			last = max(last, i.event.Time)
+			out.lost = append(out.lost, i.event.Time)
+		case i.event != nil:
+			if i.event.Time > asked+lossEvery {
+				ask(max(i.event.Time, last))
+			}
+			if r.IntN(60) == 0 {
+				holes = 1 + r.IntN(6)
+			}
+			out.in = append(out.in, i)
+		case i.loss.Lost != 0:
+		case i.process != nil || i.seed != nil:
+			out.in = append(out.in, i)
+		default:
+			if r.IntN(3) == 0 || untold == 0 {
+				ask(max(i.tick, last))
+			}
+			known = max(known, min(i.tick, asked))
+			out.in = append(out.in, input{tick: known})
+		}
+	}
+	ask(max(asked, last))
+	return out
+}
+
+// TestNoCertaintyWithinALoss: whatever comes in which order, no verdict is certain
+// of an end in whose life an event was lost, or that was first heard of right after
+// one; and a replay says the same.
+func TestNoCertaintyWithinALoss(t *testing.T) {
+	for seed := range uint64(60) {
+		x := tell(rand.New(rand.NewPCG(seed, 12)), 40)
+		var out bytes.Buffer
+		rec, err := record.NewWriter(&out, record.Meta{Run: "r"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		judged := func(text *strings.Builder, check bool) func(c *conn.Connection, v verdict.Verdict) error {
+			return func(c *conn.Connection, v verdict.Verdict) error {
+				fmt.Fprintf(text, "%v %v %v %v %v %v\n", c.Local, c.Remote, c.Ended, v.Cause, v.Confidence, v.Missing)
+				if !check || v.Confidence != verdict.Certain {
+					return nil
+				}
+				for _, at := range x.lost {
+					if c.First <= at && (at <= c.Last || c.Ended == 0) {
+						t.Errorf("seed %d: certain of %v-%v, %v to %v, although an event of %v was lost", seed, c.Local, c.Remote, c.First, c.Last, at)
+						break
+					}
+				}
+				return nil
+			}
+		}
+		var live, again strings.Builder
+		s := New(Config{Record: rec, Show: judged(&live, true)})
+		s.live = true
+		if err := feed(s, x.in); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Replay(bytes.NewReader(out.Bytes()), func(record.Meta) (Config, error) {
+			return Config{Show: judged(&again, false)}, nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(live.String(), again.String()); d != "" {
+			t.Fatalf("seed %d: a replay differs (-live +replay):\n%s", seed, d)
+		}
+	}
+}
+
+// TestPairsKeepNothing: of what was taken nothing stays, whatever else waits.
+func TestPairsKeepNothing(t *testing.T) {
+	var p pairs[int]
+	old := &conn.Connection{}
+	p.put(old, 1)
+	for i := range 3 * maxHeld {
+		c := &conn.Connection{}
+		if p.put(c, i) {
+			t.Fatal("one had to go, although each was taken")
+		}
+		if v, ok := p.take(c); !ok || v != i {
+			t.Fatalf("take gives %d, %v", v, ok)
+		}
+		if p.order.Len() != 1 {
+			t.Fatalf("%d ends are kept, of which one waits", p.order.Len())
+		}
+	}
+	for i := range maxHeld {
+		if gone := p.put(&conn.Connection{}, i); gone != (i == maxHeld-1) {
+			t.Fatalf("end %d: one had to go: %v", i, gone)
+		}
+	}
+	if _, ok := p.take(old); ok || p.len() != maxHeld || p.order.Len() != maxHeld {
+		t.Errorf("%d ends wait, %d are kept, and the oldest is one: %v", p.len(), p.order.Len(), ok)
+	}
+}
+
+// TestWallClock: the clock is set in the middle. What is shown has the time of its
+// own moment, and a replay, of one file or of several, shows the same.
+func TestWallClock(t *testing.T) {
+	x := tell(rand.New(rand.NewPCG(5, 5)), 60)
+	middle := x.in[len(x.in)/2:]
+	i := slices.IndexFunc(middle, func(i input) bool { return i.event != nil })
+	set := record.Wall{Time: middle[i].event.Time, Offset: 40 * time.Hour}
+	var files []*bytes.Buffer
+	rec, err := record.NewRotator("r", record.Meta{Offset: time.Hour}, record.Rotation{Size: 4 << 10}, func(string) (io.WriteCloser, error) {
+		files = append(files, &bytes.Buffer{})
+		return closer{files[len(files)-1]}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	show := func(text *strings.Builder, before, after *int) Config {
+		clock := report.Clock{Offset: time.Hour, Set: &report.Settings{}}
+		return Config{Wall: func(w record.Wall) { clock.Set.Add(w.Time, w.Offset) }, Show: func(c *conn.Connection, v verdict.Verdict) error {
+			fmt.Fprintln(text, c.Local, clock.Wall(c.First), clock.Wall(c.Last))
+			want, n := time.Hour, before
+			if c.Last >= set.Time {
+				want, n = set.Offset, after
+			}
+			*n++
+			if got := clock.Wall(c.Last); !got.Equal(time.Unix(0, int64(c.Last+want))) {
+				t.Errorf("%v is shown as %v", c.Last, got)
+			}
+			return nil
+		}}
+	}
+	var live, again strings.Builder
+	var before, after int
+	cfg := show(&live, &before, &after)
+	cfg.Record = rec
+	s := New(cfg)
+	s.live = true
+	for n, in := range x.in {
+		if n == len(x.in)/2+i {
+			if err := s.Wall(set); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := feedOne(s, in); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Finish(); err != nil {
+		t.Fatal(err)
+	}
+	if before == 0 || after == 0 || len(files) < 3 {
+		t.Fatalf("%d ends before, %d after, %d files: that shows nothing", before, after, len(files))
+	}
+	var all []io.Reader
+	for _, f := range files {
+		all = append(all, bytes.NewReader(f.Bytes()))
+	}
+	if _, err := Replay(io.MultiReader(all...), func(record.Meta) (Config, error) { return show(&again, &before, &after), nil }); err != nil {
+		t.Fatal(err)
+	}
+	if d := cmp.Diff(live.String(), again.String()); d != "" {
+		t.Errorf("a replay differs (-live +replay):\n%s", d)
+	}
+	// The last file alone knows of the setting, too.
+	var alone strings.Builder
+	if _, err := Replay(bytes.NewReader(files[len(files)-1].Bytes()), func(record.Meta) (Config, error) { return show(&alone, &before, &after), nil }); err != nil {
+		t.Fatal(err)
+	}
+	if alone.Len() == 0 {
+		t.Error("the last file shows nothing")
+	}
+}
+
+type closer struct{ io.Writer }
+
+func (closer) Close() error { return nil }
+
+// TestCut: once a run is cut short nothing more is judged, and what was recorded
+// by then can be read.
+func TestCut(t *testing.T) {
+	x := tell(rand.New(rand.NewPCG(6, 5)), 40)
+	var out bytes.Buffer
+	rec, err := record.NewWriter(&out, record.Meta{Run: "r"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cut := make(chan struct{})
+	shown := 0
+	s := New(Config{Record: rec, Cut: cut, Show: func(*conn.Connection, verdict.Verdict) error {
+		if shown++; shown == 5 {
+			close(cut)
+		}
+		if shown > 5 {
+			t.Error("an end is shown after the cut")
+		}
+		return nil
+	}})
+	s.live = true
+	for _, in := range x.in {
+		if err = feedOne(s, in); err != nil {
+			break
+		}
+	}
+	if !errors.Is(err, ErrCut) {
+		t.Errorf("the run ended with %v", err)
+	}
+	if err := s.Finish(); err != nil && !errors.Is(err, ErrCut) {
+		t.Error(err)
+	}
+	c, err := Replay(bytes.NewReader(out.Bytes()), func(record.Meta) (Config, error) { return Config{}, nil })
+	if err != nil || c.Events != s.Counts().Events {
+		t.Errorf("the recording has %d events, not %d; %v", c.Events, s.Counts().Events, err)
 	}
 }
