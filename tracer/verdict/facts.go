@@ -3,8 +3,6 @@ package verdict
 import (
 	"slices"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/event"
 )
@@ -508,19 +506,6 @@ func (f *facts) untold() bool {
 		}
 	}
 	return true
-}
-
-// gap says whether what was seen of an end implies an event that was not seen. The
-// kernel runs no program inside another, and up to 6.6 does not always count that.
-func (f *facts) gap(peer *facts, cause Cause, s Scope) bool {
-	// Only tcp_reset leaves these errors, where no process had a hand in it.
-	if e := f.at(f.closed); e != nil && s.has(event.HookReset) && e.Context == event.ContextSoftirq && !e.MPTCP && e.Has&event.HasSocket != 0 &&
-		(e.Err == event.Errno(unix.ECONNRESET) || e.Err == event.Errno(unix.EPIPE)) && f.reset == none && f.abort == none && f.active == none {
-		return true
-	}
-	// Over loopback a RST comes from this machine, and here no stack sent it; that
-	// something else did is path-reset's to say.
-	return f.rst && !f.resetSent(peer) && f.c.Remote.Addr().IsLoopback() && (cause == PeerGone || cause == PeerAbort)
 }
 
 // act reads from an event what the task on the CPU was doing to the socket.

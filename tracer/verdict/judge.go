@@ -244,7 +244,15 @@ func (v *Verdict) fill(r *Rule, x *finding, a, b *facts, mine bool, s Scope) {
 	}
 	slices.SortStableFunc(v.Evidence, func(p, q Evidence) int { return int(p.event().Time - q.event().Time) })
 	v.Confidence = Certain
-	if x.likely || self.c.Lossy || other != nil && other.c.Lossy || a.gap(b, r.Cause, s) || b != nil && b.gap(a, r.Cause, s) {
+	// Of a mini-socket that waits nothing tells but its end, inet_twsk_kill.
+	waits := v.Class == Open && self.closed != none
+	if x.likely || waits || self.c.Lossy || other != nil && other.c.Lossy {
+		v.Confidence = Likely
+	}
+	if v.Unseen = a.contradiction(b, r.Cause, s); v.Unseen == "" && b != nil {
+		v.Unseen = b.contradiction(a, r.Cause, s)
+	}
+	if v.Unseen != "" {
 		v.Confidence = Likely
 	}
 	for _, h := range x.needs {
@@ -272,6 +280,12 @@ func (v *Verdict) fill(r *Rule, x *finding, a, b *facts, mine bool, s Scope) {
 	}
 	if r.sentence != nil {
 		v.Sentence = r.sentence(&telling{v: v, x: x, a: a, b: b, mine: mine})
+	}
+	if waits {
+		v.Sentence += " That its mini-socket still waits for the peer's FIN is not certain: nothing but its end would be told."
+	}
+	if v.Unseen != "" {
+		v.Sentence += " Not all of it was seen: " + v.Unseen + " was not told."
 	}
 	v.Advice = r.Advice
 	if v.Act == ActKilled && r.Advice != "" {

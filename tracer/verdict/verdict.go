@@ -155,6 +155,7 @@ type Verdict struct {
 	Harmless   bool          // a RST after a complete exchange
 	Confidence Confidence
 	Missing    []string // hooks, by their kernel names, whose absence lowers the confidence
+	Unseen     string   // what must have been and was not seen, a noun phrase; "": nothing is known to be missing
 
 	Lost  Lost
 	Bytes Bytes

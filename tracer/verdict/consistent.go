@@ -1,0 +1,207 @@
+package verdict
+
+import (
+	"slices"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/event"
+)
+
+// A story that contradicts itself was seen in part, whatever the counters say: the
+// kernel runs no kprobe's program inside another, and before 6.7 nobody counts what
+// it skips. Each check below names the event that must have been and was not seen;
+// "" where nothing is missing. None may find anything in a story that is whole, on
+// any kernel or rung: a hook that is not attached, or does not tell everything, is
+// no contradiction.
+
+// contradiction is what is missing in the story of an end that has this cause.
+func (f *facts) contradiction(peer *facts, cause Cause, s Scope) string {
+	for _, missing := range []string{
+		f.unseenChange(),
+		f.unseenBirth(peer),
+		f.unseenEnd(),
+		f.unseenFin(s),
+		f.unseenAnswer(peer, cause),
+		f.unseenReset(peer, cause, s),
+		f.unseenAct(s),
+	} {
+		if missing != "" {
+			return missing
+		}
+	}
+	return ""
+}
+
+// racing is how far from a change of state a hook that does not hold the socket's
+// lock may still read the state on its other side.
+const racing = 5 * time.Millisecond
+
+// unlocked says whether a hook reads the state without the socket's lock.
+func unlocked(h event.Hook) bool {
+	switch h {
+	case event.HookCloseEntry, event.HookFileClose, event.HookAccept, event.HookReceive, event.HookErrorReport, event.HookDestroy, event.HookStreamError, event.HookAbort, event.HookSendReset:
+		return true
+	}
+	return false
+}
+
+// unseenChange: a state was left, or acted in, that was never entered.
+func (f *facts) unseenChange() string {
+	var state, before event.State // now, and before the last change
+	var changed time.Duration
+	for i := range f.c.Events {
+		e := &f.c.Events[i]
+		// A mini-socket has a state of its own, and a classic tracepoint none.
+		if e.Sock != f.c.Sock || e.Sock == 0 || e.Has&event.HasTuple == 0 || e.State == 0 || e.State == event.TimeWait || e.Hook == event.HookStack {
+			continue
+		}
+		if state != 0 && e.State != state {
+			switch {
+			case !unlocked(e.Hook) || e.Hook == event.HookSetState:
+				return "the change from " + state.String() + " to " + e.State.String()
+			case e.State == before && e.Time-changed < racing:
+			case f.enters(e.State, i, e.Time+racing):
+			default:
+				return "the change from " + state.String() + " to " + e.State.String()
+			}
+		}
+		if e.Hook == event.HookSetState {
+			before, state, changed = e.State, e.ToState, e.Time
+		} else if state == 0 {
+			state = e.State
+		}
+	}
+	return ""
+}
+
+// enters says whether the next change after event i is to that state, by a time.
+func (f *facts) enters(state event.State, i int, by time.Duration) bool {
+	for k := i + 1; k < len(f.c.Events); k++ {
+		if e := &f.c.Events[k]; e.Hook == event.HookSetState && e.State != e.ToState {
+			return e.ToState == state && e.Time <= by
+		}
+	}
+	return false
+}
+
+// unseenBirth: an end that has begun within the trace, and was not seen to begin.
+func (f *facts) unseenBirth(peer *facts) string {
+	if f.c.Open != conn.OpenUnknown || f.c.Before != 0 {
+		return ""
+	}
+	if peer != nil && peer.c.Open == conn.OpenActive {
+		return "how this end was opened" // after its peer's first SYN
+	}
+	for i := range f.c.Events {
+		if e := &f.c.Events[i]; e.Hook == event.HookSetState {
+			// The child of a listener was made a moment before, and a SYN is not
+			// waited for long; a snapshot would have found it (Before).
+			if (e.State == event.SynRecv || e.State == event.SynSent) && e.Has&event.HasTuple != 0 {
+				return "how this end was opened"
+			}
+			break
+		}
+	}
+	return ""
+}
+
+// unseenEnd: the socket is gone, or a reset has come, and the change to CLOSE was not
+// told.
+func (f *facts) unseenEnd() string {
+	if f.closed != none {
+		return ""
+	}
+	if f.release != none && f.at(f.release).State == event.SynSent || f.destroy != none || f.timeWait != none || f.miniEnd != none || f.finLate != none || f.mini != none || f.reset != none || f.abort != none && f.active != none {
+		return "the change to CLOSE"
+	}
+	return ""
+}
+
+// unseenFin: the process let go of the sending side, and the FIN was not told.
+func (f *facts) unseenFin(s Scope) string {
+	if f.fin != none || f.closed != none {
+		return ""
+	}
+	for i := range f.c.Events {
+		e := &f.c.Events[i]
+		if e.State != event.Established && e.State != event.CloseWait && e.State != event.SynRecv {
+			continue
+		}
+		switch {
+		case e.Hook == event.HookShutdown && e.Arg&2 != 0, e.Hook == event.HookSendFin, e.Hook == event.HookClose:
+			return "the change to FIN_WAIT1 or LAST_ACK"
+		}
+	}
+	return ""
+}
+
+// unseenAnswer: the peer's events tell what this end has done.
+func (f *facts) unseenAnswer(peer *facts, cause Cause) string {
+	if peer == nil {
+		// Over loopback the other end is on this machine, and began later.
+		if cause == StillOpen && f.c.Open == conn.OpenActive && f.c.Established != 0 && f.c.Remote.Addr().IsLoopback() && f.c.Local != f.c.Remote {
+			return "the other end"
+		}
+		return ""
+	}
+	state := f.c.State()
+	if f.closed == none {
+		switch {
+		case peer.finAcked && f.peerFin == none:
+			return "the arrival of the peer's FIN"
+		case state == event.FinWait1 && peer.peerFin != none:
+			return "the acknowledgement of its FIN" // the peer has it
+		case state == event.SynRecv && f.c.Open == conn.OpenPassive && peer.c.Established != 0:
+			return "the change to ESTABLISHED"
+		}
+	}
+	// Its FIN came, and was never sent.
+	if f.fin == none && f.c.Open != conn.OpenUnknown && peer.peerFin != none && f.closed == none {
+		return "the change to FIN_WAIT1 or LAST_ACK"
+	}
+	return ""
+}
+
+// unseenReset: an error or an end that only a reset leaves, and none was told.
+func (f *facts) unseenReset(peer *facts, cause Cause, s Scope) string {
+	if e := f.at(f.closed); e != nil && s.has(event.HookReset) && !e.MPTCP && e.Has&event.HasSocket != 0 && f.reset == none && f.abort == none && f.active == none {
+		switch {
+		// Only tcp_reset leaves these errors, where no process had a hand in it.
+		case e.Context == event.ContextSoftirq && (e.Err == event.Errno(unix.ECONNRESET) || e.Err == event.Errno(unix.EPIPE)):
+			return "the arrival of the reset"
+		// An ICMP message leaves this one, too, but not while connect(2) has the
+		// socket: then it is but noted (sk_err_soft, tcp_v4_err).
+		case e.State == event.SynSent && e.Err == event.Errno(unix.ECONNREFUSED) &&
+			(e.Context == event.ContextProcess || f.elsewhere(func(e *event.Event) bool { return e.Hook == event.HookSendReset }) != none):
+			return "the arrival of the reset"
+		}
+	}
+	// Over loopback a RST comes from this machine, and here no stack sent it; that
+	// something else did is path-reset's to say.
+	if f.rst && !f.resetSent(peer) && f.c.Remote.Addr().IsLoopback() {
+		if cause == PeerGone || cause == PeerAbort || cause != PathReset && cause != UnknownCause && s.all(event.HookSendReset) && s.has(event.HookSendActiveReset) {
+			return "who sent the reset"
+		}
+	}
+	return ""
+}
+
+// unseenAct: what was done to the listener of a child that it took along.
+func (f *facts) unseenAct(s Scope) string {
+	if f.forget == none || !f.at(f.forget).ByProcess() || !s.has(event.HookAbort) || !s.has(event.HookClose) || !s.has(event.HookShutdown) || !s.has(event.HookDisconnect) {
+		return ""
+	}
+	if slices.ContainsFunc(f.c.Elsewhere, func(e event.Event) bool {
+		switch e.Hook {
+		case event.HookAbort, event.HookClose, event.HookCloseEntry, event.HookShutdown, event.HookDisconnect, event.HookFileClose:
+			return true
+		}
+		return false
+	}) {
+		return ""
+	}
+	return "what was done to the listener"
+}
