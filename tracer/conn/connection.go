@@ -90,6 +90,11 @@ type Connection struct {
 	Listeners []Listener
 
 	Peer *Connection // the other end, when it lives on this machine
+	// Proven: the initial sequence numbers say so, and not the addresses alone.
+	Proven bool
+	// Key is the same at both ends, on whatever hosts, and no other connection's:
+	// the hash of the initial sequence numbers; zero: not known.
+	Key [16]byte
 	// Lossy: events were lost somewhere in this connection's life, or came too
 	// late.
 	Lossy bool

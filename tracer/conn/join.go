@@ -88,7 +88,9 @@ type entry struct {
 	byPID      uint32        // its owner, as it is indexed; 0: it is not
 	thread     uint32        // in which send(2) failed last, with SIGPIPE
 	pipeAt     time.Duration // when
-	ownerPlace int           // among those of its owner
+	isn        isns
+	filed      []isnKey // indexed under
+	ownerPlace int      // among those of its owner
 }
 
 // Joiner makes Connections of events. It is not safe for concurrent use.
@@ -116,6 +118,7 @@ type Joiner struct {
 	n        int
 	late     uint64
 	byOwner  map[uint32][]*entry // by the PID of their owner
+	bySeq    map[isnKey][]*entry // by the initial sequence numbers
 	byThread map[uint32]*entry   // whose send(2) failed last in a thread, with SIGPIPE
 	graves   graves
 	moment   []*arrival // placed with the time of the last one
@@ -138,6 +141,7 @@ func New(opts Options) *Joiner {
 
 		byOwner:  map[uint32][]*entry{},
 		byThread: map[uint32]*entry{},
+		bySeq:    map[isnKey][]*entry{},
 	}
 }
 
@@ -296,6 +300,7 @@ func (j *Joiner) finish(c *entry) {
 	if c.peer != nil {
 		j.settleLosses(c.peer) // the judge looks at it, too
 	}
+	c.identify()
 	c.judged = true
 	j.judged++
 	if c.place >= 0 {
@@ -462,6 +467,7 @@ func (j *Joiner) forget(c *entry) {
 		j.graves.add(c.Sock, c.Gen)
 	}
 	j.disown(c)
+	j.unfileISN(c)
 	list := j.byEnds[c.tuple]
 	if i := slices.Index(list, c); i >= 0 {
 		list = slices.Delete(slices.Clone(list), i, i+1)
@@ -521,7 +527,7 @@ func (j *Joiner) reset(e *event.Event) {
 		// A new connection's reset of a challenge ACK hits the old twin, which
 		// is not its peer.
 		if e.State == event.SynSent {
-			if c := j.other(mine.reverse(), e.NetNS); c != nil && !c.judged {
+			if c := j.sender(mine.reverse(), e); c != nil && !c.judged {
 				j.aside(c, e)
 			}
 		}
@@ -531,12 +537,15 @@ func (j *Joiner) reset(e *event.Event) {
 		return
 	}
 	own := j.newest(mine, e.NetNS)
+	if own != nil && !own.isn.receives(e) {
+		own = nil // the segment is another connection's
+	}
 	if own != nil && !own.judged {
 		j.append(own, e)
 	}
 	// The other end, when it lives here, is told by whom it was reset, unless
 	// its peer has the event already.
-	switch c := j.other(mine.reverse(), e.NetNS); {
+	switch c := j.sender(mine.reverse(), e); {
 	case c == nil:
 		j.waitForTuple(e)
 	case !c.judged && (own == nil || c.Peer != own.Connection):
@@ -568,7 +577,7 @@ func (j *Joiner) placeWaiting(c *entry) {
 		if j.now-e.Time > keep {
 			return true
 		}
-		if c.tuple != (ends{e.Remote, e.Local}) || e.Time < c.First || c.Local.Addr().IsLoopback() && e.NetNS != c.NetNS && e.NetNS != 0 {
+		if c.tuple != (ends{e.Remote, e.Local}) || e.Time < c.First || !c.isn.sends(&e) || c.Local.Addr().IsLoopback() && e.NetNS != c.NetNS && e.NetNS != 0 {
 			return false
 		}
 		j.aside(c, &e)
@@ -608,6 +617,21 @@ func (j *Joiner) other(t ends, netns uint32) *entry {
 	return j.newest(t, 0)
 }
 
+// sender is the newest such connection that can have sent the segment that a reset
+// answers.
+func (j *Joiner) sender(t ends, e *event.Event) *entry {
+	list := j.byEnds[t]
+	for _, anywhere := range []bool{false, true} {
+		for i := len(list) - 1; i >= 0; i-- {
+			c := list[i]
+			if (anywhere && !t.local.Addr().IsLoopback() || e.NetNS == 0 || c.NetNS == e.NetNS) && c.isn.sends(e) {
+				return c
+			}
+		}
+	}
+	return nil
+}
+
 // own places an event of a full socket.
 func (j *Joiner) own(e *event.Event) {
 	if e.Sock == 0 {
@@ -618,6 +642,9 @@ func (j *Joiner) own(e *event.Event) {
 		return // of the socket that had this address before: its story is over
 	}
 	mixed := c != nil && c.another(e)
+	if c != nil && !mixed && c.First != e.Time && (births(e) || e.Hook == event.HookSetState && e.ToState == event.Listen && c.connected()) {
+		mixed = true // the same socket begins again, and the kernel half gave it no new name
+	}
 	if c == nil || (e.Conn != 0 && c.Gen != e.Conn) || (c.destroyed && e.Hook != event.HookDestroy) || e.Conn == 0 && births(e) || mixed {
 		c = j.birth(e)
 		c.born = births(e)
@@ -636,6 +663,10 @@ func (j *Joiner) own(e *event.Event) {
 	}
 	unknown := c.tuple == ends{}
 	j.learn(c, e)
+	j.sequence(c, e)
+	if unknown && c.tuple != (ends{}) {
+		j.placeWaiting(c)
+	}
 	if unknown && c.tuple != (ends{}) {
 		j.adopt(c)
 	}
@@ -693,8 +724,8 @@ func (j *Joiner) replace(old *entry, e *event.Event) {
 		return
 	}
 	// After tcp_disconnect, or a connect(2) that failed, a process connects the
-	// same socket again. Whatever was closed, or is a child now, was freed.
-	again := e.Hook == event.HookSetState && e.State == event.Close && e.ToState == event.SynSent && old.Ended != 0 &&
+	// same socket again, or listens with it. Whatever was closed, or is a child now, was freed.
+	again := e.Hook == event.HookSetState && e.State == event.Close && (e.ToState == event.SynSent || e.ToState == event.Listen) && old.Ended != 0 &&
 		!slices.ContainsFunc(old.Events, func(x event.Event) bool {
 			return x.Hook == event.HookClose || x.Has&event.HasSocket != 0 && x.SkFlags&event.SockDead != 0
 		})
@@ -870,6 +901,11 @@ func (j *Joiner) address(c *entry, e *event.Event) {
 	if c.tuple != (ends{}) || e.Hook == event.HookDestroy {
 		return
 	}
+	// Of a socket that connects again the port is the one before, until
+	// inet_hash_connect has chosen another.
+	if e.Hook == event.HookSetState && e.ToState == event.SynSent {
+		e = &event.Event{Local: netip.AddrPortFrom(e.Local.Addr(), 0), Remote: e.Remote}
+	}
 	whole := e.Local.Port() != 0 && e.Remote.Port() != 0 && !e.Local.Addr().IsUnspecified() && !e.Remote.Addr().IsUnspecified()
 	if !c.Local.IsValid() || (c.Local.Port() == 0 && e.Local.Port() != 0) || whole {
 		c.Local = e.Local
@@ -883,12 +919,12 @@ func (j *Joiner) address(c *entry, e *event.Event) {
 	c.tuple = ends{c.Local, c.Remote}
 	j.byEnds[c.tuple] = append(j.byEnds[c.tuple], c)
 	j.pair(c, e)
-	j.placeWaiting(c)
 }
 
-// pair finds the other end on this machine: the mirrored addresses, a life
-// that overlaps, and not both opened the same way. Loopback addresses pair
-// only within one network namespace; others also across (veth).
+// pair looks for the other end on this machine by its addresses: they are mirrored,
+// the lives overlap, and not both were opened the same way. Loopback addresses pair
+// only within one network namespace; others also across (veth). It holds until the
+// sequence numbers say otherwise.
 func (j *Joiner) pair(c *entry, e *event.Event) {
 	list := j.byEnds[c.tuple.reverse()]
 	for i := len(list) - 1; i >= 0; i-- {
@@ -908,8 +944,10 @@ func (j *Joiner) pair(c *entry, e *event.Event) {
 		if p.Open == c.Open && p.Open == OpenPassive {
 			continue
 		}
-		p.Peer, c.Peer = c.Connection, p.Connection
-		p.peer, c.peer = c, p
+		if c.isn.against(&p.isn) == differs {
+			continue
+		}
+		j.marry(c, p)
 		return
 	}
 }

@@ -268,3 +268,80 @@ func cpuTime(b *testing.B) time.Duration {
 	}
 	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
 }
+
+// TestConnectsAgain: a socket that connects again is another connection, with a port
+// of its own, though the kernel still has the one before when it begins; and one that
+// listens then is none, which takes nothing from what it was.
+func TestConnectsAgain(t *testing.T) {
+	second := netip.AddrPortFrom(client.Addr(), 41000)
+	for _, x := range []struct {
+		name string
+		gen  uint64
+	}{{"a new name", uint64(200 * ms)}, {"the same name", uint64(100 * ms)}} {
+		l := newLossy()
+		var got []*Connection
+		l.j.opts.Done = func(c *Connection) { got = append(got, c) }
+		a := &sock{sock: 1, gen: uint64(100 * ms), local: netip.AddrPortFrom(client.Addr(), 0), remote: server, state: event.Close, pid: 1, out: &l.all}
+		a.to(100*ms, event.SynSent)
+		a.local = client
+		a.act(100*ms, event.HookConnect)
+		a.to(110*ms, event.Close)
+		a.gen = x.gen
+		a.to(200*ms, event.SynSent) // inet_sport is what it was
+		a.local = second
+		a.act(200*ms, event.HookConnect)
+		a.to(210*ms, event.Established)
+		a.to(300*ms, event.Close)
+		a.local, a.remote = second, netip.AddrPort{}
+		a.to(400*ms, event.Listen)
+		l.until(time.Minute)
+		l.j.Flush()
+		if len(got) != 2 || got[0].Local != client || got[1].Local != second || got[0].Ended != 110*ms || got[1].Ended != 300*ms || got[0].Lossy || got[1].Lossy || got[1].Replaced {
+			t.Errorf("%s: %d ends: %+v", x.name, len(got), got)
+		}
+	}
+}
+
+// TestResetOfAnother: a reset that answers a segment which an end cannot have sent is
+// not about it, though the addresses are its own.
+func TestResetOfAnother(t *testing.T) {
+	for _, x := range []struct {
+		seq  uint32
+		want int
+	}{{5000, 1}, {5100, 1}, {0x90000000, 0}} {
+		l := newLossy()
+		var got *Connection
+		l.j.opts.Done = func(c *Connection) { got = c }
+		a := &sock{sock: 1, gen: uint64(100 * ms), local: client, remote: server, state: event.Close, pid: 1, out: &l.all}
+		a.to(100*ms, event.SynSent)
+		tcp := event.Event{Has: event.HasTCP, SndUna: 5000, SndNxt: 5100, BytesAcked: 1, RcvNxt: 9001}
+		e := tcp
+		e.Hook, e.ToState = event.HookSetState, event.Established
+		a.event(101*ms, e)
+		l.all = append(l.all, event.Event{Time: 102 * ms, Hook: event.HookSendReset, Has: event.HasTuple | event.HasSegment, Local: server, Remote: client, NetNS: 1,
+			Segment: event.Segment{Seq: x.seq, Ack: 9001, Flags: event.ACK | event.PSH, Len: 10}})
+		e = tcp
+		e.Hook, e.ToState = event.HookSetState, event.Close
+		a.event(103*ms, e)
+		a.event(104*ms, event.Event{Hook: event.HookDestroy})
+		l.until(time.Minute)
+		if got == nil || len(got.Elsewhere) != x.want {
+			t.Errorf("a segment with the number %#x: %+v", x.seq, got)
+		}
+	}
+}
+
+// TestPutTogether: of a socket whose counters began within its life (TCP_REPAIR) the
+// windows say whose end it is.
+func TestPutTogether(t *testing.T) {
+	for _, x := range []struct {
+		rcv  uint32
+		want fit
+	}{{70_000, fits}, {70_900, fits}, {0x70000000, differs}} {
+		a := isns{snd: 69_999, rcv: 19_999, sndKnown: true, rcvKnown: true, moved: true, una: 70_000, nxt: 71_000, rcvNxt: 20_000, at: ms}
+		b := isns{snd: 10_000, rcv: 60_000, sndKnown: true, rcvKnown: true, una: 20_000, nxt: 20_000, rcvNxt: x.rcv, at: ms}
+		if got := a.against(&b); got != x.want {
+			t.Errorf("received up to %d: %v, want %v", x.rcv, got, x.want)
+		}
+	}
+}

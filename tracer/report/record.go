@@ -1,6 +1,7 @@
 package report
 
 import (
+	"encoding/hex"
 	"net/netip"
 	"slices"
 	"time"
@@ -39,6 +40,8 @@ type Record struct {
 	Age       *float64      `json:"age_ms"`
 	Idle      *float64      `json:"idle_ms"`
 	Reset     *ResetRecord  `json:"reset"`
+	// Connection is the same at both ends, on whatever hosts they are.
+	Connection *string `json:"connection"`
 }
 
 // OwnerRecord is the process that called connect(2), or that held the socket last.
@@ -218,6 +221,9 @@ func newRecord(j Judged, clock Clock, events bool) *Record {
 	}
 	if c.Peer != nil {
 		r.PeerID = &c.Peer.ID
+	}
+	if c.Key != [16]byte{} {
+		r.Connection = known(hex.EncodeToString(c.Key[:8]))
 	}
 	if c.Family != 0 {
 		r.Family = known(c.Family.String())

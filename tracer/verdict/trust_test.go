@@ -287,7 +287,7 @@ func less(got, want verdict.Verdict) bool {
 // tally is a row of the table.
 type tally struct {
 	runs, ends, sure, less, wrong int
-	shown                   []string
+	shown                         []string
 }
 
 // hurt damages one story with one seed and counts.
