@@ -89,7 +89,12 @@ type ClassicEvent struct {
 	TsAge         uint32
 	TsValue       uint32
 	Timestamps    uint8
-	Pad2          [3]uint8
+	CallOn        uint8
+	Pad2          [2]uint8
+	UrgSeq        uint32
+	UrgData       uint16
+	Queue         uint8
+	Task          uint8
 	_             [4]byte
 }
 
@@ -170,6 +175,15 @@ const (
 	ClassicLossLOST_KINDS ClassicLoss = 3
 )
 
+type ClassicPipeSignal uint32
+
+const (
+	ClassicPipeSignalPIPE_NONE      ClassicPipeSignal = 0
+	ClassicPipeSignalPIPE_DELIVERED ClassicPipeSignal = 1
+	ClassicPipeSignalPIPE_HELD      ClassicPipeSignal = 2
+	ClassicPipeSignalPIPE_RAISED    ClassicPipeSignal = 3
+)
+
 type ClassicPreemptSource uint32
 
 const (
@@ -178,6 +192,30 @@ const (
 	ClassicPreemptSourcePREEMPT_HOT      ClassicPreemptSource = 2
 	ClassicPreemptSourcePREEMPT_THREAD   ClassicPreemptSource = 3
 	ClassicPreemptSourcePREEMPT_ADDRESS  ClassicPreemptSource = 4
+)
+
+type ClassicQueue uint32
+
+const (
+	ClassicQueueQUEUE_UNSURE ClassicQueue = 1
+	ClassicQueueQUEUE_READS  ClassicQueue = 2
+	ClassicQueueQUEUE_WRITES ClassicQueue = 4
+	ClassicQueueQUEUE_ULP    ClassicQueue = 8
+)
+
+type ClassicReceive struct {
+	_     structs.HostLayout
+	Sock  uint64
+	Flags uint32
+	Pad   uint32
+}
+
+type ClassicTask uint32
+
+const (
+	ClassicTaskTASK_COMPAT ClassicTask = 1
+	ClassicTaskTASK_THREAD ClassicTask = 2
+	ClassicTaskTASK_X32    ClassicTask = 4
 )
 
 type ClassicTimestamps uint32
@@ -230,12 +268,17 @@ const (
 	ClassicVarCfgResetSkb                   = "cfg_reset_skb"
 	ClassicVarCfgTaskBtf                    = "cfg_task_btf"
 	ClassicVarCfgTaskRegs                   = "cfg_task_regs"
+	ClassicVarCfgTcpRecvmsg                 = "cfg_tcp_recvmsg"
+	ClassicVarCfgTcpSendmsg                 = "cfg_tcp_sendmsg"
 	ClassicVarCfgTpReasonArg                = "cfg_tp_reason_arg"
 	ClassicVarCfgWakeBytes                  = "cfg_wake_bytes"
 	ClassicVarContractHas                   = "contract_has"
 	ClassicVarContractHook                  = "contract_hook"
 	ClassicVarContractLost                  = "contract_lost"
+	ClassicVarContractPipeSignal            = "contract_pipe_signal"
+	ClassicVarContractQueue                 = "contract_queue"
 	ClassicVarContractStack                 = "contract_stack"
+	ClassicVarContractTask                  = "contract_task"
 	ClassicVarContractText                  = "contract_text"
 	ClassicVarContractTimestamps            = "contract_timestamps"
 	ClassicVarTracing                       = "tracing"
@@ -334,12 +377,17 @@ type ClassicVariableSpecs struct {
 	CfgResetSkb         *ebpf.VariableSpec `ebpf:"cfg_reset_skb"`
 	CfgTaskBtf          *ebpf.VariableSpec `ebpf:"cfg_task_btf"`
 	CfgTaskRegs         *ebpf.VariableSpec `ebpf:"cfg_task_regs"`
+	CfgTcpRecvmsg       *ebpf.VariableSpec `ebpf:"cfg_tcp_recvmsg"`
+	CfgTcpSendmsg       *ebpf.VariableSpec `ebpf:"cfg_tcp_sendmsg"`
 	CfgTpReasonArg      *ebpf.VariableSpec `ebpf:"cfg_tp_reason_arg"`
 	CfgWakeBytes        *ebpf.VariableSpec `ebpf:"cfg_wake_bytes"`
 	ContractHas         *ebpf.VariableSpec `ebpf:"contract_has"`
 	ContractHook        *ebpf.VariableSpec `ebpf:"contract_hook"`
 	ContractLost        *ebpf.VariableSpec `ebpf:"contract_lost"`
+	ContractPipeSignal  *ebpf.VariableSpec `ebpf:"contract_pipe_signal"`
+	ContractQueue       *ebpf.VariableSpec `ebpf:"contract_queue"`
 	ContractStack       *ebpf.VariableSpec `ebpf:"contract_stack"`
+	ContractTask        *ebpf.VariableSpec `ebpf:"contract_task"`
 	ContractText        *ebpf.VariableSpec `ebpf:"contract_text"`
 	ContractTimestamps  *ebpf.VariableSpec `ebpf:"contract_timestamps"`
 	Tracing             *ebpf.VariableSpec `ebpf:"tracing"`
@@ -409,12 +457,17 @@ type ClassicVariables struct {
 	CfgResetSkb         *ebpf.Variable `ebpf:"cfg_reset_skb"`
 	CfgTaskBtf          *ebpf.Variable `ebpf:"cfg_task_btf"`
 	CfgTaskRegs         *ebpf.Variable `ebpf:"cfg_task_regs"`
+	CfgTcpRecvmsg       *ebpf.Variable `ebpf:"cfg_tcp_recvmsg"`
+	CfgTcpSendmsg       *ebpf.Variable `ebpf:"cfg_tcp_sendmsg"`
 	CfgTpReasonArg      *ebpf.Variable `ebpf:"cfg_tp_reason_arg"`
 	CfgWakeBytes        *ebpf.Variable `ebpf:"cfg_wake_bytes"`
 	ContractHas         *ebpf.Variable `ebpf:"contract_has"`
 	ContractHook        *ebpf.Variable `ebpf:"contract_hook"`
 	ContractLost        *ebpf.Variable `ebpf:"contract_lost"`
+	ContractPipeSignal  *ebpf.Variable `ebpf:"contract_pipe_signal"`
+	ContractQueue       *ebpf.Variable `ebpf:"contract_queue"`
 	ContractStack       *ebpf.Variable `ebpf:"contract_stack"`
+	ContractTask        *ebpf.Variable `ebpf:"contract_task"`
 	ContractText        *ebpf.Variable `ebpf:"contract_text"`
 	ContractTimestamps  *ebpf.Variable `ebpf:"contract_timestamps"`
 	Tracing             *ebpf.Variable `ebpf:"tracing"`

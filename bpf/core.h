@@ -45,6 +45,8 @@ const volatile bool cfg_reset_skb = false; /* tcp_reset has the segment as secon
 const volatile bool cfg_incoming = false;  /* tcp_validate_incoming is attached */
 const volatile __u32 cfg_tp_reason_arg = 0; /* tp tcp_send_reset: likewise */
 const volatile __u32 cfg_recvmsg_args = 0; /* tcp_recvmsg: number of arguments */
+const volatile __u64 cfg_tcp_recvmsg = 0;  /* address of the function; 0: not known */
+const volatile __u64 cfg_tcp_sendmsg = 0;
 const volatile __u64 cfg_pidns_dev = 0;    /* the tracer's PID namespace, where it is not the initial one */
 const volatile __u64 cfg_pidns_ino = 0;
 const volatile __u32 cfg_wake_bytes = 1 << 18; /* wake the reader when this much is waiting */
@@ -54,6 +56,9 @@ const volatile enum hook contract_hook = HOOK_NONE;
 const volatile enum has contract_has = HAS_TUPLE;
 const volatile enum loss contract_lost = LOST_RING;
 const volatile enum timestamps contract_timestamps = TIMESTAMPS_AGREED;
+const volatile enum queue contract_queue = QUEUE_UNSURE;
+const volatile enum task contract_task = TASK_COMPAT;
+const volatile enum pipe_signal contract_pipe_signal = PIPE_NONE;
 const volatile struct stack *const volatile contract_stack = NULL;
 const volatile struct text *const volatile contract_text = NULL;
 
@@ -89,15 +94,21 @@ struct {
 	__type(value, __u8);
 } procs SEC(".maps");
 
+struct receive {
+	__u64 sock;
+	__u32 flags; /* MSG_* */
+	__u32 pad;
+};
+
 /*
- * key: pid_tgid of a thread inside tcp_recvmsg. value: the socket. A thread is
+ * key: pid_tgid of a thread inside tcp_recvmsg. value: the socket and how. A thread is
  * in one call at a time, so the next call replaces what a lost return left.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 1 << 14);
 	__type(key, __u64);
-	__type(value, __u64);
+	__type(value, struct receive);
 } receiving SEC(".maps");
 
 /* index: enum loss. Every event that could not be delivered is counted here. */
@@ -210,6 +221,40 @@ static __always_inline struct registers *registers_by_hand(void)
 	})
 
 /*
+ * Whether the task is in a 32-bit system call: a program of that architecture, or
+ * int 0x80. Calls have other numbers there.
+ */
+static __always_inline bool in_compat_call(void)
+{
+#if defined(__TARGET_ARCH_x86)
+	if (!bpf_core_field_exists(struct thread_info, status))
+		return false;
+	if (cfg_task_btf) {
+		struct task_struct *task = bpf_get_current_task_btf();
+
+		return task->thread_info.status & TS_COMPAT;
+	}
+	if (cfg_probe_read) {
+		struct task_struct *task = (void *)bpf_get_current_task();
+
+		return BPF_CORE_READ(task, thread_info.status) & TS_COMPAT;
+	}
+#elif defined(__TARGET_ARCH_arm64)
+	if (cfg_task_btf) {
+		struct task_struct *task = bpf_get_current_task_btf();
+
+		return task->thread_info.flags >> TIF_32BIT & 1;
+	}
+	if (cfg_probe_read) {
+		struct task_struct *task = (void *)bpf_get_current_task();
+
+		return BPF_CORE_READ(task, thread_info.flags) >> TIF_32BIT & 1;
+	}
+#endif
+	return false;
+}
+
+/*
  * The number of the system call that the current task is in: it tells close(2)
  * from dup2(2), exec and exit without a hook on any of them.
  */
@@ -217,12 +262,49 @@ static __always_inline void fill_syscall(struct event *e)
 {
 	if (!REGISTERS_TYPED && !REGISTERS_BY_HAND)
 		return;
+	if (in_compat_call())
+		e->task |= TASK_COMPAT;
 #if defined(__TARGET_ARCH_x86)
 	e->syscall = REGISTER(orig_ax);
+	if (e->task & TASK_COMPAT) {
+		/* One number for all calls on sockets: which is its first argument. */
+		if (e->syscall == NR_COMPAT_SOCKETCALL)
+			e->syscall |= (REGISTER(bx) & 0xff) << 16;
+	} else if (e->syscall >= 0 && e->syscall & X32_SYSCALL_BIT) {
+		e->syscall &= ~X32_SYSCALL_BIT;
+		e->task |= TASK_X32;
+	}
 #elif defined(__TARGET_ARCH_arm64)
 	e->syscall = REGISTER(syscallno);
 #endif
 	e->has |= HAS_SYSCALL;
+}
+
+/*
+ * Whether the exiting task leaves a process that lives on: do_exit counts
+ * signal->live down before it gives the descriptors up, and all threads follow
+ * the one that wants the process to end (SIGNAL_GROUP_EXIT).
+ */
+static __always_inline void fill_exit(struct event *e)
+{
+	unsigned int flags;
+	int live;
+
+	if (!(e->task_flags & PF_EXITING))
+		return;
+	if (cfg_task_btf) {
+		struct signal_struct *signal = bpf_get_current_task_btf()->signal;
+
+		live = signal->live.counter;
+		flags = signal->flags;
+	} else {
+		struct task_struct *task = (void *)bpf_get_current_task();
+
+		live = BPF_CORE_READ(task, signal, live.counter);
+		flags = BPF_CORE_READ(task, signal, flags);
+	}
+	if (live > 0 && !(flags & SIGNAL_GROUP_EXIT))
+		e->task |= TASK_THREAD;
 }
 
 /* The number that a task has in the tracer's PID namespace; 0: none. */
@@ -294,6 +376,8 @@ static __always_inline void fill_task(struct event *e)
 		e->exit_code = BPF_CORE_READ(task, exit_code);
 		e->has |= HAS_TASK;
 	}
+	if (e->has & HAS_TASK)
+		fill_exit(e);
 	if (!(e->preempt & 0x100) && !(e->task_flags & PF_KTHREAD))
 		fill_syscall(e);
 }
@@ -365,6 +449,30 @@ static __always_inline void fill_socket(struct event *e, struct sock *sk)
 	e->has |= HAS_SOCKET;
 }
 
+/*
+ * Whether the queues are TCP's own, or are filled and emptied by something above
+ * it: then what TCP knows of them is not what the process wrote and read. The
+ * protocol's functions tell; where their addresses are hidden, a socket that has
+ * the protocol that it was made with.
+ */
+static __always_inline void fill_queue(struct event *e, struct sock *sk, struct tcp_sock *tp)
+{
+	struct proto *prot = READ(sk, __sk_common.skc_prot);
+
+	if (READ(tp, inet_conn.icsk_ulp_ops))
+		e->queue |= QUEUE_ULP;
+	if (!prot)
+		return;
+	if (cfg_tcp_recvmsg && cfg_tcp_sendmsg) {
+		if ((__u64)READ(prot, recvmsg) != cfg_tcp_recvmsg)
+			e->queue |= QUEUE_READS;
+		if ((__u64)READ(prot, sendmsg) != cfg_tcp_sendmsg)
+			e->queue |= QUEUE_WRITES;
+	} else if (prot != READ(sk, sk_prot_creator)) {
+		e->queue |= QUEUE_UNSURE;
+	}
+}
+
 static __always_inline void fill_tcp(struct event *e, struct sock *sk)
 {
 #ifdef TCPBYE_TYPED
@@ -409,7 +517,49 @@ static __always_inline void fill_tcp(struct event *e, struct sock *sk)
 
 		e->is_mptcp = READ(mp, is_mptcp);
 	}
+	e->urg_seq = READ(tp, urg_seq);
+	e->urg_data = READ(tp, urg_data) & 0xff00;
+	fill_queue(e, sk, tp);
 	e->has |= HAS_TCP;
+}
+
+/*
+ * The family of the socket that the current call is on. A close that happens
+ * inside a call on another socket is of a descriptor that was on its way there.
+ */
+static __always_inline void fill_call_on(struct event *e)
+{
+	struct task_struct *task;
+	struct fdtable *fdt;
+	struct file **files, *file = NULL;
+	struct inode *inode;
+	struct socket *socket;
+	struct sock *sk;
+	__u32 fd;
+
+	if (!cfg_probe_read || !(e->has & HAS_SYSCALL) || e->syscall < 0 || e->syscall == NR_CLOSE || e->task_flags & PF_EXITING)
+		return;
+#if defined(__TARGET_ARCH_x86)
+	fd = e->task & TASK_COMPAT ? REGISTER(bx) : REGISTER(di);
+#elif defined(__TARGET_ARCH_arm64)
+	fd = REGISTER(orig_x0);
+#endif
+	task = (void *)bpf_get_current_task();
+	fdt = BPF_CORE_READ(task, files, fdt);
+	if (!fdt || fd >= BPF_CORE_READ(fdt, max_fds))
+		return;
+	files = BPF_CORE_READ(fdt, fd);
+	if (bpf_probe_read_kernel(&file, sizeof(file), files + fd) || !file)
+		return;
+	inode = BPF_CORE_READ(file, f_inode);
+	if (!inode || (BPF_CORE_READ(inode, i_mode) & S_IFMT) != S_IFSOCK)
+		return;
+	socket = BPF_CORE_READ(file, private_data);
+	if (!socket)
+		return;
+	sk = BPF_CORE_READ(socket, sk);
+	if (sk)
+		e->call_on = BPF_CORE_READ(sk, __sk_common.skc_family);
 }
 
 static __always_inline void fill_full(struct event *e, struct sock *sk)
@@ -627,6 +777,8 @@ static __always_inline int on_full(__u8 hook, struct sock *sk, int arg, __u64 ot
 	fill_full(e, sk);
 	e->arg = arg;
 	e->other = other;
+	if (hook == HOOK_CLOSE)
+		fill_call_on(e);
 	e->conn = conn_id(e->sock, e->time, false);
 	if (hook == HOOK_ACCEPT || hook == HOOK_CONNECT)
 		remember_process();
@@ -861,6 +1013,30 @@ static __always_inline int on_mini_socket(__u8 hook, struct inet_timewait_sock *
 }
 
 /*
+ * What becomes of a SIGPIPE for the current task (sig_ignored, kernel/signal.c).
+ * One that is blocked waits, and the process is not told as long.
+ */
+static __always_inline int pipe_signal(void)
+{
+	unsigned long blocked, handler;
+
+	if (cfg_task_btf) {
+		struct task_struct *task = bpf_get_current_task_btf();
+
+		blocked = task->blocked.sig[0];
+		handler = (unsigned long)task->sighand->action[SIGPIPE - 1].sa.sa_handler;
+	} else if (cfg_probe_read) {
+		struct task_struct *task = (void *)bpf_get_current_task();
+
+		blocked = BPF_CORE_READ(task, blocked.sig[0]);
+		handler = (unsigned long)BPF_CORE_READ(task, sighand, action[SIGPIPE - 1].sa.sa_handler);
+	} else {
+		return PIPE_RAISED;
+	}
+	return handler == SIG_IGN || blocked >> (SIGPIPE - 1) & 1 ? PIPE_HELD : PIPE_DELIVERED;
+}
+
+/*
  * What send(2) tells the process: sk_stream_error turns EPIPE into the
  * socket's pending error, if there is one (net/core/stream.c, all versions).
  */
@@ -877,17 +1053,20 @@ static __always_inline int on_stream_error(struct sock *sk, int flags, int err)
 	e->arg = err;
 	if (err == -EPIPE && e->err)
 		e->arg = -e->err;
-	e->arg2 = e->arg == -EPIPE && !(flags & MSG_NOSIGNAL);
+	if (e->arg == -EPIPE && !(flags & MSG_NOSIGNAL))
+		e->arg2 = pipe_signal();
 	e->conn = conn_id(e->sock, e->time, false);
 	return end(e);
 }
 
-/* recv(2) told the process that the connection is over. */
-static __always_inline int on_receive(struct sock *sk, int ret)
+/* recv(2) told the process that the connection is over, or only looked at what came. */
+static __always_inline int on_receive(struct sock *sk, int flags, int ret)
 {
 	struct event *e;
 
-	if (ret > 0 || ret == -EAGAIN || ret == -EINTR || ret <= -ERESTARTSYS || !is_tcp(sk))
+	if (ret > 0 && !(flags & MSG_PEEK))
+		return 0;
+	if (ret == -EAGAIN || ret == -EINTR || ret <= -ERESTARTSYS || !is_tcp(sk))
 		return 0;
 	/* recv(2) of no bytes returns 0, too: the end is SOCK_DONE or RCV_SHUTDOWN. */
 	if (!ret && !(READ(sk, __sk_common.skc_flags) & 2) && !(READ(sk, sk_shutdown) & 1))
@@ -1109,6 +1288,9 @@ static __always_inline int on_signal(int sig, int target)
 	struct event *e;
 
 	if (sig != SIGPIPE)
+		return 0;
+	/* Nobody is told by one that is ignored. */
+	if (target == bpf_get_current_pid_tgid() >> 32 && pipe_signal() == PIPE_HELD)
 		return 0;
 	e = begin(HOOK_SIGNAL, NULL);
 	if (!e)

@@ -29,14 +29,14 @@ enum hook {
 	HOOK_TWSK_KILL = 15,	     /* inet_twsk_kill; sock: the mini-socket; arg: substate */
 	HOOK_DESTROY = 16,	     /* tp tcp:tcp_destroy_sock */
 	HOOK_ERROR_REPORT = 17,	     /* tp sock:inet_sk_error_report; arg: sk_err where HAS_SOCKET is not set */
-	HOOK_STREAM_ERROR = 18,	     /* sk_stream_error; arg: the errno that send(2) returns, negative */
+	HOOK_STREAM_ERROR = 18,	     /* sk_stream_error; arg: the errno that send(2) returns, negative; arg2: enum pipe_signal */
 	HOOK_SIGNAL = 19,	     /* tp signal:signal_generate; arg: signal number */
 	HOOK_EXEC = 20,		     /* tp sched:sched_process_exec */
 	HOOK_EXIT = 21,		     /* tp sched:sched_process_exit of a process's last thread */
 	HOOK_FILE_CLOSE = 22,	     /* filp_close / filp_flush of a TCP socket's file; refs: references left, this one included */
 	HOOK_SYN_DROP = 23,	     /* tcp_conn_request with a full accept queue; sock: the listener */
 	HOOK_TWSK_SCHEDULE = 24,     /* __inet_twsk_schedule of a mini-socket that already runs; arg: substate */
-	HOOK_RECEIVE = 25,	     /* tcp_recvmsg returned the end of input or an error; arg: 0 or a negative errno */
+	HOOK_RECEIVE = 25,	     /* tcp_recvmsg returned the end of input or an error; arg: 0 or a negative errno; or looked (MSG_PEEK); arg: bytes seen */
 	HOOK_STACK = 26,	     /* the user stack at an act, struct stack follows; arg: the act's hook */
 	HOOK_HANDSHAKE = 27,	     /* no event: the segment that established a connection, in that change's event */
 	HOOK_LAST,
@@ -63,6 +63,28 @@ enum loss {
 enum timestamps {
 	TIMESTAMPS_AGREED = 1 << 0,  /* the connection has them */
 	TIMESTAMPS_CARRIED = 1 << 1, /* the segment had one: ts_value */
+};
+
+/* Who reads and writes the socket's queues. */
+enum queue {
+	QUEUE_UNSURE = 1 << 0,	/* whether the next two hold was not found out */
+	QUEUE_READS = 1 << 1,	/* reads do not go through tcp_recvmsg (kTLS, sockmap) */
+	QUEUE_WRITES = 1 << 2,	/* writes do not go through tcp_sendmsg */
+	QUEUE_ULP = 1 << 3,	/* an upper layer protocol is set (TCP_ULP: tls, mptcp, espintcp) */
+};
+
+enum task {
+	TASK_COMPAT = 1 << 0,	/* in a 32-bit system call: its numbers are that architecture's */
+	TASK_THREAD = 1 << 1,	/* exits alone: its process lives on */
+	TASK_X32 = 1 << 2,	/* in an x32 call; the bit is taken off the number */
+};
+
+/* What became of the SIGPIPE of a send(2) that failed. */
+enum pipe_signal {
+	PIPE_NONE = 0,	    /* none was raised: not EPIPE, or MSG_NOSIGNAL */
+	PIPE_DELIVERED = 1,
+	PIPE_HELD = 2,	    /* ignored, or blocked */
+	PIPE_RAISED = 3,    /* whether it was delivered is not known */
 };
 
 /* In pid and tid: the task is outside the tracer's PID namespace, the number the kernel's own. */
@@ -154,7 +176,12 @@ struct event {
 	__u32 ts_age;		/* HOOK_RESET: seconds since it came, counted in whole ones */
 	__u32 ts_value;		/* HOOK_RESET: the timestamp of the segment that reset */
 	__u8 timestamps;	/* HOOK_RESET: enum timestamps */
-	__u8 pad2[3];
+	__u8 call_on;		/* HOOK_CLOSE, HOOK_CLOSE_ENTRY: family of the socket that the call is on; 0: none, not known */
+	__u8 pad2[2];
+	__u32 urg_seq;		/* of the last urgent byte that came; 0: none did */
+	__u16 urg_data;		/* 0x100 not read yet, 0x200 read with MSG_OOB, 0: passed over, or none */
+	__u8 queue;		/* enum queue, with HAS_TCP */
+	__u8 task;		/* enum task */
 };
 
 #endif

@@ -58,6 +58,7 @@ struct pt_regs {
 #endif
 #define __VMLINUX_H__ /* bpf_tracing.h: the kernel's register names */
 
+#define AF_UNIX 1
 #define AF_INET 2
 #define AF_INET6 10
 #define IPPROTO_TCP 6
@@ -82,13 +83,21 @@ struct pt_regs {
 
 #if defined(__TARGET_ARCH_x86)
 #define NR_EXIT_GROUP 231
+#define NR_CLOSE 3
 #elif defined(__TARGET_ARCH_arm64)
 #define NR_EXIT_GROUP 94
+#define NR_CLOSE 57
 #endif
 
 #define SIGNAL_GROUP_EXIT 0x00000004
 #define SIGPIPE 13
+#define SIG_IGN 1
+#define MSG_PEEK 2
 #define MSG_NOSIGNAL 0x4000
+#define TS_COMPAT 0x0002 /* arch/x86/include/asm/thread_info.h */
+#define TIF_32BIT 22	 /* arch/arm64/include/asm/thread_info.h */
+#define X32_SYSCALL_BIT 0x40000000
+#define NR_COMPAT_SOCKETCALL 102
 #define EPIPE 32
 #define EAGAIN 11
 #define EINTR 4
@@ -115,6 +124,11 @@ typedef struct {
 	struct net *net;
 } possible_net_t;
 
+struct proto {
+	void *recvmsg; /* functions */
+	void *sendmsg;
+};
+
 struct sock_common {
 	__be32 skc_daddr;
 	__be32 skc_rcv_saddr;
@@ -123,6 +137,7 @@ struct sock_common {
 	unsigned short skc_family;
 	volatile unsigned char skc_state;
 	unsigned long skc_flags;
+	struct proto *skc_prot;
 	possible_net_t skc_net;
 	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
@@ -172,6 +187,7 @@ struct sock {
 	unsigned long sk_lingertime;
 	kuid_t sk_uid;
 	struct socket *sk_socket;
+	struct proto *sk_prot_creator;
 	__u32 sk_ack_backlog;
 	__u32 sk_max_ack_backlog;
 };
@@ -186,6 +202,7 @@ struct inet_connection_sock {
 	__u8 icsk_retransmits;
 	__u8 icsk_probes_out;
 	__u32 icsk_user_timeout;
+	const void *icsk_ulp_ops;
 	struct {
 		__u32 lrcvtime;
 	} icsk_ack;
@@ -209,6 +226,8 @@ struct tcp_sock {
 	__u32 snd_una;
 	__u32 write_seq;
 	__u32 lsndtime;
+	__u32 urg_seq;
+	__u16 urg_data;
 	struct tcp_options_received rx_opt;
 	int linger2;
 	__u8 repair : 1;
@@ -270,7 +289,32 @@ struct pid {
 	struct upid numbers[1]; /* level + 1 of them */
 };
 
+struct k_sigaction {
+	struct sigaction {
+		void *sa_handler;
+	} sa;
+};
+
+struct sighand_struct {
+	struct k_sigaction action[64];
+};
+
+typedef struct {
+	unsigned long sig[1];
+} sigset_t;
+
+struct fdtable {
+	unsigned int max_fds;
+	struct file **fd;
+};
+
+struct files_struct {
+	struct fdtable *fdt;
+};
+
 struct thread_info {
+	unsigned long flags;
+	__u32 status; /* x86 */
 	union {
 		struct {
 			__u32 count; /* arm64 */
@@ -287,6 +331,9 @@ struct task_struct {
 	struct task_struct *group_leader;
 	struct pid *thread_pid;
 	struct signal_struct *signal;
+	struct sighand_struct *sighand;
+	sigset_t blocked;
+	struct files_struct *files;
 	void *stack;
 };
 
@@ -297,6 +344,8 @@ struct pcpu_hot {
 
 struct pt_regs___x86 {
 	unsigned long bp;
+	unsigned long bx;
+	unsigned long di;
 	unsigned long orig_ax;
 	unsigned long ip;
 	unsigned long sp;
@@ -306,6 +355,7 @@ struct pt_regs___arm64_call {
 	__u64 regs[31];
 	__u64 sp;
 	__u64 pc;
+	__u64 orig_x0;
 	int syscallno;
 };
 

@@ -187,9 +187,13 @@ SEC("kprobe/tcp_recvmsg")
 int BPF_KPROBE(probe_tcp_recvmsg, struct sock *sk)
 {
 	__u64 id = bpf_get_current_pid_tgid();
-	__u64 key = (__u64)sk;
+	struct receive r = {.sock = (__u64)sk};
+	int fourth = PT_REGS_PARM4(ctx), fifth = PT_REGS_PARM5(ctx);
 
-	bpf_map_update_elem(&receiving, &id, &key, BPF_ANY);
+	asm volatile("" : "+r"(fourth), "+r"(fifth));
+	/* Until 5.18 nonblock stood before the flags. */
+	r.flags = cfg_recvmsg_args == 6 ? fifth : fourth;
+	bpf_map_update_elem(&receiving, &id, &r, BPF_ANY);
 	return 0;
 }
 
@@ -197,9 +201,9 @@ SEC("kretprobe/tcp_recvmsg")
 int BPF_KRETPROBE(probe_tcp_recvmsg_return, int ret)
 {
 	__u64 id = bpf_get_current_pid_tgid();
-	__u64 *sk = bpf_map_lookup_elem(&receiving, &id);
+	struct receive *r = bpf_map_lookup_elem(&receiving, &id);
 
-	return sk ? on_receive((struct sock *)*sk, ret) : 0;
+	return r ? on_receive((struct sock *)r->sock, r->flags, ret) : 0;
 }
 
 SEC("kprobe/tcp_conn_request")

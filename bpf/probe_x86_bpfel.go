@@ -82,7 +82,12 @@ type ProbeEvent struct {
 	TsAge         uint32
 	TsValue       uint32
 	Timestamps    uint8
-	Pad2          [3]uint8
+	CallOn        uint8
+	Pad2          [2]uint8
+	UrgSeq        uint32
+	UrgData       uint16
+	Queue         uint8
+	Task          uint8
 	_             [4]byte
 }
 
@@ -154,6 +159,15 @@ const (
 	ProbeLossLOST_KINDS ProbeLoss = 3
 )
 
+type ProbePipeSignal uint32
+
+const (
+	ProbePipeSignalPIPE_NONE      ProbePipeSignal = 0
+	ProbePipeSignalPIPE_DELIVERED ProbePipeSignal = 1
+	ProbePipeSignalPIPE_HELD      ProbePipeSignal = 2
+	ProbePipeSignalPIPE_RAISED    ProbePipeSignal = 3
+)
+
 type ProbePreemptSource uint32
 
 const (
@@ -163,6 +177,22 @@ const (
 	ProbePreemptSourcePREEMPT_THREAD   ProbePreemptSource = 3
 	ProbePreemptSourcePREEMPT_ADDRESS  ProbePreemptSource = 4
 )
+
+type ProbeQueue uint32
+
+const (
+	ProbeQueueQUEUE_UNSURE ProbeQueue = 1
+	ProbeQueueQUEUE_READS  ProbeQueue = 2
+	ProbeQueueQUEUE_WRITES ProbeQueue = 4
+	ProbeQueueQUEUE_ULP    ProbeQueue = 8
+)
+
+type ProbeReceive struct {
+	_     structs.HostLayout
+	Sock  uint64
+	Flags uint32
+	Pad   uint32
+}
 
 type ProbeStack struct {
 	_           structs.HostLayout
@@ -175,6 +205,14 @@ type ProbeStack struct {
 	MemoryBytes uint32
 	Memory      [4096]uint8
 }
+
+type ProbeTask uint32
+
+const (
+	ProbeTaskTASK_COMPAT ProbeTask = 1
+	ProbeTaskTASK_THREAD ProbeTask = 2
+	ProbeTaskTASK_X32    ProbeTask = 4
+)
 
 type ProbeText struct {
 	_     structs.HostLayout
@@ -249,12 +287,17 @@ const (
 	ProbeVarCfgResetSkb               = "cfg_reset_skb"
 	ProbeVarCfgTaskBtf                = "cfg_task_btf"
 	ProbeVarCfgTaskRegs               = "cfg_task_regs"
+	ProbeVarCfgTcpRecvmsg             = "cfg_tcp_recvmsg"
+	ProbeVarCfgTcpSendmsg             = "cfg_tcp_sendmsg"
 	ProbeVarCfgTpReasonArg            = "cfg_tp_reason_arg"
 	ProbeVarCfgWakeBytes              = "cfg_wake_bytes"
 	ProbeVarContractHas               = "contract_has"
 	ProbeVarContractHook              = "contract_hook"
 	ProbeVarContractLost              = "contract_lost"
+	ProbeVarContractPipeSignal        = "contract_pipe_signal"
+	ProbeVarContractQueue             = "contract_queue"
 	ProbeVarContractStack             = "contract_stack"
+	ProbeVarContractTask              = "contract_task"
 	ProbeVarContractText              = "contract_text"
 	ProbeVarContractTimestamps        = "contract_timestamps"
 	ProbeVarTracing                   = "tracing"
@@ -370,12 +413,17 @@ type ProbeVariableSpecs struct {
 	CfgResetSkb         *ebpf.VariableSpec `ebpf:"cfg_reset_skb"`
 	CfgTaskBtf          *ebpf.VariableSpec `ebpf:"cfg_task_btf"`
 	CfgTaskRegs         *ebpf.VariableSpec `ebpf:"cfg_task_regs"`
+	CfgTcpRecvmsg       *ebpf.VariableSpec `ebpf:"cfg_tcp_recvmsg"`
+	CfgTcpSendmsg       *ebpf.VariableSpec `ebpf:"cfg_tcp_sendmsg"`
 	CfgTpReasonArg      *ebpf.VariableSpec `ebpf:"cfg_tp_reason_arg"`
 	CfgWakeBytes        *ebpf.VariableSpec `ebpf:"cfg_wake_bytes"`
 	ContractHas         *ebpf.VariableSpec `ebpf:"contract_has"`
 	ContractHook        *ebpf.VariableSpec `ebpf:"contract_hook"`
 	ContractLost        *ebpf.VariableSpec `ebpf:"contract_lost"`
+	ContractPipeSignal  *ebpf.VariableSpec `ebpf:"contract_pipe_signal"`
+	ContractQueue       *ebpf.VariableSpec `ebpf:"contract_queue"`
 	ContractStack       *ebpf.VariableSpec `ebpf:"contract_stack"`
+	ContractTask        *ebpf.VariableSpec `ebpf:"contract_task"`
 	ContractText        *ebpf.VariableSpec `ebpf:"contract_text"`
 	ContractTimestamps  *ebpf.VariableSpec `ebpf:"contract_timestamps"`
 	Tracing             *ebpf.VariableSpec `ebpf:"tracing"`
@@ -440,12 +488,17 @@ type ProbeVariables struct {
 	CfgResetSkb         *ebpf.Variable `ebpf:"cfg_reset_skb"`
 	CfgTaskBtf          *ebpf.Variable `ebpf:"cfg_task_btf"`
 	CfgTaskRegs         *ebpf.Variable `ebpf:"cfg_task_regs"`
+	CfgTcpRecvmsg       *ebpf.Variable `ebpf:"cfg_tcp_recvmsg"`
+	CfgTcpSendmsg       *ebpf.Variable `ebpf:"cfg_tcp_sendmsg"`
 	CfgTpReasonArg      *ebpf.Variable `ebpf:"cfg_tp_reason_arg"`
 	CfgWakeBytes        *ebpf.Variable `ebpf:"cfg_wake_bytes"`
 	ContractHas         *ebpf.Variable `ebpf:"contract_has"`
 	ContractHook        *ebpf.Variable `ebpf:"contract_hook"`
 	ContractLost        *ebpf.Variable `ebpf:"contract_lost"`
+	ContractPipeSignal  *ebpf.Variable `ebpf:"contract_pipe_signal"`
+	ContractQueue       *ebpf.Variable `ebpf:"contract_queue"`
 	ContractStack       *ebpf.Variable `ebpf:"contract_stack"`
+	ContractTask        *ebpf.Variable `ebpf:"contract_task"`
 	ContractText        *ebpf.Variable `ebpf:"contract_text"`
 	ContractTimestamps  *ebpf.Variable `ebpf:"contract_timestamps"`
 	Tracing             *ebpf.Variable `ebpf:"tracing"`

@@ -46,6 +46,7 @@ static __always_inline __u64 slot(__u64 *ctx, __u32 i)
 	}
 	SLOT(1)
 	SLOT(2)
+	SLOT(3)
 	SLOT(4)
 	SLOT(5)
 	SLOT(6)
@@ -268,7 +269,10 @@ int BPF_PROG(entry_taskstats_exit, struct task_struct *task, int group_dead)
 SEC("fexit/tcp_recvmsg")
 int exit_tcp_recvmsg(__u64 *ctx)
 {
-	return on_receive((void *)ctx[0], (int)slot(ctx, cfg_recvmsg_args));
+	/* Until 5.18 nonblock stood before the flags. */
+	int flags = slot(ctx, cfg_recvmsg_args == 6 ? 4 : 3);
+
+	return on_receive((void *)ctx[0], flags, (int)slot(ctx, cfg_recvmsg_args));
 }
 
 SEC("fentry/tcp_conn_request")

@@ -82,7 +82,12 @@ type TypedEvent struct {
 	TsAge         uint32
 	TsValue       uint32
 	Timestamps    uint8
-	Pad2          [3]uint8
+	CallOn        uint8
+	Pad2          [2]uint8
+	UrgSeq        uint32
+	UrgData       uint16
+	Queue         uint8
+	Task          uint8
 	_             [4]byte
 }
 
@@ -154,6 +159,15 @@ const (
 	TypedLossLOST_KINDS TypedLoss = 3
 )
 
+type TypedPipeSignal uint32
+
+const (
+	TypedPipeSignalPIPE_NONE      TypedPipeSignal = 0
+	TypedPipeSignalPIPE_DELIVERED TypedPipeSignal = 1
+	TypedPipeSignalPIPE_HELD      TypedPipeSignal = 2
+	TypedPipeSignalPIPE_RAISED    TypedPipeSignal = 3
+)
+
 type TypedPreemptSource uint32
 
 const (
@@ -162,6 +176,30 @@ const (
 	TypedPreemptSourcePREEMPT_HOT      TypedPreemptSource = 2
 	TypedPreemptSourcePREEMPT_THREAD   TypedPreemptSource = 3
 	TypedPreemptSourcePREEMPT_ADDRESS  TypedPreemptSource = 4
+)
+
+type TypedQueue uint32
+
+const (
+	TypedQueueQUEUE_UNSURE TypedQueue = 1
+	TypedQueueQUEUE_READS  TypedQueue = 2
+	TypedQueueQUEUE_WRITES TypedQueue = 4
+	TypedQueueQUEUE_ULP    TypedQueue = 8
+)
+
+type TypedReceive struct {
+	_     structs.HostLayout
+	Sock  uint64
+	Flags uint32
+	Pad   uint32
+}
+
+type TypedTask uint32
+
+const (
+	TypedTaskTASK_COMPAT TypedTask = 1
+	TypedTaskTASK_THREAD TypedTask = 2
+	TypedTaskTASK_X32    TypedTask = 4
 )
 
 type TypedTimestamps uint32
@@ -240,12 +278,17 @@ const (
 	TypedVarCfgResetSkb               = "cfg_reset_skb"
 	TypedVarCfgTaskBtf                = "cfg_task_btf"
 	TypedVarCfgTaskRegs               = "cfg_task_regs"
+	TypedVarCfgTcpRecvmsg             = "cfg_tcp_recvmsg"
+	TypedVarCfgTcpSendmsg             = "cfg_tcp_sendmsg"
 	TypedVarCfgTpReasonArg            = "cfg_tp_reason_arg"
 	TypedVarCfgWakeBytes              = "cfg_wake_bytes"
 	TypedVarContractHas               = "contract_has"
 	TypedVarContractHook              = "contract_hook"
 	TypedVarContractLost              = "contract_lost"
+	TypedVarContractPipeSignal        = "contract_pipe_signal"
+	TypedVarContractQueue             = "contract_queue"
 	TypedVarContractStack             = "contract_stack"
+	TypedVarContractTask              = "contract_task"
 	TypedVarContractText              = "contract_text"
 	TypedVarContractTimestamps        = "contract_timestamps"
 	TypedVarTracing                   = "tracing"
@@ -370,12 +413,17 @@ type TypedVariableSpecs struct {
 	CfgResetSkb         *ebpf.VariableSpec `ebpf:"cfg_reset_skb"`
 	CfgTaskBtf          *ebpf.VariableSpec `ebpf:"cfg_task_btf"`
 	CfgTaskRegs         *ebpf.VariableSpec `ebpf:"cfg_task_regs"`
+	CfgTcpRecvmsg       *ebpf.VariableSpec `ebpf:"cfg_tcp_recvmsg"`
+	CfgTcpSendmsg       *ebpf.VariableSpec `ebpf:"cfg_tcp_sendmsg"`
 	CfgTpReasonArg      *ebpf.VariableSpec `ebpf:"cfg_tp_reason_arg"`
 	CfgWakeBytes        *ebpf.VariableSpec `ebpf:"cfg_wake_bytes"`
 	ContractHas         *ebpf.VariableSpec `ebpf:"contract_has"`
 	ContractHook        *ebpf.VariableSpec `ebpf:"contract_hook"`
 	ContractLost        *ebpf.VariableSpec `ebpf:"contract_lost"`
+	ContractPipeSignal  *ebpf.VariableSpec `ebpf:"contract_pipe_signal"`
+	ContractQueue       *ebpf.VariableSpec `ebpf:"contract_queue"`
 	ContractStack       *ebpf.VariableSpec `ebpf:"contract_stack"`
+	ContractTask        *ebpf.VariableSpec `ebpf:"contract_task"`
 	ContractText        *ebpf.VariableSpec `ebpf:"contract_text"`
 	ContractTimestamps  *ebpf.VariableSpec `ebpf:"contract_timestamps"`
 	Tracing             *ebpf.VariableSpec `ebpf:"tracing"`
@@ -440,12 +488,17 @@ type TypedVariables struct {
 	CfgResetSkb         *ebpf.Variable `ebpf:"cfg_reset_skb"`
 	CfgTaskBtf          *ebpf.Variable `ebpf:"cfg_task_btf"`
 	CfgTaskRegs         *ebpf.Variable `ebpf:"cfg_task_regs"`
+	CfgTcpRecvmsg       *ebpf.Variable `ebpf:"cfg_tcp_recvmsg"`
+	CfgTcpSendmsg       *ebpf.Variable `ebpf:"cfg_tcp_sendmsg"`
 	CfgTpReasonArg      *ebpf.Variable `ebpf:"cfg_tp_reason_arg"`
 	CfgWakeBytes        *ebpf.Variable `ebpf:"cfg_wake_bytes"`
 	ContractHas         *ebpf.Variable `ebpf:"contract_has"`
 	ContractHook        *ebpf.Variable `ebpf:"contract_hook"`
 	ContractLost        *ebpf.Variable `ebpf:"contract_lost"`
+	ContractPipeSignal  *ebpf.Variable `ebpf:"contract_pipe_signal"`
+	ContractQueue       *ebpf.Variable `ebpf:"contract_queue"`
 	ContractStack       *ebpf.Variable `ebpf:"contract_stack"`
+	ContractTask        *ebpf.Variable `ebpf:"contract_task"`
 	ContractText        *ebpf.Variable `ebpf:"contract_text"`
 	ContractTimestamps  *ebpf.Variable `ebpf:"contract_timestamps"`
 	Tracing             *ebpf.Variable `ebpf:"tracing"`

@@ -160,6 +160,9 @@ func Decode(raw []byte) (event.Event, error) {
 		MaxAckBacklog: w.MaxAckBacklog,
 		Refs:          w.Refs,
 
+		Queue: event.Queue(w.Queue), UrgSeq: w.UrgSeq, UrgData: w.UrgData,
+		Task: event.TaskFlag(w.Task), CallOn: event.Family(w.CallOn),
+
 		Arg:  w.Arg,
 		Arg2: w.Arg2,
 		Segment: event.Segment{
@@ -183,7 +186,7 @@ func Decode(raw []byte) (event.Event, error) {
 		e.Context = event.ContextOf(w.Preempt)
 	}
 	if e.Has&event.HasSyscall != 0 {
-		e.Call = event.CallOf(runtime.GOARCH, e.Syscall)
+		e.Call = event.CallOfTask(runtime.GOARCH, e.Syscall, e.Task)
 	}
 	if e.Has&event.HasTuple != 0 {
 		e.Local = netip.AddrPortFrom(address(e.Family, w.Laddr), w.Sport)

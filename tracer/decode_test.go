@@ -44,6 +44,8 @@ func TestContract(t *testing.T) {
 		"has": unsafe.Offsetof(w.Has), "state": unsafe.Offsetof(w.State), "seg_ttl": unsafe.Offsetof(w.SegTtl),
 		"ts_recent": unsafe.Offsetof(w.TsRecent), "ts_age": unsafe.Offsetof(w.TsAge), "ts_value": unsafe.Offsetof(w.TsValue),
 		"timestamps": unsafe.Offsetof(w.Timestamps), "since_received": unsafe.Offsetof(w.SinceReceived),
+		"call_on": unsafe.Offsetof(w.CallOn), "urg_seq": unsafe.Offsetof(w.UrgSeq), "urg_data": unsafe.Offsetof(w.UrgData),
+		"queue": unsafe.Offsetof(w.Queue), "task": unsafe.Offsetof(w.Task),
 		"laddr": unsafe.Offsetof(w.Laddr), "raddr": unsafe.Offsetof(w.Raddr), "comm": unsafe.Offsetof(w.Comm),
 	}
 	for name, spec := range objects(t) {
@@ -88,6 +90,29 @@ func TestContract(t *testing.T) {
 	} {
 		if uint32(h) != uint32(want) {
 			t.Errorf("%v is %d in Go and %d in C", h, h, want)
+		}
+	}
+	for got, want := range map[int]uint32{
+		event.PipeNone: uint32(bpf.ProbePipeSignalPIPE_NONE), event.PipeDelivered: uint32(bpf.ProbePipeSignalPIPE_DELIVERED),
+		event.PipeHeld: uint32(bpf.ProbePipeSignalPIPE_HELD), event.PipeRaised: uint32(bpf.ProbePipeSignalPIPE_RAISED),
+	} {
+		if uint32(got) != want {
+			t.Errorf("what became of SIGPIPE: %d in Go, %d in C", got, want)
+		}
+	}
+	for q, want := range map[event.Queue]bpf.ProbeQueue{
+		event.QueueUnsure: bpf.ProbeQueueQUEUE_UNSURE, event.QueueReads: bpf.ProbeQueueQUEUE_READS,
+		event.QueueWrites: bpf.ProbeQueueQUEUE_WRITES, event.QueueULP: bpf.ProbeQueueQUEUE_ULP,
+	} {
+		if uint32(q) != uint32(want) {
+			t.Errorf("queue %d in Go is %d in C", q, want)
+		}
+	}
+	for f, want := range map[event.TaskFlag]bpf.ProbeTask{
+		event.TaskCompat: bpf.ProbeTaskTASK_COMPAT, event.TaskThread: bpf.ProbeTaskTASK_THREAD, event.TaskX32: bpf.ProbeTaskTASK_X32,
+	} {
+		if uint32(f) != uint32(want) {
+			t.Errorf("task flag %d in Go is %d in C", f, want)
 		}
 	}
 	for g, want := range map[event.Group]bpf.ProbeHas{

@@ -39,6 +39,8 @@ type kernel struct {
 	perCPUOffsets uint64 // address of __per_cpu_offset
 	preemptOffset uint64 // of __preempt_count in a CPU's area
 
+	recvmsg, sendmsg uint64 // addresses of tcp_recvmsg and tcp_sendmsg; 0: hidden
+
 	taskBTF      bool
 	taskRegs     bool
 	probeRead    bool
@@ -66,6 +68,11 @@ func readKernel() (*kernel, error) {
 	if err := k.findPreemptCount(); err != nil {
 		return nil, err
 	}
+	at, err := symbols("tcp_recvmsg", "tcp_sendmsg")
+	if err != nil {
+		return nil, err
+	}
+	k.recvmsg, k.sendmsg = at["tcp_recvmsg"], at["tcp_sendmsg"]
 	if k.pidns, err = enrich.PIDNamespaceOf("/proc"); err != nil {
 		return nil, err
 	}
@@ -293,6 +300,8 @@ func (k *kernel) configure(o object, spec *ebpf.CollectionSpec) error {
 	set(bpf.ProbeVarCfgResetSkb, k.resetHasSegment)
 	set(bpf.ProbeVarCfgTpReasonArg, k.tpReasonArg)
 	set(bpf.ProbeVarCfgRecvmsgArgs, k.recvmsgArgs)
+	set(bpf.ProbeVarCfgTcpRecvmsg, k.recvmsg)
+	set(bpf.ProbeVarCfgTcpSendmsg, k.sendmsg)
 	return errors.Join(errs...)
 }
 

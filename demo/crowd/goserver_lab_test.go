@@ -103,8 +103,10 @@ func TestGoServer(t *testing.T) {
 				lost = strconv.Itoa(n)
 			}
 		}
-		if x["cause"] == string(cause) && x["confidence"] == string(verdict.Certain) && x["lost_unread"] == lost &&
-			x["lost_unsent"] == "0" && x["lost_unacked"] == "0" {
+		if x["cause"] == string(cause) && x["lost_unread"] == lost && x["lost_unsent"] == "0" && x["lost_unacked"] == "0" {
+			if x["confidence"] != string(verdict.Certain) {
+				unsure++ // an emulated machine that others use may tell an event too late
+			}
 			continue
 		}
 		if !inLab() && x["confidence"] != string(verdict.Certain) {
@@ -124,6 +126,9 @@ func TestGoServer(t *testing.T) {
 		}
 	}
 	t.Logf("%d connections: %d ends wrong, %d connections without both ends, %d honestly unsure", len(ends), wrong, missed, unsure)
+	if inLab() && unsure > many/500 {
+		t.Errorf("%d of %d ends are less than certain", unsure, 2*many)
+	}
 	if t.Failed() {
 		keep(t, b)
 	}

@@ -331,7 +331,8 @@ func (j *Joiner) spare(c *entry) bool {
 	}
 	// The other one may have had its whole life, and been judged, by now.
 	return c.twin || slices.ContainsFunc(j.byEnds[c.tuple], func(o *entry) bool {
-		return o != c && o.NetNS == c.NetNS && o.Open == OpenPassive && !o.unmade() && o.First <= c.Ended && (o.Ended == 0 || o.Ended >= c.First)
+		// The second CPU may get to it when the connection is over.
+		return o != c && o.NetNS == c.NetNS && o.Open == OpenPassive && !o.unmade() && o.First <= c.Ended
 	})
 }
 

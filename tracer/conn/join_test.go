@@ -473,7 +473,11 @@ func TestSpareChild(t *testing.T) {
 			one, two = spare, child
 		}
 		one.to(3*ms, event.SynRecv)
-		two.to(4*ms, event.SynRecv)
+		if late && !first {
+			two.to(38*ms, event.SynRecv)
+		} else {
+			two.to(4*ms, event.SynRecv)
+		}
 		child.to(5*ms, event.Established)
 		gone := 6 * ms
 		if late {

@@ -30,14 +30,14 @@ const (
 	HookTwskKill             // inet_twsk_kill; Arg: substate
 	HookDestroy              // the socket's memory is about to be used again
 	HookErrorReport          // the error was reported to the process
-	HookStreamError          // send(2) fails; Arg: negative errno; Arg2: 1 with SIGPIPE
+	HookStreamError          // send(2) fails; Arg: negative errno; Arg2: what became of SIGPIPE, as PipeDelivered
 	HookSignal               // Arg: signal; Arg2: PID that gets it
 	HookExec
 	HookExit         // a process's last thread
 	HookFileClose    // a reference to the socket's file is dropped; Refs: how many there were
 	HookSynDrop      // a SYN meets a full accept queue
 	HookTwskSchedule // a mini-socket's time starts again; Arg: substate
-	HookReceive      // recv(2) told the end; Arg: 0 (end of input) or a negative errno
+	HookReceive      // recv(2) told the end; Arg: 0 (end of input) or a negative errno; or it looked (MSG_PEEK): bytes
 	HookStack        // where in its program a thread acts; Arg: the hook of the act
 	// HookHandshake has no events of its own: it gives the change to ESTABLISHED
 	// the segment that made it.
@@ -192,6 +192,7 @@ type SkFlags uint32
 const (
 	SockDead      SkFlags = 1 << 0 // an orphan: no process holds it
 	SockDone      SkFlags = 1 << 1 // the peer's FIN has arrived
+	SockUrgInline SkFlags = 1 << 2 // SO_OOBINLINE
 	SockKeepOpen  SkFlags = 1 << 3 // SO_KEEPALIVE
 	SockLinger    SkFlags = 1 << 4 // SO_LINGER is on
 	SockDestroyed SkFlags = 1 << 5

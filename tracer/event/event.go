@@ -131,7 +131,53 @@ type Event struct {
 	Stack Stack  `rec:"56"` // HookStack
 
 	Timestamps Timestamps `rec:"57"` // HookReset, with HasTCP
+
+	Queue   Queue    `rec:"70"` // whose the socket's queues are, with HasTCP
+	UrgSeq  uint32   `rec:"71"` // of the last urgent byte that came; 0: none did
+	UrgData uint16   `rec:"72"` // what became of it: UrgentWaits, UrgentRead, or 0, passed over
+	Task    TaskFlag `rec:"73"`
+	CallOn  Family   `rec:"74"` // HookClose: of the socket that the call is on; 0 none, or not known
 }
+
+// Queue says who fills and empties a socket's queues (enum queue, bpf/event.h).
+type Queue uint8
+
+const (
+	QueueUnsure Queue = 1 << iota // whether the next two hold was not found out
+	QueueReads                    // reads do not go through tcp_recvmsg: kTLS, sockmap
+	QueueWrites                   // writes do not go through tcp_sendmsg
+	QueueULP                      // an upper layer protocol is set: tls, mptcp, espintcp
+)
+
+// What became of an urgent byte (TCP_URG_VALID, TCP_URG_READ, include/net/tcp.h).
+const (
+	UrgentWaits = 0x100 // nobody has read it
+	UrgentRead  = 0x200 // with MSG_OOB
+)
+
+// TaskFlag is more of the task on the CPU (enum task, bpf/event.h).
+type TaskFlag uint8
+
+const (
+	TaskCompat TaskFlag = 1 << iota // in a 32-bit system call, whose numbers are others
+	TaskThread                      // exits alone: its process lives on
+	TaskX32                         // in an x32 call
+)
+
+// What became of the SIGPIPE of a send(2) that failed: Arg2 of HookStreamError.
+const (
+	PipeNone      = 0 // none was raised
+	PipeDelivered = 1
+	PipeHeld      = 2 // ignored, or blocked
+	PipeRaised    = 3 // whether it was delivered is not known
+)
+
+// Peeked says whether the event is a look at what came, with MSG_PEEK.
+func (e *Event) Peeked() bool { return e.Hook == HookReceive && e.Arg > 0 }
+
+// ThreadExits says whether a thread exits whose process lives on: what it closes
+// is a table of descriptors of its own (unshare(2), CLONE_FILES).
+func (e *Event) ThreadExits() bool { return e.Exiting() && e.Task&TaskThread != 0 }
 
 // Signal is the signal that is killing the task, or 0.
 func (e *Event) Signal() int {

@@ -74,6 +74,11 @@ func appendEvent(b []byte, e *event.Event) []byte {
 	b = appendText(b, 55, string(e.Text))
 	b = appendText(b, 56, string(e.Stack))
 	b = appendStamps(b, 57, &e.Timestamps)
+	b = appendUint(b, 70, uint64(e.Queue))
+	b = appendUint(b, 71, uint64(e.UrgSeq))
+	b = appendUint(b, 72, uint64(e.UrgData))
+	b = appendUint(b, 73, uint64(e.Task))
+	b = appendUint(b, 74, uint64(e.CallOn))
 	return b
 }
 
@@ -313,6 +318,16 @@ func setNumber(e *event.Event, number, value uint64) error {
 		return setInt(&e.SinceSent, number, value)
 	case 54:
 		return setInt(&e.SinceReceived, number, value)
+	case 70:
+		return setUint(&e.Queue, number, value)
+	case 71:
+		return setUint(&e.UrgSeq, number, value)
+	case 72:
+		return setUint(&e.UrgData, number, value)
+	case 73:
+		return setUint(&e.Task, number, value)
+	case 74:
+		return setUint(&e.CallOn, number, value)
 	}
 	return nil
 }

@@ -325,10 +325,13 @@ func (r *EventRecord) fill(o observation, first time.Duration) {
 		r.Substate = event.State(e.Arg).String()
 	case event.HookStreamError:
 		r.Errno = event.Errno(-e.Arg).String()
-		if e.Arg2 == 1 {
+		if e.Arg2 == event.PipeDelivered {
 			r.Signal = "SIGPIPE"
 		}
 	case event.HookReceive:
+		if e.Peeked() {
+			break
+		}
 		if r.Errno = "EOF"; e.Arg != 0 {
 			r.Errno = event.Errno(-e.Arg).String()
 		}

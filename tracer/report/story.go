@@ -403,12 +403,15 @@ func (b *builder) step(s side, j *Judged, cur *item, o observation) *item {
 
 	case event.HookStreamError:
 		text := "send() = " + event.Errno(-o.Arg).String()
-		if o.Arg2 == 1 {
+		if o.Arg2 == event.PipeDelivered {
 			text += ", SIGPIPE"
 		}
 		return b.told(s, j, cur, o, text)
 
 	case event.HookReceive:
+		if o.Peeked() {
+			return b.told(s, j, cur, o, fmt.Sprintf("recv(MSG_PEEK) = %d", o.Arg))
+		}
 		text := "recv() = 0 (EOF)"
 		if o.Arg != 0 {
 			text = "recv() = " + event.Errno(-o.Arg).String()
@@ -809,6 +812,10 @@ func actText(a verdict.Act, signal int) string {
 		}
 	case verdict.ActDup2:
 		return "dup2()"
+	case verdict.ActThread:
+		return "exit of a thread"
+	case verdict.ActDiscard:
+		return "thrown away in recvmsg()"
 	case verdict.ActDisconnect:
 		return "connect(AF_UNSPEC)"
 	case verdict.ActListener:

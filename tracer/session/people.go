@@ -150,9 +150,9 @@ func stackHooks(act verdict.Act) []event.Hook {
 	switch act {
 	case verdict.ActShutWr, verdict.ActShutRd, verdict.ActShutRdWr:
 		return []event.Hook{event.HookShutdown, event.HookSetState}
-	case verdict.ActExit, verdict.ActKilled:
+	case verdict.ActExit, verdict.ActKilled, verdict.ActThread:
 		return []event.Hook{event.HookExit}
-	case verdict.NoAct, verdict.ActExec:
+	case verdict.NoAct, verdict.ActExec, verdict.ActDiscard:
 		return nil
 	}
 	return []event.Hook{event.HookCloseEntry, event.HookSetState}

@@ -2,6 +2,7 @@ package verdict
 
 import (
 	"slices"
+	"time"
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/event"
@@ -40,7 +41,10 @@ type facts struct {
 	held     int   // filp_close with more references, the last one
 	strays   []int // resets of this socket that did not end it (SYN_SENT)
 
+	letGo     int  // what gave the last descriptor up, where the socket was held for longer; none: release did
 	subflow   bool // of an MPTCP connection
+	aboveIn   bool // reads are not TCP's: MPTCP, kTLS, sockmap
+	aboveOut  bool // nor are writes
 	inferred  bool // release is a state change; the close itself was not seen
 	rst       bool // a RST came in (as opposed to tcp_reset called locally)
 	abandoned bool // tcp_reset was called locally: data for a socket that takes none
@@ -49,7 +53,7 @@ type facts struct {
 func readFacts(c *conn.Connection) *facts {
 	f := &facts{c: c, established: none, fin: none, finAct: none, peerFin: none, release: none, entry: none, disconn: none,
 		abort: none, forget: none, active: none, answer: none, mini: none, dead: none, reset: none,
-		closed: none, timeWait: none, miniEnd: none, finLate: none, destroy: none, held: none}
+		closed: none, timeWait: none, miniEnd: none, finLate: none, destroy: none, held: none, letGo: none}
 	first := func(at *int, i int) {
 		if *at == none {
 			*at = i
@@ -58,7 +62,11 @@ func readFacts(c *conn.Connection) *facts {
 	act := none
 	for i := range c.Events {
 		e := &c.Events[i]
-		f.subflow = f.subflow || e.MPTCP && !e.Inherited()
+		if !e.Inherited() {
+			f.subflow = f.subflow || e.MPTCP
+			f.aboveIn = f.aboveIn || e.MPTCP || e.Queue&(event.QueueReads|event.QueueUnsure) != 0
+			f.aboveOut = f.aboveOut || e.MPTCP || e.Queue&(event.QueueWrites|event.QueueUnsure) != 0
+		}
 		switch e.Hook {
 		case event.HookCloseEntry:
 			first(&f.entry, i)
@@ -109,7 +117,66 @@ func readFacts(c *conn.Connection) *facts {
 	}
 	f.resets()
 	f.inferRelease()
+	f.findLetGo()
 	return f
+}
+
+// findLetGo finds what gave the last descriptor up where that did not release the
+// socket at once: a call in progress, a pending request of io_uring or a message
+// in flight held it, and whoever let go of that last did not close anything.
+func (f *facts) findLetGo() {
+	if f.release == none || f.inferred {
+		return
+	}
+	r := f.at(f.release)
+	if !r.KernelThread() && (r.Call.Drops() || r.Exiting() || r.CallOn == unixFamily) {
+		return // whoever does that gives the socket up, in a message in flight too
+	}
+	for i := range f.release {
+		e := f.at(i)
+		if e.Hook != event.HookFileClose || e.Refs > 1 && !e.Call.Drops() && e.Call != event.CallIOUring && !e.Exiting() {
+			continue
+		}
+		if e.Refs <= 1 && e.TID == r.TID {
+			f.letGo = none // the release is this very call's
+			return
+		}
+		f.letGo = i
+	}
+}
+
+// unixFamily is AF_UNIX.
+const unixFamily event.Family = unix.AF_UNIX
+
+// hand is the event of who did what the event i shows: of a release, whoever let
+// go of the socket.
+func (f *facts) hand(i int) *event.Event {
+	if i != none && i == f.release && f.letGo != none {
+		return f.at(f.letGo)
+	}
+	return f.at(i)
+}
+
+// kept is how long something held the socket after its last descriptor was given
+// up; 0: nothing did.
+func (f *facts) kept() time.Duration {
+	if f.letGo == none {
+		return 0
+	}
+	if d := f.at(f.release).Time - f.at(f.letGo).Time; d >= moment {
+		return d
+	}
+	return 0
+}
+
+// gone says whether no process held the socket any more when its story was
+// complete: nobody can be told anything after that.
+func (f *facts) gone() bool {
+	if f.release != none || f.entry != none || f.destroy != none {
+		return true
+	}
+	e := f.end()
+	return e != nil && e.Has&event.HasSocket != 0 && !e.HasSk
 }
 
 // inferRelease finds the close where no hook on it is attached: a state change
@@ -318,24 +385,12 @@ func (f *facts) lost() Lost {
 	if end == nil {
 		return l
 	}
-	// Unread: __tcp_close holds the lock and has purged nothing; but once
-	// tcp_disconnect ran, copied_seq has been set to rcv_nxt, so then the
-	// state event counts, which comes before.
-	reader := f.at(f.release)
-	if reader == nil || (f.disconn != none && f.disconn < f.release) || reader.Has&event.HasTCP == 0 {
-		reader = end
-	}
+	reader := f.reader()
 	if reader.Has&event.HasTCP != 0 {
-		n := reader.RcvNxt - reader.CopiedSeq
-		if n > 0 && f.finReceived(reader) {
-			n-- // the peer's FIN has a sequence number, too
-		}
-		if reader.State == event.SynSent || reader.RcvNxt == 0 {
-			n = 0
-		}
+		n, known := unurgent(reader, f.queued(reader))
 		// At the end a process may still hold the socket and read on: without
 		// its close, what it never read is not known.
-		if n == 0 || reader != end || f.release == f.closed || !end.HasSk {
+		if known && (n == 0 || reader != end || f.release == f.closed || !end.HasSk) {
 			l.Unread = count(n)
 		}
 	}
@@ -343,12 +398,57 @@ func (f *facts) lost() Lost {
 		sent, queued := f.unacknowledged(end)
 		l.Unacked, l.Unsent = count(sent), count(queued)
 	}
-	if f.subflow {
-		// What the process wrote and read is the MPTCP socket's; a subflow
-		// carries any part of it, some of it twice.
-		l.Unread, l.Unsent = nil, nil
+	// What the process wrote and read is another layer's. A subflow of MPTCP
+	// carries any part of it, some of it twice; kTLS and sockmap have queues of
+	// their own, and what TCP counts is read by them.
+	if f.aboveIn {
+		l.Unread = nil
+	}
+	if f.aboveOut {
+		l.Unsent = nil
 	}
 	return l
+}
+
+// reader is the event that shows what the process left in the receive queue:
+// __tcp_close holds the lock and has purged nothing; but once tcp_disconnect ran,
+// copied_seq has been set to rcv_nxt, so then the state event counts, which comes
+// before.
+func (f *facts) reader() *event.Event {
+	e := f.at(f.release)
+	if e == nil || (f.disconn != none && f.disconn < f.release) || e.Has&event.HasTCP == 0 {
+		return f.end()
+	}
+	return e
+}
+
+// queued counts the bytes in the receive queue, as the kernel does that decides
+// whether a close is an abort.
+func (f *facts) queued(e *event.Event) uint32 {
+	n := e.RcvNxt - e.CopiedSeq
+	if n > 0 && f.finReceived(e) {
+		n-- // the peer's FIN has a sequence number, too
+	}
+	if e.State == event.SynSent || e.RcvNxt == 0 {
+		return 0
+	}
+	return n
+}
+
+// unurgent takes from what is queued the urgent byte that was read with MSG_OOB,
+// which leaves its place in the queue. One that was passed over before may have
+// been read or not: the kernel forgets that (tcp_recvmsg_locked).
+func unurgent(e *event.Event, n uint32) (uint32, bool) {
+	if e.UrgSeq == 0 || e.SkFlags&event.SockUrgInline != 0 {
+		return n, true
+	}
+	if int32(e.UrgSeq-e.CopiedSeq) < 0 || int32(e.UrgSeq-e.RcvNxt) >= 0 {
+		return n, e.UrgData != 0
+	}
+	if n > 0 && e.UrgData&event.UrgentRead != 0 {
+		n--
+	}
+	return n, true
 }
 
 // finReceived says whether the peer's FIN is counted in rcv_nxt.
@@ -429,23 +529,29 @@ func (f *facts) bytes() Bytes {
 	return b
 }
 
-// appSaw is what this end's process was told, in order; nil: that is not known.
+// appSaw is what this end's process was told, in order; nil: that is not known,
+// or not whole.
 //
-// recv(2) is told exactly where the tcp_recvmsg hook is attached. Elsewhere the
-// end of input shows in copied_seq, which passes the FIN when it is read
-// (found_fin_ok in tcp_recvmsg_locked): with an empty queue at the FIN's
-// arrival that read returned 0. With data before it, one read can have taken
-// both, and only the next would return 0: then nothing is claimed.
+// recv(2) is told exactly where the tcp_recvmsg hook is attached, but for what
+// splice(2) reads past it. Elsewhere the end of input shows in copied_seq, which
+// passes the FIN when it is read (found_fin_ok in tcp_recvmsg_locked,
+// tcp_read_sock): with an empty queue at the FIN's arrival that read returned 0.
+// With data before it, one read can have taken both, and only the next would
+// return 0: then nothing is claimed.
 func (f *facts) appSaw(s Scope) []string {
+	if f.aboveIn || f.aboveOut || !f.gone() && f.closed != none {
+		return nil // it is told by another layer; or may yet be told of the end
+	}
 	var saw []string
 	add := func(s string) {
 		if !slices.Contains(saw, s) {
 			saw = append(saw, s)
 		}
 	}
-	exact := s.has(event.HookReceive)
 	var pending event.Errno // sk_err that nobody has taken yet
 	alone := false          // the FIN met an empty receive queue
+	passed := false         // a read went past the FIN
+	unsure := false         // there was more, of which it is not known whether it was told
 	orphan := false
 	for i := range f.c.Events {
 		e := &f.c.Events[i]
@@ -453,11 +559,14 @@ func (f *facts) appSaw(s Scope) []string {
 			orphan = true
 		}
 		if i == f.peerFin && e.Has&event.HasTCP != 0 {
-			alone = e.RcvNxt-e.CopiedSeq <= 1
+			alone = e.RcvNxt-e.CopiedSeq == 1
 		}
-		if !exact && alone && !orphan && f.disconn == none && e.Has&event.HasTCP != 0 && i >= f.peerFin &&
+		if !orphan && f.disconn == none && e.Has&event.HasTCP != 0 && f.peerFin != none && i > f.peerFin &&
 			f.finReceived(e) && e.CopiedSeq == e.RcvNxt {
-			add("EOF")
+			passed = true
+			if alone {
+				add("EOF")
+			}
 		}
 		switch e.Hook {
 		case event.HookSetState:
@@ -466,6 +575,9 @@ func (f *facts) appSaw(s Scope) []string {
 			}
 			continue
 		case event.HookReceive, event.HookStreamError:
+			if e.Peeked() {
+				continue
+			}
 			errno := event.Errno(-e.Arg)
 			if errno == pending {
 				pending = 0
@@ -475,8 +587,13 @@ func (f *facts) appSaw(s Scope) []string {
 			} else {
 				add(errno.String())
 			}
-			if e.Hook == event.HookStreamError && e.Arg2 == 1 {
-				add("SIGPIPE")
+			if e.Hook == event.HookStreamError {
+				switch e.Arg2 {
+				case event.PipeDelivered:
+					add("SIGPIPE")
+				case event.PipeRaised:
+					unsure = true
+				}
 			}
 			continue
 		case event.HookAbort, event.HookReset, event.HookDisconnect, event.HookErrorReport:
@@ -487,9 +604,13 @@ func (f *facts) appSaw(s Scope) []string {
 			pending = 0
 		}
 	}
-	// Of nothing it is certain where each call was watched, or where there was
-	// nothing to tell: no FIN, no reset, no error.
-	if saw == nil && (exact && s.has(event.HookStreamError) || f.untold()) {
+	if unsure {
+		return nil
+	}
+	// Of nothing it is certain where each call was watched, and none read past the
+	// watch; or where there was nothing to tell: no FIN, no reset, no error.
+	watched := s.has(event.HookReceive) && s.has(event.HookStreamError) && !passed
+	if saw == nil && f.gone() && (watched || f.untold()) {
 		saw = []string{}
 	}
 	return saw
@@ -510,13 +631,21 @@ func (f *facts) untold() bool {
 
 // act reads from an event what the task on the CPU was doing to the socket.
 func act(e *event.Event) (Act, int) {
+	if e.ThreadExits() {
+		return ActThread, 0
+	}
 	if e.Exiting() {
 		if sig := e.Signal(); sig != 0 {
 			return ActKilled, sig
 		}
 		return ActExit, 0
 	}
-	if e.Hook == event.HookShutdown {
+	closes := e.Hook == event.HookClose || e.Hook == event.HookCloseEntry
+	if closes && e.CallOn == unixFamily {
+		return ActDiscard, 0
+	}
+	// MPTCP shuts its subflow down inside close(2).
+	if e.Hook == event.HookShutdown && !e.Call.Drops() {
 		switch e.Arg {
 		case 1:
 			return ActShutRd, 0
@@ -546,6 +675,10 @@ func act(e *event.Event) (Act, int) {
 		return ActDisconnect, 0
 	case event.CallExit:
 		return ActExit, 0
+	case event.CallSend, event.CallReceive:
+		if closes {
+			return NoAct, 0 // it let go last, and closed nothing
+		}
 	}
 	return ActClose, 0
 }
@@ -562,7 +695,7 @@ func (f *facts) goodbye() *Goodbye {
 	if f.fin == none {
 		return nil
 	}
-	e := f.at(f.finAct)
+	e := f.hand(f.finAct)
 	g := &Goodbye{At: f.at(f.fin).Time, Acked: f.finAcked}
 	if !e.KernelThread() {
 		g.Act, g.Signal = act(e)

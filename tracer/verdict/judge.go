@@ -51,7 +51,12 @@ func (x *finding) did(e *event.Event) *finding {
 		return x
 	}
 	x.by = byProcess
-	if x.act, x.signal = act(e); x.act == NoAct {
+	switch x.act, x.signal = act(e); {
+	case x.act != NoAct:
+	case e.Hook == event.HookClose || e.Hook == event.HookCloseEntry:
+		// Who gave the descriptor up was not seen, with the hook or without.
+		x.needs, x.likely = append(x.needs, event.HookFileClose), true
+	default:
 		x.needs = append(x.needs, event.HookShutdown)
 	}
 	x.actor = process(e)
@@ -276,10 +281,13 @@ func (v *Verdict) fill(r *Rule, x *finding, a, b *facts, mine bool, s Scope) {
 	if v.Class == Open {
 		v.Lost, v.Bytes = Lost{}, Bytes{}
 	} else {
-		v.life(a, self, other)
+		v.life(a, self, other, s)
 	}
 	if r.sentence != nil {
 		v.Sentence = r.sentence(&telling{v: v, x: x, a: a, b: b, mine: mine})
+		if v.Class != Open {
+			v.Sentence += heldOn(a) + above(self, other)
+		}
 	}
 	if waits {
 		v.Sentence += " That its mini-socket still waits for the peer's FIN is not certain: nothing but its end would be told."
@@ -315,14 +323,14 @@ func killedAdvice(signal int) string {
 
 // life fills in when in the connection's life it ended, and what that means for
 // whoever wants to try again. a is the end where the cause lies.
-func (v *Verdict) life(a, self, peer *facts) {
+func (v *Verdict) life(a, self, peer *facts, s Scope) {
 	v.Age = age(self, peer)
 	if !v.Cause.resends() {
 		v.Idle = idle(self, peer)
 	}
 	v.Reset = self.incoming()
 	v.Probe = v.probe(a, self, peer)
-	v.Retry, v.RetryWhy = v.retry(self, peer)
+	v.Retry, v.RetryWhy = v.retry(self, peer, s)
 }
 
 func (v *Verdict) prove(c *conn.Connection, elsewhere bool, i int) {

@@ -2,6 +2,7 @@ package verdict
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
@@ -24,14 +25,14 @@ const pause = 100 * time.Millisecond
 // retry is whether the request, which the end that opened the connection sends,
 // was read by the application at the other end, and why that is known. TCP knows
 // no requests: where one may have been read in part, nothing is promised.
-func (v *Verdict) retry(self, peer *facts) (Retry, string) {
+func (v *Verdict) retry(self, peer *facts, s Scope) (Retry, string) {
 	switch {
 	case v.Class == Graceful, v.Class == Open, v.Class == Unknown, v.Cause == MPTCPReset:
 		return RetryUnknown, "" // of MPTCP, other subflows may have carried it
 	case self.c.Lossy || peer != nil && peer.c.Lossy:
 		return RetryUnknown, "events were lost, so it is not known what was read"
 	case neverEstablished(self):
-		if !complete(self, nil) {
+		if incomplete(self, nil) {
 			return RetryUnknown, "the SYN carried data, and may have reached the application"
 		}
 		return RetrySafe, "the connection was never established, so nothing was sent"
@@ -48,11 +49,11 @@ func (v *Verdict) retry(self, peer *facts) (Retry, string) {
 	case answerer == nil:
 		return asker.retryAfar(v.Cause)
 	}
-	return answerer.retryHere(asker)
+	return answerer.retryHere(asker, s)
 }
 
 // retryHere judges from the end that was asked. asker is nil where it is remote.
-func (f *facts) retryHere(asker *facts) (Retry, string) {
+func (f *facts) retryHere(asker *facts, s Scope) (Retry, string) {
 	name := end(f)
 	got, unread := f.bytes().Received, f.lost().Unread
 	if got == nil || unread == nil || *unread > *got {
@@ -73,6 +74,13 @@ func (f *facts) retryHere(asker *facts) (Retry, string) {
 		if *got == 0 && under == 0 && !refused {
 			return RetrySafe, "nothing had been asked"
 		}
+		switch {
+		case *got == 0: // there was nothing to look at
+		case f.peeked():
+			return RetryUnknown, name + " had looked at it (MSG_PEEK), and may have acted on it"
+		case !s.has(event.HookReceive):
+			return RetryUnknown, name + " had taken nothing of it, but may have looked at it (MSG_PEEK): its reads were not watched"
+		}
 		return RetrySafe, name + " had read nothing of it"
 	}
 	_, sent, received, known := f.quiet()
@@ -90,6 +98,11 @@ func (f *facts) retryHere(asker *facts) (Retry, string) {
 		return RetryUnsafe, fmt.Sprintf("%s had read everything (%s), and answered since", name, plural(read))
 	}
 	return RetryUnsafe, fmt.Sprintf("%s had read everything (%s)", name, plural(read))
+}
+
+// peeked says whether the process looked at what came without taking it.
+func (f *facts) peeked() bool {
+	return slices.ContainsFunc(f.c.Events, func(e event.Event) bool { return e.Peeked() })
 }
 
 // retryAfar judges from the end that asked; the one that was asked is remote.

@@ -150,7 +150,7 @@ func connectCancelled(a, b *facts, s Scope) *finding {
 	for _, i := range []int{a.release, a.disconn} {
 		if before(i, a.closed) && a.at(i).TID == end.TID && a.at(i).State == event.SynSent {
 			x := &finding{a: []int{i, a.closed}}
-			return x.did(a.at(i))
+			return x.did(a.hand(i))
 		}
 	}
 	if end.State == event.SynSent && end.Context != event.ContextSoftirq && end.Err == 0 &&
@@ -241,7 +241,7 @@ func portReuse(a, b *facts, s Scope) *finding {
 func repairClose(a, b *facts, s Scope) *finding {
 	if a.released() && a.at(a.release).Repair {
 		x := &finding{a: []int{a.release, a.closed}, needs: []event.Hook{event.HookSendReset, event.HookReset}}
-		return x.did(a.at(a.release))
+		return x.did(a.hand(a.release))
 	}
 	return nil
 }
@@ -313,7 +313,7 @@ func leftQueue(a, b *facts, s Scope) *finding {
 		return nil
 	}
 	x := &finding{a: []int{a.release, a.fin}, b: []int{b.peerFin, b.forget, b.closed, b.active}}
-	return x.did(a.at(a.release))
+	return x.did(a.hand(a.release))
 }
 
 func mptcpReset(a, b *facts, s Scope) *finding {
@@ -370,7 +370,7 @@ func lingerZero(a, b *facts, s Scope) *finding {
 	if !inside && s.has(event.HookDisconnect) {
 		return nil
 	}
-	if l := a.lost(); !inside && (l.Unread == nil || *l.Unread != 0) {
+	if l := a.lost(); !inside && (l.Unread == nil || *l.Unread != 0 || a.queued(a.reader()) != 0) {
 		return nil // what is unread decides before the time does
 	}
 	if a.active == none && s.has(event.HookSendActiveReset) {
@@ -380,7 +380,7 @@ func lingerZero(a, b *facts, s Scope) *finding {
 	if a.active == none {
 		x.needs = []event.Hook{event.HookSendActiveReset}
 	}
-	return x.did(rel)
+	return x.did(a.hand(a.release))
 }
 
 func closeUnread(a, b *facts, s Scope) *finding {
@@ -390,14 +390,20 @@ func closeUnread(a, b *facts, s Scope) *finding {
 	if a.active == none && s.has(event.HookSendActiveReset) {
 		return nil
 	}
-	if l := a.lost(); l.Unread == nil || *l.Unread == 0 {
+	// The kernel's own count decides, which still has an urgent byte that was read
+	// with MSG_OOB in it, and what something above TCP had yet to take.
+	reader := a.reader()
+	if a.subflow || reader == nil || reader.Has&event.HasTCP == 0 || a.queued(reader) == 0 {
 		return nil
+	}
+	if reader == a.end() && a.release != a.closed && a.end().HasSk {
+		return nil // it may have been read since
 	}
 	if a.at(a.release).Repair {
 		return nil
 	}
 	x := &finding{a: []int{a.release, a.closed, a.active}, needs: []event.Hook{event.HookSendActiveReset}}
-	return x.did(a.at(a.release))
+	return x.did(a.hand(a.release))
 }
 
 func disconnect(a, b *facts, s Scope) *finding {
@@ -431,25 +437,51 @@ func disconnect(a, b *facts, s Scope) *finding {
 // was one before the end, else the shutdown that sent the FIN.
 func (f *facts) ours() *event.Event {
 	if f.released() && f.at(f.release).Call != event.CallShutdown {
-		return f.at(f.release)
+		return f.hand(f.release)
 	}
-	return f.at(f.finAct)
+	return f.hand(f.finAct)
 }
 
-// complete says whether nothing is known to be lost at either end.
+// leftBy is how this end let go of a socket that no process held any more. A
+// shutdown does not do that: where the close was not seen, its act is not known.
+func (x *finding) leftBy(f *facts) *finding {
+	o := f.ours()
+	if i := f.cut(); i != none && o == f.hand(f.finAct) {
+		o = f.hand(i)
+	}
+	if o == nil {
+		return x
+	}
+	x.did(o)
+	switch x.act {
+	case ActShutRd, ActShutWr, ActShutRdWr:
+		x.act = NoAct
+		x.needs = append(x.needs, event.HookClose)
+	}
+	return x
+}
+
+// complete says whether it is known that nothing was lost, at either end that is.
 func complete(a, b *facts) bool {
+	return !losses(a, b, func(n *uint64) bool { return n == nil || *n != 0 })
+}
+
+// incomplete says whether it is known that something was lost.
+func incomplete(a, b *facts) bool {
+	return losses(a, b, func(n *uint64) bool { return n != nil && *n != 0 })
+}
+
+// losses says whether that is so of any number of bytes that an end may have lost.
+func losses(a, b *facts, is func(*uint64) bool) bool {
 	for _, f := range []*facts{a, b} {
 		if f == nil {
 			continue
 		}
-		l := f.lost()
-		for _, n := range []*uint64{l.Unread, l.Unsent, l.Unacked} {
-			if n != nil && *n != 0 {
-				return false
-			}
+		if l := f.lost(); is(l.Unread) || is(l.Unsent) || is(l.Unacked) {
+			return true
 		}
 	}
-	return true
+	return false
 }
 
 func linger2Negative(a, b *facts, s Scope) *finding {
@@ -461,10 +493,7 @@ func linger2Negative(a, b *facts, s Scope) *finding {
 		return nil
 	}
 	x := &finding{a: []int{a.release, a.closed, a.active, a.answer}}
-	if o := a.ours(); o != nil {
-		x.did(o)
-	}
-	return x
+	return x.leftBy(a)
 }
 
 func orphanLimit(a, b *facts, s Scope) *finding {
@@ -523,10 +552,7 @@ func dataAfterClose(a, b *facts, s Scope) *finding {
 			}
 		}
 	}
-	if o := a.ours(); o != nil {
-		return x.did(o)
-	}
-	return x
+	return x.leftBy(a)
 }
 
 // payload says whether the segment that a reset answered carried any: a FIN alone
@@ -563,7 +589,7 @@ func dataAfterShutdown(a, b *facts, s Scope) *finding {
 	if b != nil {
 		x.b = []int{b.reset, b.closed}
 	}
-	return x.did(a.at(a.finAct))
+	return x.did(a.hand(a.finAct))
 }
 
 // gaveUp says whether this end's kernel ended it from a timer, without a
@@ -782,7 +808,7 @@ func simultaneousClose(a, b *facts, s Scope) *finding {
 	if b != nil {
 		x.b = []int{b.fin, b.closed}
 	}
-	return x.did(a.at(a.finAct))
+	return x.did(a.hand(a.finAct))
 }
 
 // first says whether this end said goodbye first.
@@ -813,7 +839,7 @@ func graceful(a, b *facts, want func(Act) bool) *finding {
 		}
 		return nil
 	}
-	x.did(a.at(a.finAct))
+	x.did(a.hand(a.finAct))
 	if !want(x.act) {
 		return nil
 	}
@@ -891,7 +917,7 @@ func finWait2Held(a, b *facts, s Scope) *finding {
 		return nil
 	}
 	x := &finding{a: []int{a.fin}}
-	x.did(a.at(a.finAct))
+	x.did(a.hand(a.finAct))
 	x.by = byNobody
 	return x
 }
@@ -901,7 +927,7 @@ func finStuck(a, b *facts, s Scope) *finding {
 		return nil
 	}
 	x := &finding{a: []int{a.fin}}
-	x.did(a.at(a.finAct))
+	x.did(a.hand(a.finAct))
 	x.by = byNobody
 	return x
 }

@@ -63,6 +63,12 @@ func (t *telling) when(e *event.Event) string {
 	if e == nil {
 		return ""
 	}
+	for _, f := range []*facts{t.a, t.b} {
+		// A close is when the descriptor was given up.
+		if f != nil && f.kept() != 0 && (e == f.at(f.release) || e == f.at(f.fin) && f.fin > f.release) {
+			e = f.at(f.letGo)
+		}
+	}
 	d := e.Time - since(t.a, t.b)
 	if t.a.c.Open == conn.OpenUnknown || d < 0 {
 		return "" // what was seen of its beginning came later
@@ -103,6 +109,10 @@ func (t *telling) how() string {
 		return "by exec (the descriptor was close-on-exec)"
 	case ActDup2:
 		return "with dup2(2) over its last descriptor"
+	case ActThread:
+		return "by the exit of a thread that had descriptors of its own (the process lives on)"
+	case ActDiscard:
+		return "by throwing it away in recvmsg(2): no descriptor was free, or no room for one (MSG_CTRUNC),"
 	case ActShutWr:
 		return "with shutdown(SHUT_WR)"
 	case ActShutRdWr:
@@ -121,6 +131,38 @@ func signalName(n int) string {
 		return s
 	}
 	return "signal " + strconv.Itoa(n)
+}
+
+// heldOn says what held the socket of an end after its last descriptor was gone,
+// with a space before it; "" nothing did.
+func heldOn(f *facts) string {
+	d := f.kept()
+	if d == 0 {
+		return ""
+	}
+	what := "a request in progress (io_uring) or a message in flight"
+	switch r := f.at(f.release); {
+	case r.Call == event.CallReceive || r.Call == event.CallSend:
+		what = "a call in progress"
+	case r.Call == event.CallIOUring:
+		what = "a request in progress (io_uring)"
+	}
+	return fmt.Sprintf(" %s held the socket until %s later: only then did its kernel say anything.", strings.ToUpper(what[:1])+what[1:], span(d))
+}
+
+// above says at which ends TCP does not know what was read, with a space before
+// it; "" at none.
+func above(ends ...*facts) string {
+	var s string
+	for _, f := range ends {
+		if f != nil && f.aboveIn && !f.subflow {
+			s += fmt.Sprintf(" What %s read, and threw away, is not known: something above TCP (kTLS, sockmap) has its queue.", end(f))
+		}
+		if f != nil && f.subflow {
+			s += fmt.Sprintf(" What %s read is not known: its queue is that of the MPTCP socket.", end(f))
+		}
+	}
+	return s
 }
 
 func plural(n uint64) string {
@@ -245,8 +287,22 @@ func tellLingerZero(t *telling) string {
 }
 
 func tellCloseUnread(t *telling) string {
-	return fmt.Sprintf("%s closed%s%s while its receive queue still held data: it threw away %s, so its kernel sent a RST instead of a FIN.",
-		t.who(), spaced(t.how()), t.when(t.a.at(t.a.release)), lostAt(t.a))
+	s := fmt.Sprintf("%s closed%s%s while its receive queue still held data: ", t.who(), spaced(t.how()), t.when(t.a.at(t.a.release)))
+	l := t.a.lost()
+	switch lost := lostAt(t.a); {
+	case l.Unread != nil && *l.Unread == 0:
+		// tcp_close compares sequence numbers, and the urgent byte has one.
+		s += "an urgent byte, which had been read with MSG_OOB and counts all the same"
+		if lost != "" {
+			s += "; it threw away " + lost
+		}
+		s += ". So"
+	case lost == "":
+		s += "how much of it nobody had read is not known. So"
+	default:
+		s += "it threw away " + lost + ", so"
+	}
+	return s + " its kernel sent a RST instead of a FIN."
 }
 
 func tellDisconnect(t *telling) string {

@@ -16,7 +16,7 @@ func Unheard(c *conn.Connection, v Verdict) bool {
 		case event.HookReset, event.HookSendReset, event.HookSendActiveReset, event.HookAbort, event.HookDisconnect, event.HookChildForget, event.HookSynDrop:
 			return true
 		case event.HookStreamError, event.HookReceive:
-			return e.Arg != 0
+			return e.Arg < 0
 		case event.HookSetState:
 			return e.ToState == event.Close && e.Err != 0
 		}

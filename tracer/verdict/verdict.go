@@ -48,6 +48,8 @@ const (
 	ActDisconnect Act = "disconnect"
 	ActListener   Act = "listener-close"
 	ActDestroy    Act = "sock-destroy"
+	ActThread     Act = "thread-exit" // of a thread with descriptors of its own; the process lives on
+	ActDiscard    Act = "discard"     // a descriptor that was passed on (SCM_RIGHTS) was thrown away with its message
 )
 
 // Confidence is how sure the verdict is.
