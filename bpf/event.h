@@ -179,7 +179,7 @@ struct event {
 	__u8 call_on;		/* HOOK_CLOSE, HOOK_CLOSE_ENTRY: family of the socket that the call is on; 0: none, not known */
 	__u8 pad2[2];
 	__u32 urg_seq;		/* of the last urgent byte that came; 0: none did */
-	__u16 urg_data;		/* 0x100 not read yet, 0x200 read with MSG_OOB, 0: passed over, or none */
+	__u16 urg_data;		/* 0x100 not read yet, 0x400 read with MSG_OOB, 0: passed over, or none */
 	__u8 queue;		/* enum queue, with HAS_TCP */
 	__u8 task;		/* enum task */
 };

@@ -50,6 +50,42 @@ var abort = []Scenario{
 		Counters: onClose,
 	},
 	{
+		Name:   "peeked-unread",
+		Title:  "the server only looks at the request, and closes",
+		Story:  "The client sends 24 bytes. The server looks at them with MSG_PEEK, as protocol sniffers do, and closes: it has seen the request, but taken nothing, so the kernel resets.",
+		Groups: []string{"abort"},
+		Run: func(w *World) {
+			c, s := w.Pair()
+			c.Send(24)
+			s.Peek(24)
+			c.WaitAcked()
+			s.Close()
+			wasReset(c)
+		},
+		Ends: aborted(verdict.CloseUnread, "server", verdict.ActClose).pair(
+			"server", Expect{Lost: Lost{Unread: 24}, RST: 1}, "client", reset),
+		Counters: onClose,
+	},
+	{
+		Name:   "urgent-read",
+		Title:  "the server has read everything, the urgent byte with MSG_OOB",
+		Story:  "The client sends 4 bytes, the last of them urgent. The server reads the urgent one with MSG_OOB and the other three as ever. Nothing is left; but the urgent byte keeps its place in the queue, so the kernel takes it for unread at close, and resets.",
+		Groups: []string{"abort"},
+		Run: func(w *World) {
+			c, s := w.Pair()
+			c.SendUrgent(4)
+			s.WaitUnread(4)
+			s.RecvUrgent()
+			s.Recv(3)
+			c.WaitAcked()
+			s.Close()
+			wasReset(c)
+		},
+		Ends: aborted(verdict.CloseUnread, "server", verdict.ActClose).pair(
+			"server", Expect{RST: 1}, "client", reset),
+		Counters: onClose,
+	},
+	{
 		Name:     "linger-zero",
 		Title:    "the server closes with SO_LINGER set to zero",
 		Story:    "The server has read and answered everything, and closes with SO_LINGER on and a time of 0. That is an abort: a reset instead of a FIN.",

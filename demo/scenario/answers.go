@@ -63,6 +63,50 @@ var answers = []Scenario{
 		Counters: map[string]int64{"OutRsts": 1, "EstabResets": 1},
 	},
 	{
+		Name:   "sigpipe-ignored",
+		Title:  "the server ignores SIGPIPE",
+		Story:  "As in sigpipe, but the server ignores the signal, as most do: its second write fails with EPIPE, and no signal tells it anything.",
+		Groups: []string{"answer"},
+		Run: func(w *World) {
+			c, s := w.Pair()
+			c.Exchange(s, 100, 200)
+			c.Close()
+			w.WaitMini(c.end, event.FinWait2)
+			s.Send(50)
+			s.WaitState(event.Close)
+			s.SendRaises(50)
+			s.Close()
+			w.WaitGone(c.end)
+		},
+		Ends: aborted(verdict.DataAfterClose, "client", verdict.ActClose).pair(
+			"client", Expect{FIN: 1, RST: 1},
+			"server", Expect{AppSaw: []string{"EPIPE"}, Lost: Lost{Unacked: 50}}),
+		Counters: map[string]int64{"OutRsts": 1, "EstabResets": 1},
+	},
+	{
+		Name:   "sigpipe-blocked",
+		Title:  "the server blocks SIGPIPE",
+		Story:  "As in sigpipe, but the server has blocked the signal and does not handle it: its second write fails with EPIPE, and the signal waits.",
+		Groups: []string{"answer"},
+		Run: func(w *World) {
+			c, s := w.Pair()
+			c.Exchange(s, 100, 200)
+			c.Close()
+			w.WaitMini(c.end, event.FinWait2)
+			s.Send(50)
+			s.WaitState(event.Close)
+			s.p.must(nil, &request{Op: opSignalBlock, N: int(unix.SIGPIPE)}, "SIGPIPE")
+			s.p.must(nil, &request{Op: opSignalDfl, N: int(unix.SIGPIPE)}, "SIGPIPE")
+			s.SendRaises(50)
+			s.Close()
+			w.WaitGone(c.end)
+		},
+		Ends: aborted(verdict.DataAfterClose, "client", verdict.ActClose).pair(
+			"client", Expect{FIN: 1, RST: 1},
+			"server", Expect{AppSaw: []string{"EPIPE"}, Lost: Lost{Unacked: 50}}),
+		Counters: map[string]int64{"OutRsts": 1, "EstabResets": 1},
+	},
+	{
 		Name:     "data-to-fin-wait1",
 		Title:    "one byte costs the whole send queue",
 		Story:    "The server sends more than the client reads, and closes: the FIN waits behind the queue. The client sends a single byte. It meets a socket that nobody holds any more; the kernel resets, and throws the queue away.",

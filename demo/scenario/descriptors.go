@@ -217,6 +217,58 @@ var descriptors = []Scenario{
 		Ends: politely("client", verdict.ActClose).pair("client", first, "server", then),
 	},
 	{
+		Name:   "io-uring-held",
+		Title:  "the client closes while a receive of io_uring is pending",
+		Story:  "The client has begun a receive through io_uring, and closes its descriptor. The request keeps the file: nothing is sent, and the server's next 10 bytes complete the request. Only then is the connection closed.",
+		Groups: []string{"descriptor"},
+		Needs:  []Feature{HasIOUring},
+		Run: func(w *World) {
+			c, s := w.Pair()
+			c.Exchange(s, 100, 200)
+			c.RecvByUring()
+			c.Close()
+			w.Dwell(300 * time.Millisecond)
+			s.Send(10)
+			followUp(c, s)
+		},
+		// The request took the 10 bytes, and no call of the story.
+		Ends:   politely("client", verdict.ActClose).pair("client", Expect{TimeWait: true, FIN: 1, Deaf: true}, "server", then),
+		Verify: finAfter("server", opSend),
+	},
+	{
+		Name:   "fd-thrown-away",
+		Title:  "a socket that was passed on is thrown away where it arrives",
+		Story:  "The client sends the descriptor over a unix socket and closes its own. The heir receives the message without room for a descriptor: the kernel throws the socket away with it, inside recv(2). Nobody has called close(2) on it last.",
+		Groups: []string{"descriptor"},
+		Run: func(w *World) {
+			c, s := w.Pair()
+			c.Exchange(s, 100, 200)
+			heir := w.Puppet("heir")
+			from, to := w.Link(c.p, heir)
+			c.SendOver(from)
+			c.Close()
+			heir.must(nil, &request{Op: opRecvNoRoom, FD: to}, "")
+			followUp(c, s)
+		},
+		Ends: politely("heir", verdict.ActDiscard).pair("client", first, "server", then),
+	},
+	{
+		Name:   "thread-table",
+		Title:  "the last copy goes with a thread that has descriptors of its own",
+		Story:  "A thread of the client has made a table of descriptors of its own (unshare(2), CLONE_FILES), with a copy of the socket. The client closes its descriptor: nothing happens. Then the thread ends, and with it the connection; the process lives on.",
+		Groups: []string{"descriptor"},
+		Run: func(w *World) {
+			c, s := w.Pair()
+			c.Exchange(s, 100, 200)
+			c.p.start(nil, &request{Op: opTable, Thread: true}, "").wait()
+			c.Close()
+			w.WaitOrphan(c.end, event.Established)
+			c.p.must(nil, &request{Op: opLeave}, "")
+			followUp(c, s)
+		},
+		Ends: politely("client", verdict.ActThread).pair("client", first, "server", then),
+	},
+	{
 		Name:   "closed-twice",
 		Title:  "the client closes a descriptor twice, and hits another connection",
 		Story:  "The client closes its socket. The number is given to its next connection at once. A second close of the old number, a classic bug, closes the new connection behind its owner's back.",

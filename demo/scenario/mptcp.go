@@ -111,6 +111,23 @@ var multipath = []Scenario{
 		Ends: politely("client", verdict.ActClose).pair("client", first, "server", then),
 	},
 	{
+		Name:   "mptcp-fallback",
+		Title:  "an MPTCP client that fell back to TCP closes",
+		Story:  "The client connects with MPTCP, the server does not speak it: the connection is TCP from then on, under an MPTCP socket that keeps its own queue. The client closes, and inside that call MPTCP shuts the TCP socket down.",
+		Groups: []string{"mptcp", "polite"},
+		Needs:  []Feature{HasMPTCP},
+		Run: func(w *World) {
+			l := w.Puppet("server").Listen(16)
+			c := w.Puppet("client").socket(unix.IPPROTO_MPTCP, 0)
+			c.connect("client", l)
+			s := l.Accept("server")
+			c.Exchange(s, 100, 200)
+			c.Close()
+			followUp(c, s)
+		},
+		Ends: politely("client", verdict.ActClose).pair("client", subflow(first), "server", then),
+	},
+	{
 		Name:   "mptcp-join-refused",
 		Title:  "a further MPTCP subflow is reset; the connection goes on",
 		Story:  "The client's kernel opens a second subflow from another address of its machine. The server's allows none, and resets it. No process had a hand in this; the connection itself is used and closed as ever, over its first subflow.",

@@ -98,7 +98,7 @@ func (o *Outcome) tell(e *End) {
 				saw("EPIPE")
 				saw("SIGPIPE")
 			}
-		case opRecv, opDrain, opZeroCopy:
+		case opRecv, opDrain, opZeroCopy, opSplice:
 			e.Read += max(c.N, 0)
 			if c.Errno == 0 && c.Signal == 0 && (c.Op == opDrain || c.N == 0 && c.wanted > 0) {
 				saw("EOF")

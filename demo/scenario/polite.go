@@ -89,6 +89,28 @@ var polite = []Scenario{
 			"server", Expect{HalfClose: true, AppSaw: []string{"EOF"}, FIN: 1}),
 	},
 	{
+		Name:   "splice-eof",
+		Title:  "the client reads by splice(2), to the end",
+		Story:  "The server answers and closes. The client takes the answer by splice(2), as proxies do, and finds the end of the stream with it too: no recv(2) is ever called.",
+		Groups: []string{"polite"},
+		Run: func(w *World) {
+			c, s := w.Pair()
+			c.Send(100)
+			s.Recv(100)
+			s.Send(200)
+			c.Splice(200)
+			s.WaitAcked()
+			s.Close()
+			c.WaitUnread(1)
+			c.Splice(0)
+			w.waitFINAcked(s.end)
+			c.Close()
+			w.WaitMini(s.end, event.TimeWait)
+			w.WaitGone(c.end)
+		},
+		Ends: politely("server", verdict.ActClose).pair("server", first, "client", then),
+	},
+	{
 		Name:   "exit",
 		Title:  "the client's process exits without a close",
 		Story:  "The client exits with its socket open and everything read. The kernel closes the socket for it: an ordinary FIN.",

@@ -74,6 +74,12 @@ const (
 	opInbox       = "receive-descriptor" // from the harness, over the control channel
 	opSendFD      = "sendmsg(SCM_RIGHTS)"
 	opRecvFD      = "recvmsg(SCM_RIGHTS)"
+	opRecvNoRoom  = "recvmsg without room for a descriptor"
+	opSplice      = "splice"               // into a pipe
+	opUringRecv   = "io_uring-recv"        // stays pending
+	opTable       = "unshare(CLONE_FILES)" // by a thread that waits for opLeave, and then ends
+	opLeave       = "leave"
+	opSignalBlock = "sigprocmask(SIG_BLOCK)"
 	opSpawn       = "spawn"
 	opWait        = "wait"
 	opExec        = "exec"

@@ -34,7 +34,7 @@ func MaybePuppet() (exit int, ok bool) {
 // PuppetMain serves commands from the control channel, a SOCK_SEQPACKET unix
 // socket, until the other side closes it, and returns the exit status.
 func PuppetMain(ctl int) int {
-	p := &puppet{ctl: ctl}
+	p := &puppet{ctl: ctl, leave: make(chan struct{})}
 	unix.CloseOnExec(ctl)
 	// A crash is part of the story; a core file is not.
 	_ = unix.Setrlimit(unix.RLIMIT_CORE, &unix.Rlimit{})
@@ -69,6 +69,10 @@ func PuppetMain(ctl int) int {
 		}
 		go func() {
 			runtime.LockOSThread() // never unlocked: the thread ends with its call
+			if req.Op == opTable {
+				p.ownTable(&req)
+				return
+			}
 			if p.reply(&reply{ID: req.ID, Op: req.Op, Started: true}) == nil {
 				_ = p.serve(&req)
 			}
@@ -77,7 +81,8 @@ func PuppetMain(ctl int) int {
 }
 
 type puppet struct {
-	ctl int
+	ctl   int
+	leave chan struct{} // closed: a thread with descriptors of its own may end
 }
 
 func (p *puppet) reply(r *reply) error {
@@ -108,6 +113,19 @@ func (p *puppet) serve(req *request) error {
 		r.Fault = err.Error()
 	}
 	return p.reply(r)
+}
+
+// ownTable gives the calling thread a table of descriptors of its own, and ends
+// the thread when it is told to.
+func (p *puppet) ownTable(req *request) {
+	r := &reply{ID: req.ID, Op: req.Op, Start: int64(monotonic())}
+	if err := unix.Unshare(unix.CLONE_FILES); err != nil {
+		r.Fault = fmt.Sprintf("unshare: %v", err)
+	}
+	r.End = int64(monotonic())
+	if p.reply(&reply{ID: req.ID, Op: req.Op, Started: true}) == nil && p.reply(r) == nil {
+		<-p.leave
+	}
 }
 
 // payload is what puppets send: recognisable in a capture.
@@ -202,6 +220,16 @@ func (p *puppet) call(req *request, r *reply) (err error) {
 		err = unix.Sendmsg(req.FD, []byte{0}, unix.UnixRights(req.FD2), nil, 0)
 	case opRecvFD:
 		n, err = receiveFD(req.FD)
+	case opRecvNoRoom:
+		n, _, err = unix.Recvfrom(req.FD, make([]byte, 16), 0)
+	case opSplice:
+		n, err = spliceOut(req.FD, req.N)
+	case opUringRecv:
+		err = uringReceive(req.FD)
+	case opLeave:
+		close(p.leave)
+	case opSignalBlock:
+		err = blockSignal(unix.Signal(req.N))
 	case opSpawn:
 		n, err = spawn(req)
 	case opWait:

@@ -192,3 +192,68 @@ func zeroCopyReceive(fd, n int) (int, error) {
 	}
 	return int(zc.length), nil
 }
+
+// spliceOut takes up to n bytes from a socket into a pipe, and throws them away.
+func spliceOut(fd, n int) (int, error) {
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC); err != nil {
+		return 0, fmt.Errorf("pipe: %v", err)
+	}
+	defer unix.Close(pipe[0])
+	defer unix.Close(pipe[1])
+	got, err := unix.Splice(fd, nil, pipe[1], nil, n, 0)
+	return int(got), err
+}
+
+// uringReceive begins a receive that stays pending, on a ring that stays open as
+// long as the process lives.
+func uringReceive(target int) error {
+	const (
+		opRecv             = 27
+		offSQRing, offSQEs = 0, 0x10000000
+		sqeSize            = 64
+		paramsBytes        = 120
+		bufferBytes        = 100
+	)
+	params := make([]byte, paramsBytes)
+	u32 := func(b []byte, at uint32) *uint32 { return (*uint32)(unsafe.Pointer(&b[at])) }
+	ring, _, errno := unix.Syscall(unix.SYS_IO_URING_SETUP, 1, uintptr(unsafe.Pointer(&params[0])), 0)
+	if errno != 0 {
+		return fmt.Errorf("io_uring_setup: %v", errno)
+	}
+	fd := int(ring)
+	// struct io_uring_params, as in uringClose. Nothing is unmapped: the kernel
+	// writes what comes into the buffer.
+	sqEntries := *u32(params, 0)
+	sqTail, sqArray := *u32(params, 40+4), *u32(params, 40+24)
+	sq, err := unix.Mmap(fd, offSQRing, int(sqArray+sqEntries*4), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return fmt.Errorf("mapping the submission ring: %v", err)
+	}
+	sqe, err := unix.Mmap(fd, offSQEs, int(sqEntries*sqeSize), unix.PROT_READ|unix.PROT_WRITE, unix.MAP_SHARED)
+	if err != nil {
+		return fmt.Errorf("mapping the submission entries: %v", err)
+	}
+	buffer, err := unix.Mmap(-1, 0, bufferBytes, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_PRIVATE|unix.MAP_ANONYMOUS)
+	if err != nil {
+		return fmt.Errorf("mapping a buffer: %v", err)
+	}
+	// struct io_uring_sqe: opcode, flags, ioprio, fd, off (8 bytes), addr, len.
+	sqe[0] = opRecv
+	*u32(sqe, 4) = uint32(target)
+	*(*uint64)(unsafe.Pointer(&sqe[16])) = uint64(uintptr(unsafe.Pointer(&buffer[0])))
+	*u32(sqe, 24) = bufferBytes
+	*u32(sq, sqArray) = 0
+	*u32(sq, sqTail) = 1
+	if n, _, errno := unix.Syscall6(unix.SYS_IO_URING_ENTER, ring, 1, 0, 0, 0, 0); errno != 0 || n != 1 {
+		return fmt.Errorf("io_uring_enter took %d requests: %v", n, errno)
+	}
+	return nil
+}
+
+// blockSignal keeps a signal from the calling thread.
+func blockSignal(sig unix.Signal) error {
+	var set unix.Sigset_t
+	set.Val[0] = 1 << (uint(sig) - 1)
+	return unix.PthreadSigmask(unix.SIG_BLOCK, &set, nil)
+}

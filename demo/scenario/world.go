@@ -542,6 +542,48 @@ func (s *Sock) SendFails(n int, errno unix.Errno) {
 	s.expect(r, opSend, errno)
 }
 
+// SendUrgent sends n bytes, the last of them urgent.
+func (s *Sock) SendUrgent(n int) {
+	r := s.p.call(s.end, &request{Op: opSend, FD: s.fd, N: n, Flags: unix.MSG_NOSIGNAL | unix.MSG_OOB}, fmt.Sprintf("%d bytes, MSG_OOB", n))
+	if s.p.w.err == nil && (r.Errno != 0 || r.N != int64(n)) {
+		s.p.w.fail("%s: send %d: %d %s", s.p.role, n, r.N, unix.ErrnoName(r.Errno))
+	}
+}
+
+// RecvUrgent reads the urgent byte with MSG_OOB.
+func (s *Sock) RecvUrgent() {
+	r := s.p.call(s.end, &request{Op: opRecv, FD: s.fd, N: 1, Flags: unix.MSG_OOB}, "1 byte, MSG_OOB")
+	if s.p.w.err == nil && (r.Errno != 0 || r.N != 1) {
+		s.p.w.fail("%s: recv of the urgent byte: %d %s", s.p.role, r.N, unix.ErrnoName(r.Errno))
+	}
+}
+
+// Peek looks at n bytes without taking them.
+func (s *Sock) Peek(n int) {
+	r := s.p.call(nil, &request{Op: opRecv, FD: s.fd, N: n, Flags: unix.MSG_PEEK | unix.MSG_WAITALL}, fmt.Sprintf("%d bytes, MSG_PEEK", n))
+	if s.p.w.err == nil && (r.Errno != 0 || r.N != int64(n)) {
+		s.p.w.fail("%s: peek at %d: %d %s", s.p.role, n, r.N, unix.ErrnoName(r.Errno))
+	}
+}
+
+// Splice takes n bytes by splice(2); 0: the end of the stream.
+func (s *Sock) Splice(n int) {
+	r := s.p.call(s.end, &request{Op: opSplice, FD: s.fd, N: max(n, 1)}, fmt.Sprintf("%d bytes", max(n, 1)))
+	if s.p.w.err == nil && (r.Errno != 0 || r.N != int64(n)) {
+		s.p.w.fail("%s: splice of %d: %d %s", s.p.role, n, r.N, unix.ErrnoName(r.Errno))
+	}
+}
+
+// RecvByUring begins a receive through io_uring, which stays pending.
+func (s *Sock) RecvByUring() {
+	s.p.must(nil, &request{Op: opUringRecv, FD: s.fd}, fmt.Sprint(s.fd))
+}
+
+// SendRaises sends in vain, without MSG_NOSIGNAL: EPIPE comes with a SIGPIPE.
+func (s *Sock) SendRaises(n int) {
+	s.expect(s.p.call(s.end, &request{Op: opSend, FD: s.fd, N: n}, fmt.Sprintf("%d bytes", n)), opSend, unix.EPIPE)
+}
+
 // SendKilled sends as a program that thought of nothing: SIGPIPE kills it.
 func (s *Sock) SendKilled(n int) {
 	s.p.must(nil, &request{Op: opSignalDfl, N: int(unix.SIGPIPE)}, "SIGPIPE")

@@ -152,7 +152,7 @@ const (
 // What became of an urgent byte (TCP_URG_VALID, TCP_URG_READ, include/net/tcp.h).
 const (
 	UrgentWaits = 0x100 // nobody has read it
-	UrgentRead  = 0x200 // with MSG_OOB
+	UrgentRead  = 0x400 // with MSG_OOB
 )
 
 // TaskFlag is more of the task on the CPU (enum task, bpf/event.h).

@@ -84,6 +84,18 @@ func TestAct(t *testing.T) {
 			act:     verdict.ActDiscard, actor: "worker", says: "MSG_CTRUNC", never: "close(2)",
 		},
 		{
+			name:    "a request of io_uring that ends in recv(2) on a unix socket",
+			before:  let(119, 2, thread(812, 812, "nginx", event.CallClose)),
+			release: []func(*event.Event){thread(812, 812, "nginx", event.CallReceive), onUnix},
+			act:     verdict.ActClose, actor: "nginx", says: "0.119 s after", never: "MSG_CTRUNC",
+		},
+		{
+			name:    "in recv(2) on a unix socket, and nobody was seen to let go",
+			before:  func(*far) {},
+			release: []func(*event.Event){thread(812, 815, "reader", event.CallReceive), onUnix},
+			act:     verdict.NoAct, actor: "reader", never: "MSG_CTRUNC",
+		},
+		{
 			name:    "in recv(2), and nobody was seen to let go",
 			before:  func(*far) {},
 			release: []func(*event.Event){thread(812, 815, "reader", event.CallReceive)},

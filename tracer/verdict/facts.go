@@ -41,6 +41,7 @@ type facts struct {
 	held     int   // filp_close with more references, the last one
 	strays   []int // resets of this socket that did not end it (SYN_SENT)
 
+	unheard   bool // who gave the descriptor up was not seen
 	letGo     int  // what gave the last descriptor up, where the socket was held for longer; none: release did
 	subflow   bool // of an MPTCP connection
 	aboveIn   bool // reads are not TCP's: MPTCP, kTLS, sockmap
@@ -129,19 +130,25 @@ func (f *facts) findLetGo() {
 		return
 	}
 	r := f.at(f.release)
-	if !r.KernelThread() && (r.Call.Drops() || r.Exiting() || r.CallOn == unixFamily) {
+	if !r.KernelThread() && (r.Call.Drops() || r.Exiting()) {
 		return // whoever does that gives the socket up, in a message in flight too
 	}
+	f.unheard = true
 	for i := range f.release {
 		e := f.at(i)
 		if e.Hook != event.HookFileClose || e.Refs > 1 && !e.Call.Drops() && e.Call != event.CallIOUring && !e.Exiting() {
 			continue
 		}
 		if e.Refs <= 1 && e.TID == r.TID {
-			f.letGo = none // the release is this very call's
+			f.letGo, f.unheard = none, false // the release is this very call's
 			return
 		}
-		f.letGo = i
+		f.letGo, f.unheard = i, false
+	}
+	// Thrown away with the message that it came in. A request of io_uring may also
+	// end in a call on another socket, but then its own process let go before.
+	if f.letGo != none && r.CallOn == unixFamily && r.Call == event.CallReceive && f.at(f.letGo).PID != r.PID {
+		f.letGo = none
 	}
 }
 
@@ -151,8 +158,14 @@ const unixFamily event.Family = unix.AF_UNIX
 // hand is the event of who did what the event i shows: of a release, whoever let
 // go of the socket.
 func (f *facts) hand(i int) *event.Event {
-	if i != none && i == f.release && f.letGo != none {
+	switch {
+	case i == none || i != f.release:
+	case f.letGo != none:
 		return f.at(f.letGo)
+	case f.unheard:
+		e := *f.at(i)
+		e.CallOn = 0 // which does not prove anything alone
+		return &e
 	}
 	return f.at(i)
 }
@@ -675,9 +688,9 @@ func act(e *event.Event) (Act, int) {
 		return ActDisconnect, 0
 	case event.CallExit:
 		return ActExit, 0
-	case event.CallSend, event.CallReceive:
-		if closes {
-			return NoAct, 0 // it let go last, and closed nothing
+	case event.CallSend, event.CallReceive, event.CallOther, event.CallNone:
+		if closes || e.Hook == event.HookSetState {
+			return NoAct, 0 // it held the socket last, and gives no descriptor up
 		}
 	}
 	return ActClose, 0

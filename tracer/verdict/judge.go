@@ -53,7 +53,7 @@ func (x *finding) did(e *event.Event) *finding {
 	x.by = byProcess
 	switch x.act, x.signal = act(e); {
 	case x.act != NoAct:
-	case e.Hook == event.HookClose || e.Hook == event.HookCloseEntry:
+	case e.Call != event.CallShutdown && (e.Hook == event.HookClose || e.Hook == event.HookCloseEntry || e.Hook == event.HookSetState):
 		// Who gave the descriptor up was not seen, with the hook or without.
 		x.needs, x.likely = append(x.needs, event.HookFileClose), true
 	default:
