@@ -90,12 +90,18 @@ type ClassicEvent struct {
 	TsValue       uint32
 	Timestamps    uint8
 	CallOn        uint8
-	Pad2          [2]uint8
+	Sacked        uint16
+	SndWnd        uint32
+	Mss           uint32
+	SinceProbing  uint32
+	UnsentTries   uint32
+	UnsentErr     int32
+	BusyTries     uint32
 	UrgSeq        uint32
 	UrgData       uint16
 	Queue         uint8
 	Task          uint8
-	_             [4]byte
+	Pad3          uint32
 }
 
 type ClassicHandshake struct {
@@ -148,7 +154,12 @@ const (
 	ClassicHookHOOK_RECEIVE           ClassicHook = 25
 	ClassicHookHOOK_STACK             ClassicHook = 26
 	ClassicHookHOOK_HANDSHAKE         ClassicHook = 27
-	ClassicHookHOOK_LAST              ClassicHook = 28
+	ClassicHookHOOK_RETRANSMIT        ClassicHook = 28
+	ClassicHookHOOK_PROBE             ClassicHook = 29
+	ClassicHookHOOK_ICMP              ClassicHook = 30
+	ClassicHookHOOK_NEIGHBOR          ClassicHook = 31
+	ClassicHookHOOK_ADDRESS           ClassicHook = 32
+	ClassicHookHOOK_LAST              ClassicHook = 33
 )
 
 type ClassicIncoming struct {
@@ -225,12 +236,30 @@ const (
 	ClassicTimestampsTIMESTAMPS_CARRIED ClassicTimestamps = 2
 )
 
+type ClassicTwskEnd uint32
+
+const (
+	ClassicTwskEndTWSK_END_UNKNOWN ClassicTwskEnd = 0
+	ClassicTwskEndTWSK_END_EARLY   ClassicTwskEnd = 1
+	ClassicTwskEndTWSK_END_TIMER   ClassicTwskEnd = 2
+)
+
+type ClassicUnsent struct {
+	_     structs.HostLayout
+	Conn  uint64
+	Una   uint32
+	Tries uint32
+	Err   int32
+	Busy  uint32
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
 	ClassicMapCalls                         = "calls"
 	ClassicMapConns                         = "conns"
+	ClassicMapDescheduled                   = "descheduled"
 	ClassicMapEvents                        = "events"
 	ClassicMapHandshakes                    = "handshakes"
 	ClassicMapIncoming                      = "incoming"
@@ -238,6 +267,8 @@ const (
 	ClassicMapLost                          = "lost"
 	ClassicMapProcs                         = "procs"
 	ClassicMapReceiving                     = "receiving"
+	ClassicMapSending                       = "sending"
+	ClassicMapUnsents                       = "unsents"
 	ClassicProgClassicInetSkErrorReport     = "classic_inet_sk_error_report"
 	ClassicProgClassicInetSockSetState      = "classic_inet_sock_set_state"
 	ClassicProgClassicSchedProcessExec      = "classic_sched_process_exec"
@@ -274,6 +305,7 @@ const (
 	ClassicVarCfgWakeBytes                  = "cfg_wake_bytes"
 	ClassicVarContractHas                   = "contract_has"
 	ClassicVarContractHook                  = "contract_hook"
+	ClassicVarContractIcmp                  = "contract_icmp"
 	ClassicVarContractLost                  = "contract_lost"
 	ClassicVarContractPipeSignal            = "contract_pipe_signal"
 	ClassicVarContractQueue                 = "contract_queue"
@@ -281,6 +313,7 @@ const (
 	ClassicVarContractTask                  = "contract_task"
 	ClassicVarContractText                  = "contract_text"
 	ClassicVarContractTimestamps            = "contract_timestamps"
+	ClassicVarContractTwskEnd               = "contract_twsk_end"
 	ClassicVarTracing                       = "tracing"
 )
 
@@ -347,15 +380,18 @@ type ClassicProgramSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ClassicMapSpecs struct {
-	Calls      *ebpf.MapSpec `ebpf:"calls"`
-	Conns      *ebpf.MapSpec `ebpf:"conns"`
-	Events     *ebpf.MapSpec `ebpf:"events"`
-	Handshakes *ebpf.MapSpec `ebpf:"handshakes"`
-	Incoming   *ebpf.MapSpec `ebpf:"incoming"`
-	Lasts      *ebpf.MapSpec `ebpf:"lasts"`
-	Lost       *ebpf.MapSpec `ebpf:"lost"`
-	Procs      *ebpf.MapSpec `ebpf:"procs"`
-	Receiving  *ebpf.MapSpec `ebpf:"receiving"`
+	Calls       *ebpf.MapSpec `ebpf:"calls"`
+	Conns       *ebpf.MapSpec `ebpf:"conns"`
+	Descheduled *ebpf.MapSpec `ebpf:"descheduled"`
+	Events      *ebpf.MapSpec `ebpf:"events"`
+	Handshakes  *ebpf.MapSpec `ebpf:"handshakes"`
+	Incoming    *ebpf.MapSpec `ebpf:"incoming"`
+	Lasts       *ebpf.MapSpec `ebpf:"lasts"`
+	Lost        *ebpf.MapSpec `ebpf:"lost"`
+	Procs       *ebpf.MapSpec `ebpf:"procs"`
+	Receiving   *ebpf.MapSpec `ebpf:"receiving"`
+	Sending     *ebpf.MapSpec `ebpf:"sending"`
+	Unsents     *ebpf.MapSpec `ebpf:"unsents"`
 }
 
 // ClassicVariableSpecs contains global variables before they are loaded into the kernel.
@@ -383,6 +419,7 @@ type ClassicVariableSpecs struct {
 	CfgWakeBytes        *ebpf.VariableSpec `ebpf:"cfg_wake_bytes"`
 	ContractHas         *ebpf.VariableSpec `ebpf:"contract_has"`
 	ContractHook        *ebpf.VariableSpec `ebpf:"contract_hook"`
+	ContractIcmp        *ebpf.VariableSpec `ebpf:"contract_icmp"`
 	ContractLost        *ebpf.VariableSpec `ebpf:"contract_lost"`
 	ContractPipeSignal  *ebpf.VariableSpec `ebpf:"contract_pipe_signal"`
 	ContractQueue       *ebpf.VariableSpec `ebpf:"contract_queue"`
@@ -390,6 +427,7 @@ type ClassicVariableSpecs struct {
 	ContractTask        *ebpf.VariableSpec `ebpf:"contract_task"`
 	ContractText        *ebpf.VariableSpec `ebpf:"contract_text"`
 	ContractTimestamps  *ebpf.VariableSpec `ebpf:"contract_timestamps"`
+	ContractTwskEnd     *ebpf.VariableSpec `ebpf:"contract_twsk_end"`
 	Tracing             *ebpf.VariableSpec `ebpf:"tracing"`
 }
 
@@ -413,21 +451,25 @@ func (o *ClassicObjects) Close() error {
 //
 // It can be passed to LoadClassicObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ClassicMaps struct {
-	Calls      *ebpf.Map `ebpf:"calls"`
-	Conns      *ebpf.Map `ebpf:"conns"`
-	Events     *ebpf.Map `ebpf:"events"`
-	Handshakes *ebpf.Map `ebpf:"handshakes"`
-	Incoming   *ebpf.Map `ebpf:"incoming"`
-	Lasts      *ebpf.Map `ebpf:"lasts"`
-	Lost       *ebpf.Map `ebpf:"lost"`
-	Procs      *ebpf.Map `ebpf:"procs"`
-	Receiving  *ebpf.Map `ebpf:"receiving"`
+	Calls       *ebpf.Map `ebpf:"calls"`
+	Conns       *ebpf.Map `ebpf:"conns"`
+	Descheduled *ebpf.Map `ebpf:"descheduled"`
+	Events      *ebpf.Map `ebpf:"events"`
+	Handshakes  *ebpf.Map `ebpf:"handshakes"`
+	Incoming    *ebpf.Map `ebpf:"incoming"`
+	Lasts       *ebpf.Map `ebpf:"lasts"`
+	Lost        *ebpf.Map `ebpf:"lost"`
+	Procs       *ebpf.Map `ebpf:"procs"`
+	Receiving   *ebpf.Map `ebpf:"receiving"`
+	Sending     *ebpf.Map `ebpf:"sending"`
+	Unsents     *ebpf.Map `ebpf:"unsents"`
 }
 
 func (m *ClassicMaps) Close() error {
 	return _ClassicClose(
 		m.Calls,
 		m.Conns,
+		m.Descheduled,
 		m.Events,
 		m.Handshakes,
 		m.Incoming,
@@ -435,6 +477,8 @@ func (m *ClassicMaps) Close() error {
 		m.Lost,
 		m.Procs,
 		m.Receiving,
+		m.Sending,
+		m.Unsents,
 	)
 }
 
@@ -463,6 +507,7 @@ type ClassicVariables struct {
 	CfgWakeBytes        *ebpf.Variable `ebpf:"cfg_wake_bytes"`
 	ContractHas         *ebpf.Variable `ebpf:"contract_has"`
 	ContractHook        *ebpf.Variable `ebpf:"contract_hook"`
+	ContractIcmp        *ebpf.Variable `ebpf:"contract_icmp"`
 	ContractLost        *ebpf.Variable `ebpf:"contract_lost"`
 	ContractPipeSignal  *ebpf.Variable `ebpf:"contract_pipe_signal"`
 	ContractQueue       *ebpf.Variable `ebpf:"contract_queue"`
@@ -470,6 +515,7 @@ type ClassicVariables struct {
 	ContractTask        *ebpf.Variable `ebpf:"contract_task"`
 	ContractText        *ebpf.Variable `ebpf:"contract_text"`
 	ContractTimestamps  *ebpf.Variable `ebpf:"contract_timestamps"`
+	ContractTwskEnd     *ebpf.Variable `ebpf:"contract_twsk_end"`
 	Tracing             *ebpf.Variable `ebpf:"tracing"`
 }
 

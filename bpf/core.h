@@ -59,8 +59,10 @@ const volatile enum timestamps contract_timestamps = TIMESTAMPS_AGREED;
 const volatile enum queue contract_queue = QUEUE_UNSURE;
 const volatile enum task contract_task = TASK_COMPAT;
 const volatile enum pipe_signal contract_pipe_signal = PIPE_NONE;
+const volatile enum twsk_end contract_twsk_end = TWSK_END_UNKNOWN;
 const volatile struct stack *const volatile contract_stack = NULL;
 const volatile struct text *const volatile contract_text = NULL;
+const volatile struct icmp *const volatile contract_icmp = NULL;
 
 /* The value type is how struct event reaches BTF, and so Go. */
 struct {
@@ -505,6 +507,14 @@ static __always_inline void fill_tcp(struct event *e, struct sock *sk)
 	e->retransmits = READ(tp, inet_conn.icsk_retransmits);
 	e->probes_out = READ(tp, inet_conn.icsk_probes_out);
 	e->user_timeout = READ(tp, inet_conn.icsk_user_timeout);
+	e->snd_wnd = READ(tp, snd_wnd) + 1;
+	e->mss = READ(tp, mss_cache);
+	e->sacked = READ(tp, sacked_out);
+	if (e->probes_out && bpf_core_field_exists(tp->inet_conn.icsk_probes_tstamp)) {
+		at = READ(tp, inet_conn.icsk_probes_tstamp);
+		if (at)
+			e->since_probing = now - at + 1;
+	}
 	/* 0 until the handshake is done. */
 	at = READ(tp, lsndtime);
 	if (at)
@@ -743,6 +753,78 @@ static __always_inline void fill_handshake(struct event *e)
 	h->sock = 0; /* the segment is gone when the address is used again */
 }
 
+/*
+ * Tries to send again, or to probe, that this host's own layers refused: no
+ * route, no address, a packet filter, a queue. Kept for the sockets that it
+ * happens to, from the first refusal to the next success or the end.
+ */
+struct unsent {
+	__u64 conn;
+	__u32 una; /* snd_una: what had been acknowledged */
+	__u32 tries; /* refused in a row */
+	__s32 err;
+	__u32 busy; /* not made: an earlier copy is still held in this host */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1 << 16);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, struct unsent);
+} unsents SEC(".maps");
+
+/* ret: of tcp_retransmit_skb or tcp_write_wakeup. */
+static __always_inline int note_sent(struct sock *sk, int ret)
+{
+#ifdef TCPBYE_TYPED
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+#else
+	struct tcp_sock *tp = (void *)sk;
+#endif
+	__u64 key = (__u64)sk;
+	struct unsent *old = bpf_map_lookup_elem(&unsents, &key);
+	struct unsent now = {};
+
+	if (!tp || (!ret && !old))
+		return 0;
+	now.conn = conn_id(key, bpf_ktime_get_ns(), false);
+	now.una = READ(tp, snd_una);
+	if (old && old->conn == now.conn && old->una == now.una)
+		now = *old;
+	if (!ret) {
+		now.tries = 0;
+		now.err = 0;
+	} else if (ret == -EBUSY) {
+		now.busy++; /* in a queue here, or with whoever received it over loopback or veth */
+	} else {
+		now.tries++;
+		now.err = ret;
+	}
+	if (bpf_map_update_elem(&unsents, &key, &now, BPF_ANY))
+		count_lost(LOST_MAP);
+	return 0;
+}
+
+/* A socket that never sent anything again has nothing there. */
+static __always_inline void fill_unsent(struct event *e)
+{
+	struct unsent *u;
+	__u64 key = e->sock;
+
+	if (!e->retransmits && !e->probes_out)
+		return;
+	u = bpf_map_lookup_elem(&unsents, &key);
+	if (!u)
+		return;
+	if (u->conn == e->conn && u->una == e->snd_una) {
+		e->unsent_tries = u->tries;
+		e->unsent_err = u->err;
+		e->busy_tries = u->busy;
+	}
+	bpf_map_delete_elem(&unsents, &key);
+}
+
 static __always_inline int on_state(struct sock *sk, int from, int to)
 {
 	bool birth = to == TCP_SYN_SENT || (from == TCP_LISTEN && to == TCP_SYN_RECV);
@@ -759,6 +841,8 @@ static __always_inline int on_state(struct sock *sk, int from, int to)
 	e->conn = conn_id(e->sock, e->time, birth);
 	if (to == TCP_ESTABLISHED)
 		fill_handshake(e);
+	if (to == TCP_CLOSE)
+		fill_unsent(e);
 	if (to == TCP_SYN_SENT)
 		remember_process();
 	return end(e);
@@ -917,6 +1001,60 @@ static __always_inline int note_incoming(struct sock *sk, struct sk_buff *skb, s
 	return 0;
 }
 
+/*
+ * A mini-socket's timer calls inet_twsk_kill itself; whatever else ends one goes
+ * through inet_twsk_deschedule_put. Both run on one CPU: with softirqs served, or
+ * off, except for a call, which the context tells.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} descheduled SEC(".maps");
+
+static __always_inline int note_descheduled(struct inet_timewait_sock *tw)
+{
+	__u32 zero = 0;
+	__u64 *early = bpf_map_lookup_elem(&descheduled, &zero);
+
+	if (early)
+		*early = (__u64)tw;
+	return 0;
+}
+
+/*
+ * The socket of the call whose return is probed. A softirq that runs the same
+ * function in between takes the place, and empties it: then nothing is noted.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 2);
+	__type(key, __u32);
+	__type(value, __u64);
+} sending SEC(".maps");
+
+static __always_inline int enter_send(__u32 place, struct sock *sk)
+{
+	__u64 *at = bpf_map_lookup_elem(&sending, &place);
+
+	if (at)
+		*at = (__u64)sk;
+	return 0;
+}
+
+static __always_inline struct sock *leave_send(__u32 place)
+{
+	__u64 *at = bpf_map_lookup_elem(&sending, &place);
+	struct sock *sk;
+
+	if (!at)
+		return NULL;
+	sk = (struct sock *)*at;
+	*at = 0;
+	return sk;
+}
+
 static __always_inline struct text *text_of(struct event *e)
 {
 	return (struct text *)(e + 1);
@@ -1009,7 +1147,160 @@ static __always_inline int on_mini_socket(__u8 hook, struct inet_timewait_sock *
 		return 0;
 	fill_tuple(e, (struct sock *)tw);
 	e->arg = READ(tw, tw_substate);
+	if (hook == HOOK_TWSK_KILL) {
+		__u32 zero = 0;
+		__u64 *early = bpf_map_lookup_elem(&descheduled, &zero);
+
+		e->arg2 = TWSK_END_TIMER;
+		if (early && *early == e->sock) {
+			e->arg2 = TWSK_END_EARLY;
+			*early = 0;
+		}
+	}
 	return end(e);
+}
+
+static __always_inline int on_time_wait(struct sock *sk, int substate, int timeo)
+{
+	struct event *e;
+
+	if (!is_tcp(sk))
+		return 0;
+	e = begin(HOOK_TIME_WAIT, sk);
+	if (!e)
+		return 0;
+	fill_full(e, sk);
+	e->arg = substate;
+	e->arg2 = timeo;
+	e->conn = conn_id(e->sock, e->time, false);
+	return end(e);
+}
+
+/*
+ * An ICMP error about a segment of a connection. skb->data is the segment's IP
+ * header, as the message quotes it; the socket is not looked up yet.
+ */
+static __always_inline int on_icmp(struct sk_buff *skb, __u8 family, __u8 type, __u8 code, __u32 offset)
+{
+	struct net_device *dev;
+	unsigned char *head, *data;
+	struct ipv4_header ip;
+	struct ipv6_header ip6;
+	__be16 ports[2];
+	struct icmp *icmp;
+	struct event *e;
+
+	if (!cfg_probe_read)
+		return 0;
+	e = begin_long(HOOK_ICMP, NULL, sizeof(*icmp));
+	if (!e)
+		return 0;
+	icmp = (struct icmp *)(e + 1);
+	__builtin_memset(icmp, 0, sizeof(*icmp));
+	head = BPF_CORE_READ(skb, head);
+	data = BPF_CORE_READ(skb, data);
+	dev = BPF_CORE_READ(skb, dev);
+	if (dev) {
+		e->netns = BPF_CORE_READ(dev, nd_net.net, ns.inum);
+		icmp->loopback = !!(BPF_CORE_READ(dev, flags) & IFF_LOOPBACK);
+	}
+	e->family = family;
+	if (family == AF_INET) {
+		__u8 th[2];
+
+		if (bpf_probe_read_kernel(&ip, sizeof(ip), head + BPF_CORE_READ(skb, network_header)) ||
+		    bpf_probe_read_kernel(&th, sizeof(th), head + BPF_CORE_READ(skb, transport_header)))
+			goto unread;
+		__builtin_memcpy(icmp->source, ip.saddr, 4);
+		type = th[0];
+		code = th[1];
+		if (bpf_probe_read_kernel(&ip, sizeof(ip), data))
+			goto unread;
+		__builtin_memcpy(e->laddr, ip.saddr, 4);
+		__builtin_memcpy(e->raddr, ip.daddr, 4);
+		offset = (ip.ver_ihl & 15) * 4;
+	} else {
+		if (bpf_probe_read_kernel(&ip6, sizeof(ip6), head + BPF_CORE_READ(skb, network_header)))
+			goto unread;
+		__builtin_memcpy(icmp->source, ip6.saddr, 16);
+		if (bpf_probe_read_kernel(&ip6, sizeof(ip6), data))
+			goto unread;
+		__builtin_memcpy(e->laddr, ip6.saddr, 16);
+		__builtin_memcpy(e->raddr, ip6.daddr, 16);
+	}
+	if (bpf_probe_read_kernel(ports, sizeof(ports), data + offset))
+		goto unread;
+	e->arg = type;
+	e->arg2 = code;
+	e->sport = bpf_ntohs(ports[0]);
+	e->dport = bpf_ntohs(ports[1]);
+	e->has |= HAS_TUPLE;
+	return end(e);
+unread:
+	count_lost(LOST_READ);
+	bpf_ringbuf_discard(e, BPF_RB_NO_WAKEUP);
+	return 0;
+}
+
+/*
+ * A segment is thrown away because its neighbor does not answer. The kernel then
+ * sends itself an ICMP error; that one can also come from a packet filter.
+ */
+static __always_inline int on_neighbor(struct sk_buff *skb)
+{
+	struct sock *sk = READ(skb, sk);
+	struct event *e;
+	__u8 state;
+
+	if (!sk)
+		return 0; /* forwarded */
+	state = READ(sk, __sk_common.skc_state);
+	if (state == TCP_TIME_WAIT || state == TCP_NEW_SYN_RECV || state == TCP_CLOSE || !is_tcp(sk))
+		return 0;
+	e = begin(HOOK_NEIGHBOR, sk);
+	if (!e)
+		return 0;
+	fill_full(e, sk);
+	fill_segment(e, skb, false);
+	e->conn = conn_id(e->sock, e->time, false);
+	return end(e);
+}
+
+static __always_inline int on_address(__u8 family, void *from, struct net_device *dev)
+{
+	struct event *e;
+	struct net *net;
+
+	if (!dev)
+		return 0;
+	e = begin(HOOK_ADDRESS, NULL);
+	if (!e)
+		return 0;
+	e->family = family;
+	net = READ(dev, nd_net.net);
+	if (net)
+		e->netns = READ(net, ns.inum);
+	if (family == AF_INET) {
+		fill_addr4(e->laddr, READ((struct in_ifaddr *)from, ifa_local));
+	} else {
+		FILL_ADDR6(e->laddr, (struct inet6_ifaddr *)from, addr);
+	}
+	e->has |= HAS_TUPLE;
+	return end(e);
+}
+
+static __always_inline int on_address4(struct in_ifaddr *ifa)
+{
+	struct in_device *in = READ(ifa, ifa_dev);
+
+	return in ? on_address(AF_INET, ifa, READ(in, dev)) : 0;
+}
+
+static __always_inline int on_address6(int change, struct inet6_ifaddr *ifa)
+{
+	struct inet6_dev *in = READ(ifa, idev);
+
+	return in && change == RTM_DELADDR ? on_address(AF_INET6, ifa, READ(in, dev)) : 0;
 }
 
 /*

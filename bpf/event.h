@@ -25,8 +25,8 @@ enum hook {
 	HOOK_DISCONNECT = 11,	     /* tcp_disconnect */
 	HOOK_ABORT = 12,	     /* tcp_abort; arg: errno */
 	HOOK_CHILD_FORGET = 13,	     /* inet_child_forget; other: the listener */
-	HOOK_TIME_WAIT = 14,	     /* tcp_time_wait; arg: substate */
-	HOOK_TWSK_KILL = 15,	     /* inet_twsk_kill; sock: the mini-socket; arg: substate */
+	HOOK_TIME_WAIT = 14,	     /* tcp_time_wait; arg: substate; arg2: how long, jiffies, as the socket has it */
+	HOOK_TWSK_KILL = 15,	     /* inet_twsk_kill; sock: the mini-socket; arg: substate; arg2: enum twsk_end */
 	HOOK_DESTROY = 16,	     /* tp tcp:tcp_destroy_sock */
 	HOOK_ERROR_REPORT = 17,	     /* tp sock:inet_sk_error_report; arg: sk_err where HAS_SOCKET is not set */
 	HOOK_STREAM_ERROR = 18,	     /* sk_stream_error; arg: the errno that send(2) returns, negative; arg2: enum pipe_signal */
@@ -39,6 +39,11 @@ enum hook {
 	HOOK_RECEIVE = 25,	     /* tcp_recvmsg returned the end of input or an error; arg: 0 or a negative errno; or looked (MSG_PEEK); arg: bytes seen */
 	HOOK_STACK = 26,	     /* the user stack at an act, struct stack follows; arg: the act's hook */
 	HOOK_HANDSHAKE = 27,	     /* no event: the segment that established a connection, in that change's event */
+	HOOK_RETRANSMIT = 28,	     /* no event: tcp_retransmit_skb failed; in the event of -> CLOSE: unsent_tries, unsent_err */
+	HOOK_PROBE = 29,	     /* no event: tcp_write_wakeup failed, likewise */
+	HOOK_ICMP = 30,		     /* tcp_v4_err, tcp_v6_err; arg: type; arg2: code; struct icmp follows */
+	HOOK_NEIGHBOR = 31,	     /* arp_error_report, ndisc_error_report: a segment is thrown away, its neighbor does not answer */
+	HOOK_ADDRESS = 32,	     /* fib_del_ifaddr, __ipv6_ifa_notify: an address of this host is taken away; laddr, netns */
 	HOOK_LAST,
 };
 
@@ -51,6 +56,13 @@ enum has {
 	HAS_SYSCALL = 1 << 5,	/* syscall */
 	HAS_SOCKET = 1 << 6,	/* full socket fields: err, flags, linger, shutdown, has_socket */
 	HAS_REFS = 1 << 7,	/* refs */
+};
+
+/* What ended a mini-socket. */
+enum twsk_end {
+	TWSK_END_UNKNOWN = 0,
+	TWSK_END_EARLY = 1, /* inet_twsk_deschedule_put: a segment, a call, the end of the namespace */
+	TWSK_END_TIMER = 2, /* its time was over */
 };
 
 enum loss {
@@ -98,6 +110,13 @@ enum pipe_signal {
 struct text {
 	__u32 bytes;
 	__u8 text[TEXT_BYTES + 4];
+};
+
+/* Follows the event of HOOK_ICMP: who sent the message. */
+struct icmp {
+	__u8 source[16]; /* network byte order; IPv4 in the first four */
+	__u8 loopback;	 /* it came over the loopback device: this kernel made it */
+	__u8 pad[7];
 };
 
 /*
@@ -177,11 +196,18 @@ struct event {
 	__u32 ts_value;		/* HOOK_RESET: the timestamp of the segment that reset */
 	__u8 timestamps;	/* HOOK_RESET: enum timestamps */
 	__u8 call_on;		/* HOOK_CLOSE, HOOK_CLOSE_ENTRY: family of the socket that the call is on; 0: none, not known */
-	__u8 pad2[2];
+	__u16 sacked;		/* segments that the peer acknowledged selectively */
+	__u32 snd_wnd;		/* the peer's window beyond snd_una, bytes, plus 1; 0: not told */
+	__u32 mss;		/* payload of a full-size segment, bytes */
+	__u32 since_probing;	/* jiffies since the first probe without an answer, plus 1; 0: not told */
+	__u32 unsent_tries;	/* -> CLOSE: how often in a row, up to now, this host's own layers refused to send */
+	__s32 unsent_err;	/* the last refusal: negative errno, or a positive NET_XMIT_* */
+	__u32 busy_tries;	/* -> CLOSE: tries that were not made, since an earlier copy was still held in this host */
 	__u32 urg_seq;		/* of the last urgent byte that came; 0: none did */
 	__u16 urg_data;		/* 0x100 not read yet, 0x400 read with MSG_OOB, 0: passed over, or none */
 	__u8 queue;		/* enum queue, with HAS_TCP */
 	__u8 task;		/* enum task */
+	__u32 pad3;
 };
 
 #endif

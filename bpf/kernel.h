@@ -78,6 +78,9 @@ struct pt_regs {
 #define PF_EXITING 0x00000004
 #define PF_KTHREAD 0x00200000
 
+#define IFF_LOOPBACK 0x8
+#define RTM_DELADDR 21
+
 #define S_IFMT 0170000
 #define S_IFSOCK 0140000
 
@@ -100,6 +103,7 @@ struct pt_regs {
 #define NR_COMPAT_SOCKETCALL 102
 #define EPIPE 32
 #define EAGAIN 11
+#define EBUSY 16
 #define EINTR 4
 #define ERESTARTSYS 512
 
@@ -203,6 +207,7 @@ struct inet_connection_sock {
 	__u8 icsk_probes_out;
 	__u32 icsk_user_timeout;
 	const void *icsk_ulp_ops;
+	__u32 icsk_probes_tstamp; /* 5.11, and stable trees before */
 	struct {
 		__u32 lrcvtime;
 	} icsk_ack;
@@ -228,6 +233,9 @@ struct tcp_sock {
 	__u32 lsndtime;
 	__u32 urg_seq;
 	__u16 urg_data;
+	__u32 snd_wnd;
+	__u32 mss_cache;
+	__u32 sacked_out;
 	struct tcp_options_received rx_opt;
 	int linger2;
 	__u8 repair : 1;
@@ -253,9 +261,29 @@ struct tcphdr {
 
 struct net_device {
 	possible_net_t nd_net;
+	unsigned int flags;
+};
+
+struct in_device {
+	struct net_device *dev;
+};
+
+struct in_ifaddr {
+	struct in_device *ifa_dev;
+	__be32 ifa_local;
+};
+
+struct inet6_dev {
+	struct net_device *dev;
+};
+
+struct inet6_ifaddr {
+	struct in6_addr addr;
+	struct inet6_dev *idev;
 };
 
 struct sk_buff {
+	struct sock *sk;
 	struct net_device *dev;
 	unsigned int len;
 	unsigned int data_len;

@@ -129,15 +129,21 @@ int BPF_KPROBE(probe_inet_child_forget, struct sock *listener, void *req, struct
 }
 
 SEC("kprobe/tcp_time_wait")
-int BPF_KPROBE(probe_tcp_time_wait, struct sock *sk, int substate)
+int BPF_KPROBE(probe_tcp_time_wait, struct sock *sk, int substate, int timeo)
 {
-	return on_full(HOOK_TIME_WAIT, sk, substate, 0);
+	return on_time_wait(sk, substate, timeo);
 }
 
 SEC("kprobe/inet_twsk_kill")
 int BPF_KPROBE(probe_inet_twsk_kill, struct inet_timewait_sock *tw)
 {
 	return on_mini_socket(HOOK_TWSK_KILL, tw);
+}
+
+SEC("kprobe/inet_twsk_deschedule_put")
+int BPF_KPROBE(probe_inet_twsk_deschedule_put, struct inet_timewait_sock *tw)
+{
+	return note_descheduled(tw);
 }
 
 /*
@@ -253,4 +259,68 @@ SEC("kprobe/filp_flush")
 int BPF_KPROBE(probe_filp_flush, struct file *file)
 {
 	return on_file_close(file);
+}
+
+SEC("kprobe/tcp_retransmit_skb")
+int BPF_KPROBE(probe_tcp_retransmit_skb, struct sock *sk)
+{
+	return enter_send(0, sk);
+}
+
+SEC("kretprobe/tcp_retransmit_skb")
+int BPF_KRETPROBE(probe_tcp_retransmit_skb_return, int ret)
+{
+	struct sock *sk = leave_send(0);
+
+	return sk ? note_sent(sk, ret) : 0;
+}
+
+SEC("kprobe/tcp_write_wakeup")
+int BPF_KPROBE(probe_tcp_write_wakeup, struct sock *sk)
+{
+	return enter_send(1, sk);
+}
+
+SEC("kretprobe/tcp_write_wakeup")
+int BPF_KRETPROBE(probe_tcp_write_wakeup_return, int ret)
+{
+	struct sock *sk = leave_send(1);
+
+	return sk ? note_sent(sk, ret) : 0;
+}
+
+SEC("kprobe/tcp_v4_err")
+int BPF_KPROBE(probe_tcp_v4_err, struct sk_buff *skb)
+{
+	return on_icmp(skb, AF_INET, 0, 0, 0);
+}
+
+SEC("kprobe/tcp_v6_err")
+int BPF_KPROBE(probe_tcp_v6_err, struct sk_buff *skb, void *opt, __u8 type, __u8 code, int offset)
+{
+	return on_icmp(skb, AF_INET6, type, code, offset);
+}
+
+SEC("kprobe/arp_error_report")
+int BPF_KPROBE(probe_arp_error_report, void *neigh, struct sk_buff *skb)
+{
+	return on_neighbor(skb);
+}
+
+SEC("kprobe/ndisc_error_report")
+int BPF_KPROBE(probe_ndisc_error_report, void *neigh, struct sk_buff *skb)
+{
+	return on_neighbor(skb);
+}
+
+SEC("kprobe/fib_del_ifaddr")
+int BPF_KPROBE(probe_fib_del_ifaddr, struct in_ifaddr *ifa)
+{
+	return on_address4(ifa);
+}
+
+SEC("kprobe/__ipv6_ifa_notify")
+int BPF_KPROBE(probe_ipv6_ifa_notify, int change, struct inet6_ifaddr *ifa)
+{
+	return on_address6(change, ifa);
 }

@@ -83,12 +83,18 @@ type ProbeEvent struct {
 	TsValue       uint32
 	Timestamps    uint8
 	CallOn        uint8
-	Pad2          [2]uint8
+	Sacked        uint16
+	SndWnd        uint32
+	Mss           uint32
+	SinceProbing  uint32
+	UnsentTries   uint32
+	UnsentErr     int32
+	BusyTries     uint32
 	UrgSeq        uint32
 	UrgData       uint16
 	Queue         uint8
 	Task          uint8
-	_             [4]byte
+	Pad3          uint32
 }
 
 type ProbeHandshake struct {
@@ -141,8 +147,20 @@ const (
 	ProbeHookHOOK_RECEIVE           ProbeHook = 25
 	ProbeHookHOOK_STACK             ProbeHook = 26
 	ProbeHookHOOK_HANDSHAKE         ProbeHook = 27
-	ProbeHookHOOK_LAST              ProbeHook = 28
+	ProbeHookHOOK_RETRANSMIT        ProbeHook = 28
+	ProbeHookHOOK_PROBE             ProbeHook = 29
+	ProbeHookHOOK_ICMP              ProbeHook = 30
+	ProbeHookHOOK_NEIGHBOR          ProbeHook = 31
+	ProbeHookHOOK_ADDRESS           ProbeHook = 32
+	ProbeHookHOOK_LAST              ProbeHook = 33
 )
+
+type ProbeIcmp struct {
+	_        structs.HostLayout
+	Source   [16]uint8
+	Loopback uint8
+	Pad      [7]uint8
+}
 
 type ProbeIncoming struct {
 	_    structs.HostLayout
@@ -227,80 +245,113 @@ const (
 	ProbeTimestampsTIMESTAMPS_CARRIED ProbeTimestamps = 2
 )
 
+type ProbeTwskEnd uint32
+
+const (
+	ProbeTwskEndTWSK_END_UNKNOWN ProbeTwskEnd = 0
+	ProbeTwskEndTWSK_END_EARLY   ProbeTwskEnd = 1
+	ProbeTwskEndTWSK_END_TIMER   ProbeTwskEnd = 2
+)
+
+type ProbeUnsent struct {
+	_     structs.HostLayout
+	Conn  uint64
+	Una   uint32
+	Tries uint32
+	Err   int32
+	Busy  uint32
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	ProbeMapConns                     = "conns"
-	ProbeMapEvents                    = "events"
-	ProbeMapHandshakes                = "handshakes"
-	ProbeMapIncoming                  = "incoming"
-	ProbeMapLost                      = "lost"
-	ProbeMapProcs                     = "procs"
-	ProbeMapReceiving                 = "receiving"
-	ProbeProgProbeFilpClose           = "probe_filp_close"
-	ProbeProgProbeFilpFlush           = "probe_filp_flush"
-	ProbeProgProbeInetChildForget     = "probe_inet_child_forget"
-	ProbeProgProbeInetCskAccept       = "probe_inet_csk_accept"
-	ProbeProgProbeInetSkSetState      = "probe_inet_sk_set_state"
-	ProbeProgProbeInetSkStateStore    = "probe_inet_sk_state_store"
-	ProbeProgProbeInetTwskKill        = "probe_inet_twsk_kill"
-	ProbeProgProbeInetTwskSchedule    = "probe_inet_twsk_schedule"
-	ProbeProgProbeProcExecConnector   = "probe_proc_exec_connector"
-	ProbeProgProbeSendSig             = "probe_send_sig"
-	ProbeProgProbeSkErrorReport       = "probe_sk_error_report"
-	ProbeProgProbeSkStreamError       = "probe_sk_stream_error"
-	ProbeProgProbeStackClose          = "probe_stack_close"
-	ProbeProgProbeStackExit           = "probe_stack_exit"
-	ProbeProgProbeStackShutdown       = "probe_stack_shutdown"
-	ProbeProgProbeTaskstatsExit       = "probe_taskstats_exit"
-	ProbeProgProbeTcpAbort            = "probe_tcp_abort"
-	ProbeProgProbeTcpChildProcess     = "probe_tcp_child_process"
-	ProbeProgProbeTcpClose            = "probe_tcp_close"
-	ProbeProgProbeTcpCloseLocked      = "probe_tcp_close_locked"
-	ProbeProgProbeTcpConnRequest      = "probe_tcp_conn_request"
-	ProbeProgProbeTcpConnect          = "probe_tcp_connect"
-	ProbeProgProbeTcpDisconnect       = "probe_tcp_disconnect"
-	ProbeProgProbeTcpFinishConnect    = "probe_tcp_finish_connect"
-	ProbeProgProbeTcpRecvmsg          = "probe_tcp_recvmsg"
-	ProbeProgProbeTcpRecvmsgReturn    = "probe_tcp_recvmsg_return"
-	ProbeProgProbeTcpReset            = "probe_tcp_reset"
-	ProbeProgProbeTcpSendActiveReset  = "probe_tcp_send_active_reset"
-	ProbeProgProbeTcpSendFin          = "probe_tcp_send_fin"
-	ProbeProgProbeTcpShutdown         = "probe_tcp_shutdown"
-	ProbeProgProbeTcpTimeWait         = "probe_tcp_time_wait"
-	ProbeProgProbeTcpV4DestroySock    = "probe_tcp_v4_destroy_sock"
-	ProbeProgProbeTcpV4SendReset      = "probe_tcp_v4_send_reset"
-	ProbeProgProbeTcpV6SendReset      = "probe_tcp_v6_send_reset"
-	ProbeProgProbeTcpValidateIncoming = "probe_tcp_validate_incoming"
-	ProbeVarCfgAcceptArgs             = "cfg_accept_args"
-	ProbeVarCfgIncoming               = "cfg_incoming"
-	ProbeVarCfgPassiveReasonArg       = "cfg_passive_reason_arg"
-	ProbeVarCfgPercpuOffsets          = "cfg_percpu_offsets"
-	ProbeVarCfgPidnsDev               = "cfg_pidns_dev"
-	ProbeVarCfgPidnsIno               = "cfg_pidns_ino"
-	ProbeVarCfgPreemptOffset          = "cfg_preempt_offset"
-	ProbeVarCfgPreemptSource          = "cfg_preempt_source"
-	ProbeVarCfgProbeRead              = "cfg_probe_read"
-	ProbeVarCfgReasonArg              = "cfg_reason_arg"
-	ProbeVarCfgRecvmsgArgs            = "cfg_recvmsg_args"
-	ProbeVarCfgResetSkb               = "cfg_reset_skb"
-	ProbeVarCfgTaskBtf                = "cfg_task_btf"
-	ProbeVarCfgTaskRegs               = "cfg_task_regs"
-	ProbeVarCfgTcpRecvmsg             = "cfg_tcp_recvmsg"
-	ProbeVarCfgTcpSendmsg             = "cfg_tcp_sendmsg"
-	ProbeVarCfgTpReasonArg            = "cfg_tp_reason_arg"
-	ProbeVarCfgWakeBytes              = "cfg_wake_bytes"
-	ProbeVarContractHas               = "contract_has"
-	ProbeVarContractHook              = "contract_hook"
-	ProbeVarContractLost              = "contract_lost"
-	ProbeVarContractPipeSignal        = "contract_pipe_signal"
-	ProbeVarContractQueue             = "contract_queue"
-	ProbeVarContractStack             = "contract_stack"
-	ProbeVarContractTask              = "contract_task"
-	ProbeVarContractText              = "contract_text"
-	ProbeVarContractTimestamps        = "contract_timestamps"
-	ProbeVarTracing                   = "tracing"
+	ProbeMapConns                        = "conns"
+	ProbeMapDescheduled                  = "descheduled"
+	ProbeMapEvents                       = "events"
+	ProbeMapHandshakes                   = "handshakes"
+	ProbeMapIncoming                     = "incoming"
+	ProbeMapLost                         = "lost"
+	ProbeMapProcs                        = "procs"
+	ProbeMapReceiving                    = "receiving"
+	ProbeMapSending                      = "sending"
+	ProbeMapUnsents                      = "unsents"
+	ProbeProgProbeArpErrorReport         = "probe_arp_error_report"
+	ProbeProgProbeFibDelIfaddr           = "probe_fib_del_ifaddr"
+	ProbeProgProbeFilpClose              = "probe_filp_close"
+	ProbeProgProbeFilpFlush              = "probe_filp_flush"
+	ProbeProgProbeInetChildForget        = "probe_inet_child_forget"
+	ProbeProgProbeInetCskAccept          = "probe_inet_csk_accept"
+	ProbeProgProbeInetSkSetState         = "probe_inet_sk_set_state"
+	ProbeProgProbeInetSkStateStore       = "probe_inet_sk_state_store"
+	ProbeProgProbeInetTwskDeschedulePut  = "probe_inet_twsk_deschedule_put"
+	ProbeProgProbeInetTwskKill           = "probe_inet_twsk_kill"
+	ProbeProgProbeInetTwskSchedule       = "probe_inet_twsk_schedule"
+	ProbeProgProbeIpv6IfaNotify          = "probe_ipv6_ifa_notify"
+	ProbeProgProbeNdiscErrorReport       = "probe_ndisc_error_report"
+	ProbeProgProbeProcExecConnector      = "probe_proc_exec_connector"
+	ProbeProgProbeSendSig                = "probe_send_sig"
+	ProbeProgProbeSkErrorReport          = "probe_sk_error_report"
+	ProbeProgProbeSkStreamError          = "probe_sk_stream_error"
+	ProbeProgProbeStackClose             = "probe_stack_close"
+	ProbeProgProbeStackExit              = "probe_stack_exit"
+	ProbeProgProbeStackShutdown          = "probe_stack_shutdown"
+	ProbeProgProbeTaskstatsExit          = "probe_taskstats_exit"
+	ProbeProgProbeTcpAbort               = "probe_tcp_abort"
+	ProbeProgProbeTcpChildProcess        = "probe_tcp_child_process"
+	ProbeProgProbeTcpClose               = "probe_tcp_close"
+	ProbeProgProbeTcpCloseLocked         = "probe_tcp_close_locked"
+	ProbeProgProbeTcpConnRequest         = "probe_tcp_conn_request"
+	ProbeProgProbeTcpConnect             = "probe_tcp_connect"
+	ProbeProgProbeTcpDisconnect          = "probe_tcp_disconnect"
+	ProbeProgProbeTcpFinishConnect       = "probe_tcp_finish_connect"
+	ProbeProgProbeTcpRecvmsg             = "probe_tcp_recvmsg"
+	ProbeProgProbeTcpRecvmsgReturn       = "probe_tcp_recvmsg_return"
+	ProbeProgProbeTcpReset               = "probe_tcp_reset"
+	ProbeProgProbeTcpRetransmitSkb       = "probe_tcp_retransmit_skb"
+	ProbeProgProbeTcpRetransmitSkbReturn = "probe_tcp_retransmit_skb_return"
+	ProbeProgProbeTcpSendActiveReset     = "probe_tcp_send_active_reset"
+	ProbeProgProbeTcpSendFin             = "probe_tcp_send_fin"
+	ProbeProgProbeTcpShutdown            = "probe_tcp_shutdown"
+	ProbeProgProbeTcpTimeWait            = "probe_tcp_time_wait"
+	ProbeProgProbeTcpV4DestroySock       = "probe_tcp_v4_destroy_sock"
+	ProbeProgProbeTcpV4Err               = "probe_tcp_v4_err"
+	ProbeProgProbeTcpV4SendReset         = "probe_tcp_v4_send_reset"
+	ProbeProgProbeTcpV6Err               = "probe_tcp_v6_err"
+	ProbeProgProbeTcpV6SendReset         = "probe_tcp_v6_send_reset"
+	ProbeProgProbeTcpValidateIncoming    = "probe_tcp_validate_incoming"
+	ProbeProgProbeTcpWriteWakeup         = "probe_tcp_write_wakeup"
+	ProbeProgProbeTcpWriteWakeupReturn   = "probe_tcp_write_wakeup_return"
+	ProbeVarCfgAcceptArgs                = "cfg_accept_args"
+	ProbeVarCfgIncoming                  = "cfg_incoming"
+	ProbeVarCfgPassiveReasonArg          = "cfg_passive_reason_arg"
+	ProbeVarCfgPercpuOffsets             = "cfg_percpu_offsets"
+	ProbeVarCfgPidnsDev                  = "cfg_pidns_dev"
+	ProbeVarCfgPidnsIno                  = "cfg_pidns_ino"
+	ProbeVarCfgPreemptOffset             = "cfg_preempt_offset"
+	ProbeVarCfgPreemptSource             = "cfg_preempt_source"
+	ProbeVarCfgProbeRead                 = "cfg_probe_read"
+	ProbeVarCfgReasonArg                 = "cfg_reason_arg"
+	ProbeVarCfgRecvmsgArgs               = "cfg_recvmsg_args"
+	ProbeVarCfgResetSkb                  = "cfg_reset_skb"
+	ProbeVarCfgTaskBtf                   = "cfg_task_btf"
+	ProbeVarCfgTaskRegs                  = "cfg_task_regs"
+	ProbeVarCfgTcpRecvmsg                = "cfg_tcp_recvmsg"
+	ProbeVarCfgTcpSendmsg                = "cfg_tcp_sendmsg"
+	ProbeVarCfgTpReasonArg               = "cfg_tp_reason_arg"
+	ProbeVarCfgWakeBytes                 = "cfg_wake_bytes"
+	ProbeVarContractHas                  = "contract_has"
+	ProbeVarContractHook                 = "contract_hook"
+	ProbeVarContractIcmp                 = "contract_icmp"
+	ProbeVarContractLost                 = "contract_lost"
+	ProbeVarContractPipeSignal           = "contract_pipe_signal"
+	ProbeVarContractQueue                = "contract_queue"
+	ProbeVarContractStack                = "contract_stack"
+	ProbeVarContractTask                 = "contract_task"
+	ProbeVarContractText                 = "contract_text"
+	ProbeVarContractTimestamps           = "contract_timestamps"
+	ProbeVarContractTwskEnd              = "contract_twsk_end"
+	ProbeVarTracing                      = "tracing"
 )
 
 // LoadProbe returns the embedded CollectionSpec for Probe.
@@ -345,54 +396,68 @@ type ProbeSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ProbeProgramSpecs struct {
-	ProbeFilpClose           *ebpf.ProgramSpec `ebpf:"probe_filp_close"`
-	ProbeFilpFlush           *ebpf.ProgramSpec `ebpf:"probe_filp_flush"`
-	ProbeInetChildForget     *ebpf.ProgramSpec `ebpf:"probe_inet_child_forget"`
-	ProbeInetCskAccept       *ebpf.ProgramSpec `ebpf:"probe_inet_csk_accept"`
-	ProbeInetSkSetState      *ebpf.ProgramSpec `ebpf:"probe_inet_sk_set_state"`
-	ProbeInetSkStateStore    *ebpf.ProgramSpec `ebpf:"probe_inet_sk_state_store"`
-	ProbeInetTwskKill        *ebpf.ProgramSpec `ebpf:"probe_inet_twsk_kill"`
-	ProbeInetTwskSchedule    *ebpf.ProgramSpec `ebpf:"probe_inet_twsk_schedule"`
-	ProbeProcExecConnector   *ebpf.ProgramSpec `ebpf:"probe_proc_exec_connector"`
-	ProbeSendSig             *ebpf.ProgramSpec `ebpf:"probe_send_sig"`
-	ProbeSkErrorReport       *ebpf.ProgramSpec `ebpf:"probe_sk_error_report"`
-	ProbeSkStreamError       *ebpf.ProgramSpec `ebpf:"probe_sk_stream_error"`
-	ProbeStackClose          *ebpf.ProgramSpec `ebpf:"probe_stack_close"`
-	ProbeStackExit           *ebpf.ProgramSpec `ebpf:"probe_stack_exit"`
-	ProbeStackShutdown       *ebpf.ProgramSpec `ebpf:"probe_stack_shutdown"`
-	ProbeTaskstatsExit       *ebpf.ProgramSpec `ebpf:"probe_taskstats_exit"`
-	ProbeTcpAbort            *ebpf.ProgramSpec `ebpf:"probe_tcp_abort"`
-	ProbeTcpChildProcess     *ebpf.ProgramSpec `ebpf:"probe_tcp_child_process"`
-	ProbeTcpClose            *ebpf.ProgramSpec `ebpf:"probe_tcp_close"`
-	ProbeTcpCloseLocked      *ebpf.ProgramSpec `ebpf:"probe_tcp_close_locked"`
-	ProbeTcpConnRequest      *ebpf.ProgramSpec `ebpf:"probe_tcp_conn_request"`
-	ProbeTcpConnect          *ebpf.ProgramSpec `ebpf:"probe_tcp_connect"`
-	ProbeTcpDisconnect       *ebpf.ProgramSpec `ebpf:"probe_tcp_disconnect"`
-	ProbeTcpFinishConnect    *ebpf.ProgramSpec `ebpf:"probe_tcp_finish_connect"`
-	ProbeTcpRecvmsg          *ebpf.ProgramSpec `ebpf:"probe_tcp_recvmsg"`
-	ProbeTcpRecvmsgReturn    *ebpf.ProgramSpec `ebpf:"probe_tcp_recvmsg_return"`
-	ProbeTcpReset            *ebpf.ProgramSpec `ebpf:"probe_tcp_reset"`
-	ProbeTcpSendActiveReset  *ebpf.ProgramSpec `ebpf:"probe_tcp_send_active_reset"`
-	ProbeTcpSendFin          *ebpf.ProgramSpec `ebpf:"probe_tcp_send_fin"`
-	ProbeTcpShutdown         *ebpf.ProgramSpec `ebpf:"probe_tcp_shutdown"`
-	ProbeTcpTimeWait         *ebpf.ProgramSpec `ebpf:"probe_tcp_time_wait"`
-	ProbeTcpV4DestroySock    *ebpf.ProgramSpec `ebpf:"probe_tcp_v4_destroy_sock"`
-	ProbeTcpV4SendReset      *ebpf.ProgramSpec `ebpf:"probe_tcp_v4_send_reset"`
-	ProbeTcpV6SendReset      *ebpf.ProgramSpec `ebpf:"probe_tcp_v6_send_reset"`
-	ProbeTcpValidateIncoming *ebpf.ProgramSpec `ebpf:"probe_tcp_validate_incoming"`
+	ProbeArpErrorReport         *ebpf.ProgramSpec `ebpf:"probe_arp_error_report"`
+	ProbeFibDelIfaddr           *ebpf.ProgramSpec `ebpf:"probe_fib_del_ifaddr"`
+	ProbeFilpClose              *ebpf.ProgramSpec `ebpf:"probe_filp_close"`
+	ProbeFilpFlush              *ebpf.ProgramSpec `ebpf:"probe_filp_flush"`
+	ProbeInetChildForget        *ebpf.ProgramSpec `ebpf:"probe_inet_child_forget"`
+	ProbeInetCskAccept          *ebpf.ProgramSpec `ebpf:"probe_inet_csk_accept"`
+	ProbeInetSkSetState         *ebpf.ProgramSpec `ebpf:"probe_inet_sk_set_state"`
+	ProbeInetSkStateStore       *ebpf.ProgramSpec `ebpf:"probe_inet_sk_state_store"`
+	ProbeInetTwskDeschedulePut  *ebpf.ProgramSpec `ebpf:"probe_inet_twsk_deschedule_put"`
+	ProbeInetTwskKill           *ebpf.ProgramSpec `ebpf:"probe_inet_twsk_kill"`
+	ProbeInetTwskSchedule       *ebpf.ProgramSpec `ebpf:"probe_inet_twsk_schedule"`
+	ProbeIpv6IfaNotify          *ebpf.ProgramSpec `ebpf:"probe_ipv6_ifa_notify"`
+	ProbeNdiscErrorReport       *ebpf.ProgramSpec `ebpf:"probe_ndisc_error_report"`
+	ProbeProcExecConnector      *ebpf.ProgramSpec `ebpf:"probe_proc_exec_connector"`
+	ProbeSendSig                *ebpf.ProgramSpec `ebpf:"probe_send_sig"`
+	ProbeSkErrorReport          *ebpf.ProgramSpec `ebpf:"probe_sk_error_report"`
+	ProbeSkStreamError          *ebpf.ProgramSpec `ebpf:"probe_sk_stream_error"`
+	ProbeStackClose             *ebpf.ProgramSpec `ebpf:"probe_stack_close"`
+	ProbeStackExit              *ebpf.ProgramSpec `ebpf:"probe_stack_exit"`
+	ProbeStackShutdown          *ebpf.ProgramSpec `ebpf:"probe_stack_shutdown"`
+	ProbeTaskstatsExit          *ebpf.ProgramSpec `ebpf:"probe_taskstats_exit"`
+	ProbeTcpAbort               *ebpf.ProgramSpec `ebpf:"probe_tcp_abort"`
+	ProbeTcpChildProcess        *ebpf.ProgramSpec `ebpf:"probe_tcp_child_process"`
+	ProbeTcpClose               *ebpf.ProgramSpec `ebpf:"probe_tcp_close"`
+	ProbeTcpCloseLocked         *ebpf.ProgramSpec `ebpf:"probe_tcp_close_locked"`
+	ProbeTcpConnRequest         *ebpf.ProgramSpec `ebpf:"probe_tcp_conn_request"`
+	ProbeTcpConnect             *ebpf.ProgramSpec `ebpf:"probe_tcp_connect"`
+	ProbeTcpDisconnect          *ebpf.ProgramSpec `ebpf:"probe_tcp_disconnect"`
+	ProbeTcpFinishConnect       *ebpf.ProgramSpec `ebpf:"probe_tcp_finish_connect"`
+	ProbeTcpRecvmsg             *ebpf.ProgramSpec `ebpf:"probe_tcp_recvmsg"`
+	ProbeTcpRecvmsgReturn       *ebpf.ProgramSpec `ebpf:"probe_tcp_recvmsg_return"`
+	ProbeTcpReset               *ebpf.ProgramSpec `ebpf:"probe_tcp_reset"`
+	ProbeTcpRetransmitSkb       *ebpf.ProgramSpec `ebpf:"probe_tcp_retransmit_skb"`
+	ProbeTcpRetransmitSkbReturn *ebpf.ProgramSpec `ebpf:"probe_tcp_retransmit_skb_return"`
+	ProbeTcpSendActiveReset     *ebpf.ProgramSpec `ebpf:"probe_tcp_send_active_reset"`
+	ProbeTcpSendFin             *ebpf.ProgramSpec `ebpf:"probe_tcp_send_fin"`
+	ProbeTcpShutdown            *ebpf.ProgramSpec `ebpf:"probe_tcp_shutdown"`
+	ProbeTcpTimeWait            *ebpf.ProgramSpec `ebpf:"probe_tcp_time_wait"`
+	ProbeTcpV4DestroySock       *ebpf.ProgramSpec `ebpf:"probe_tcp_v4_destroy_sock"`
+	ProbeTcpV4Err               *ebpf.ProgramSpec `ebpf:"probe_tcp_v4_err"`
+	ProbeTcpV4SendReset         *ebpf.ProgramSpec `ebpf:"probe_tcp_v4_send_reset"`
+	ProbeTcpV6Err               *ebpf.ProgramSpec `ebpf:"probe_tcp_v6_err"`
+	ProbeTcpV6SendReset         *ebpf.ProgramSpec `ebpf:"probe_tcp_v6_send_reset"`
+	ProbeTcpValidateIncoming    *ebpf.ProgramSpec `ebpf:"probe_tcp_validate_incoming"`
+	ProbeTcpWriteWakeup         *ebpf.ProgramSpec `ebpf:"probe_tcp_write_wakeup"`
+	ProbeTcpWriteWakeupReturn   *ebpf.ProgramSpec `ebpf:"probe_tcp_write_wakeup_return"`
 }
 
 // ProbeMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type ProbeMapSpecs struct {
-	Conns      *ebpf.MapSpec `ebpf:"conns"`
-	Events     *ebpf.MapSpec `ebpf:"events"`
-	Handshakes *ebpf.MapSpec `ebpf:"handshakes"`
-	Incoming   *ebpf.MapSpec `ebpf:"incoming"`
-	Lost       *ebpf.MapSpec `ebpf:"lost"`
-	Procs      *ebpf.MapSpec `ebpf:"procs"`
-	Receiving  *ebpf.MapSpec `ebpf:"receiving"`
+	Conns       *ebpf.MapSpec `ebpf:"conns"`
+	Descheduled *ebpf.MapSpec `ebpf:"descheduled"`
+	Events      *ebpf.MapSpec `ebpf:"events"`
+	Handshakes  *ebpf.MapSpec `ebpf:"handshakes"`
+	Incoming    *ebpf.MapSpec `ebpf:"incoming"`
+	Lost        *ebpf.MapSpec `ebpf:"lost"`
+	Procs       *ebpf.MapSpec `ebpf:"procs"`
+	Receiving   *ebpf.MapSpec `ebpf:"receiving"`
+	Sending     *ebpf.MapSpec `ebpf:"sending"`
+	Unsents     *ebpf.MapSpec `ebpf:"unsents"`
 }
 
 // ProbeVariableSpecs contains global variables before they are loaded into the kernel.
@@ -419,6 +484,7 @@ type ProbeVariableSpecs struct {
 	CfgWakeBytes        *ebpf.VariableSpec `ebpf:"cfg_wake_bytes"`
 	ContractHas         *ebpf.VariableSpec `ebpf:"contract_has"`
 	ContractHook        *ebpf.VariableSpec `ebpf:"contract_hook"`
+	ContractIcmp        *ebpf.VariableSpec `ebpf:"contract_icmp"`
 	ContractLost        *ebpf.VariableSpec `ebpf:"contract_lost"`
 	ContractPipeSignal  *ebpf.VariableSpec `ebpf:"contract_pipe_signal"`
 	ContractQueue       *ebpf.VariableSpec `ebpf:"contract_queue"`
@@ -426,6 +492,7 @@ type ProbeVariableSpecs struct {
 	ContractTask        *ebpf.VariableSpec `ebpf:"contract_task"`
 	ContractText        *ebpf.VariableSpec `ebpf:"contract_text"`
 	ContractTimestamps  *ebpf.VariableSpec `ebpf:"contract_timestamps"`
+	ContractTwskEnd     *ebpf.VariableSpec `ebpf:"contract_twsk_end"`
 	Tracing             *ebpf.VariableSpec `ebpf:"tracing"`
 }
 
@@ -449,24 +516,30 @@ func (o *ProbeObjects) Close() error {
 //
 // It can be passed to LoadProbeObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ProbeMaps struct {
-	Conns      *ebpf.Map `ebpf:"conns"`
-	Events     *ebpf.Map `ebpf:"events"`
-	Handshakes *ebpf.Map `ebpf:"handshakes"`
-	Incoming   *ebpf.Map `ebpf:"incoming"`
-	Lost       *ebpf.Map `ebpf:"lost"`
-	Procs      *ebpf.Map `ebpf:"procs"`
-	Receiving  *ebpf.Map `ebpf:"receiving"`
+	Conns       *ebpf.Map `ebpf:"conns"`
+	Descheduled *ebpf.Map `ebpf:"descheduled"`
+	Events      *ebpf.Map `ebpf:"events"`
+	Handshakes  *ebpf.Map `ebpf:"handshakes"`
+	Incoming    *ebpf.Map `ebpf:"incoming"`
+	Lost        *ebpf.Map `ebpf:"lost"`
+	Procs       *ebpf.Map `ebpf:"procs"`
+	Receiving   *ebpf.Map `ebpf:"receiving"`
+	Sending     *ebpf.Map `ebpf:"sending"`
+	Unsents     *ebpf.Map `ebpf:"unsents"`
 }
 
 func (m *ProbeMaps) Close() error {
 	return _ProbeClose(
 		m.Conns,
+		m.Descheduled,
 		m.Events,
 		m.Handshakes,
 		m.Incoming,
 		m.Lost,
 		m.Procs,
 		m.Receiving,
+		m.Sending,
+		m.Unsents,
 	)
 }
 
@@ -494,6 +567,7 @@ type ProbeVariables struct {
 	CfgWakeBytes        *ebpf.Variable `ebpf:"cfg_wake_bytes"`
 	ContractHas         *ebpf.Variable `ebpf:"contract_has"`
 	ContractHook        *ebpf.Variable `ebpf:"contract_hook"`
+	ContractIcmp        *ebpf.Variable `ebpf:"contract_icmp"`
 	ContractLost        *ebpf.Variable `ebpf:"contract_lost"`
 	ContractPipeSignal  *ebpf.Variable `ebpf:"contract_pipe_signal"`
 	ContractQueue       *ebpf.Variable `ebpf:"contract_queue"`
@@ -501,6 +575,7 @@ type ProbeVariables struct {
 	ContractTask        *ebpf.Variable `ebpf:"contract_task"`
 	ContractText        *ebpf.Variable `ebpf:"contract_text"`
 	ContractTimestamps  *ebpf.Variable `ebpf:"contract_timestamps"`
+	ContractTwskEnd     *ebpf.Variable `ebpf:"contract_twsk_end"`
 	Tracing             *ebpf.Variable `ebpf:"tracing"`
 }
 
@@ -508,53 +583,69 @@ type ProbeVariables struct {
 //
 // It can be passed to LoadProbeObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ProbePrograms struct {
-	ProbeFilpClose           *ebpf.Program `ebpf:"probe_filp_close"`
-	ProbeFilpFlush           *ebpf.Program `ebpf:"probe_filp_flush"`
-	ProbeInetChildForget     *ebpf.Program `ebpf:"probe_inet_child_forget"`
-	ProbeInetCskAccept       *ebpf.Program `ebpf:"probe_inet_csk_accept"`
-	ProbeInetSkSetState      *ebpf.Program `ebpf:"probe_inet_sk_set_state"`
-	ProbeInetSkStateStore    *ebpf.Program `ebpf:"probe_inet_sk_state_store"`
-	ProbeInetTwskKill        *ebpf.Program `ebpf:"probe_inet_twsk_kill"`
-	ProbeInetTwskSchedule    *ebpf.Program `ebpf:"probe_inet_twsk_schedule"`
-	ProbeProcExecConnector   *ebpf.Program `ebpf:"probe_proc_exec_connector"`
-	ProbeSendSig             *ebpf.Program `ebpf:"probe_send_sig"`
-	ProbeSkErrorReport       *ebpf.Program `ebpf:"probe_sk_error_report"`
-	ProbeSkStreamError       *ebpf.Program `ebpf:"probe_sk_stream_error"`
-	ProbeStackClose          *ebpf.Program `ebpf:"probe_stack_close"`
-	ProbeStackExit           *ebpf.Program `ebpf:"probe_stack_exit"`
-	ProbeStackShutdown       *ebpf.Program `ebpf:"probe_stack_shutdown"`
-	ProbeTaskstatsExit       *ebpf.Program `ebpf:"probe_taskstats_exit"`
-	ProbeTcpAbort            *ebpf.Program `ebpf:"probe_tcp_abort"`
-	ProbeTcpChildProcess     *ebpf.Program `ebpf:"probe_tcp_child_process"`
-	ProbeTcpClose            *ebpf.Program `ebpf:"probe_tcp_close"`
-	ProbeTcpCloseLocked      *ebpf.Program `ebpf:"probe_tcp_close_locked"`
-	ProbeTcpConnRequest      *ebpf.Program `ebpf:"probe_tcp_conn_request"`
-	ProbeTcpConnect          *ebpf.Program `ebpf:"probe_tcp_connect"`
-	ProbeTcpDisconnect       *ebpf.Program `ebpf:"probe_tcp_disconnect"`
-	ProbeTcpFinishConnect    *ebpf.Program `ebpf:"probe_tcp_finish_connect"`
-	ProbeTcpRecvmsg          *ebpf.Program `ebpf:"probe_tcp_recvmsg"`
-	ProbeTcpRecvmsgReturn    *ebpf.Program `ebpf:"probe_tcp_recvmsg_return"`
-	ProbeTcpReset            *ebpf.Program `ebpf:"probe_tcp_reset"`
-	ProbeTcpSendActiveReset  *ebpf.Program `ebpf:"probe_tcp_send_active_reset"`
-	ProbeTcpSendFin          *ebpf.Program `ebpf:"probe_tcp_send_fin"`
-	ProbeTcpShutdown         *ebpf.Program `ebpf:"probe_tcp_shutdown"`
-	ProbeTcpTimeWait         *ebpf.Program `ebpf:"probe_tcp_time_wait"`
-	ProbeTcpV4DestroySock    *ebpf.Program `ebpf:"probe_tcp_v4_destroy_sock"`
-	ProbeTcpV4SendReset      *ebpf.Program `ebpf:"probe_tcp_v4_send_reset"`
-	ProbeTcpV6SendReset      *ebpf.Program `ebpf:"probe_tcp_v6_send_reset"`
-	ProbeTcpValidateIncoming *ebpf.Program `ebpf:"probe_tcp_validate_incoming"`
+	ProbeArpErrorReport         *ebpf.Program `ebpf:"probe_arp_error_report"`
+	ProbeFibDelIfaddr           *ebpf.Program `ebpf:"probe_fib_del_ifaddr"`
+	ProbeFilpClose              *ebpf.Program `ebpf:"probe_filp_close"`
+	ProbeFilpFlush              *ebpf.Program `ebpf:"probe_filp_flush"`
+	ProbeInetChildForget        *ebpf.Program `ebpf:"probe_inet_child_forget"`
+	ProbeInetCskAccept          *ebpf.Program `ebpf:"probe_inet_csk_accept"`
+	ProbeInetSkSetState         *ebpf.Program `ebpf:"probe_inet_sk_set_state"`
+	ProbeInetSkStateStore       *ebpf.Program `ebpf:"probe_inet_sk_state_store"`
+	ProbeInetTwskDeschedulePut  *ebpf.Program `ebpf:"probe_inet_twsk_deschedule_put"`
+	ProbeInetTwskKill           *ebpf.Program `ebpf:"probe_inet_twsk_kill"`
+	ProbeInetTwskSchedule       *ebpf.Program `ebpf:"probe_inet_twsk_schedule"`
+	ProbeIpv6IfaNotify          *ebpf.Program `ebpf:"probe_ipv6_ifa_notify"`
+	ProbeNdiscErrorReport       *ebpf.Program `ebpf:"probe_ndisc_error_report"`
+	ProbeProcExecConnector      *ebpf.Program `ebpf:"probe_proc_exec_connector"`
+	ProbeSendSig                *ebpf.Program `ebpf:"probe_send_sig"`
+	ProbeSkErrorReport          *ebpf.Program `ebpf:"probe_sk_error_report"`
+	ProbeSkStreamError          *ebpf.Program `ebpf:"probe_sk_stream_error"`
+	ProbeStackClose             *ebpf.Program `ebpf:"probe_stack_close"`
+	ProbeStackExit              *ebpf.Program `ebpf:"probe_stack_exit"`
+	ProbeStackShutdown          *ebpf.Program `ebpf:"probe_stack_shutdown"`
+	ProbeTaskstatsExit          *ebpf.Program `ebpf:"probe_taskstats_exit"`
+	ProbeTcpAbort               *ebpf.Program `ebpf:"probe_tcp_abort"`
+	ProbeTcpChildProcess        *ebpf.Program `ebpf:"probe_tcp_child_process"`
+	ProbeTcpClose               *ebpf.Program `ebpf:"probe_tcp_close"`
+	ProbeTcpCloseLocked         *ebpf.Program `ebpf:"probe_tcp_close_locked"`
+	ProbeTcpConnRequest         *ebpf.Program `ebpf:"probe_tcp_conn_request"`
+	ProbeTcpConnect             *ebpf.Program `ebpf:"probe_tcp_connect"`
+	ProbeTcpDisconnect          *ebpf.Program `ebpf:"probe_tcp_disconnect"`
+	ProbeTcpFinishConnect       *ebpf.Program `ebpf:"probe_tcp_finish_connect"`
+	ProbeTcpRecvmsg             *ebpf.Program `ebpf:"probe_tcp_recvmsg"`
+	ProbeTcpRecvmsgReturn       *ebpf.Program `ebpf:"probe_tcp_recvmsg_return"`
+	ProbeTcpReset               *ebpf.Program `ebpf:"probe_tcp_reset"`
+	ProbeTcpRetransmitSkb       *ebpf.Program `ebpf:"probe_tcp_retransmit_skb"`
+	ProbeTcpRetransmitSkbReturn *ebpf.Program `ebpf:"probe_tcp_retransmit_skb_return"`
+	ProbeTcpSendActiveReset     *ebpf.Program `ebpf:"probe_tcp_send_active_reset"`
+	ProbeTcpSendFin             *ebpf.Program `ebpf:"probe_tcp_send_fin"`
+	ProbeTcpShutdown            *ebpf.Program `ebpf:"probe_tcp_shutdown"`
+	ProbeTcpTimeWait            *ebpf.Program `ebpf:"probe_tcp_time_wait"`
+	ProbeTcpV4DestroySock       *ebpf.Program `ebpf:"probe_tcp_v4_destroy_sock"`
+	ProbeTcpV4Err               *ebpf.Program `ebpf:"probe_tcp_v4_err"`
+	ProbeTcpV4SendReset         *ebpf.Program `ebpf:"probe_tcp_v4_send_reset"`
+	ProbeTcpV6Err               *ebpf.Program `ebpf:"probe_tcp_v6_err"`
+	ProbeTcpV6SendReset         *ebpf.Program `ebpf:"probe_tcp_v6_send_reset"`
+	ProbeTcpValidateIncoming    *ebpf.Program `ebpf:"probe_tcp_validate_incoming"`
+	ProbeTcpWriteWakeup         *ebpf.Program `ebpf:"probe_tcp_write_wakeup"`
+	ProbeTcpWriteWakeupReturn   *ebpf.Program `ebpf:"probe_tcp_write_wakeup_return"`
 }
 
 func (p *ProbePrograms) Close() error {
 	return _ProbeClose(
+		p.ProbeArpErrorReport,
+		p.ProbeFibDelIfaddr,
 		p.ProbeFilpClose,
 		p.ProbeFilpFlush,
 		p.ProbeInetChildForget,
 		p.ProbeInetCskAccept,
 		p.ProbeInetSkSetState,
 		p.ProbeInetSkStateStore,
+		p.ProbeInetTwskDeschedulePut,
 		p.ProbeInetTwskKill,
 		p.ProbeInetTwskSchedule,
+		p.ProbeIpv6IfaNotify,
+		p.ProbeNdiscErrorReport,
 		p.ProbeProcExecConnector,
 		p.ProbeSendSig,
 		p.ProbeSkErrorReport,
@@ -574,14 +665,20 @@ func (p *ProbePrograms) Close() error {
 		p.ProbeTcpRecvmsg,
 		p.ProbeTcpRecvmsgReturn,
 		p.ProbeTcpReset,
+		p.ProbeTcpRetransmitSkb,
+		p.ProbeTcpRetransmitSkbReturn,
 		p.ProbeTcpSendActiveReset,
 		p.ProbeTcpSendFin,
 		p.ProbeTcpShutdown,
 		p.ProbeTcpTimeWait,
 		p.ProbeTcpV4DestroySock,
+		p.ProbeTcpV4Err,
 		p.ProbeTcpV4SendReset,
+		p.ProbeTcpV6Err,
 		p.ProbeTcpV6SendReset,
 		p.ProbeTcpValidateIncoming,
+		p.ProbeTcpWriteWakeup,
+		p.ProbeTcpWriteWakeupReturn,
 	)
 }
 

@@ -216,15 +216,21 @@ int BPF_PROG(entry_inet_child_forget, struct sock *listener, void *req, struct s
 }
 
 SEC("fentry/tcp_time_wait")
-int BPF_PROG(entry_tcp_time_wait, struct sock *sk, int substate)
+int BPF_PROG(entry_tcp_time_wait, struct sock *sk, int substate, int timeo)
 {
-	return on_full(HOOK_TIME_WAIT, sk, substate, 0);
+	return on_time_wait(sk, substate, timeo);
 }
 
 SEC("fentry/inet_twsk_kill")
 int BPF_PROG(entry_inet_twsk_kill, struct inet_timewait_sock *tw)
 {
 	return on_mini_socket(HOOK_TWSK_KILL, tw);
+}
+
+SEC("fentry/inet_twsk_deschedule_put")
+int BPF_PROG(entry_inet_twsk_deschedule_put, struct inet_timewait_sock *tw)
+{
+	return note_descheduled(tw);
 }
 
 SEC("fentry/__inet_twsk_schedule")
@@ -329,4 +335,59 @@ SEC("fentry/filp_flush")
 int BPF_PROG(entry_filp_flush, struct file *file)
 {
 	return on_file_close(file);
+}
+
+SEC("fexit/tcp_retransmit_skb")
+int BPF_PROG(exit_tcp_retransmit_skb, struct sock *sk, struct sk_buff *skb, int segments, int ret)
+{
+	return note_sent(sk, ret);
+}
+
+/* From 6.17 on it tells of failures, too. */
+SEC("tp_btf/tcp_retransmit_skb")
+int typed_tcp_retransmit_skb(__u64 *ctx)
+{
+	return note_sent((void *)ctx[0], (int)ctx[2]);
+}
+
+SEC("fexit/tcp_write_wakeup")
+int BPF_PROG(exit_tcp_write_wakeup, struct sock *sk, int mib, int ret)
+{
+	return note_sent(sk, ret);
+}
+
+SEC("fentry/tcp_v4_err")
+int BPF_PROG(entry_tcp_v4_err, struct sk_buff *skb)
+{
+	return on_icmp(skb, AF_INET, 0, 0, 0);
+}
+
+SEC("fentry/tcp_v6_err")
+int BPF_PROG(entry_tcp_v6_err, struct sk_buff *skb, void *opt, __u8 type, __u8 code, int offset)
+{
+	return on_icmp(skb, AF_INET6, type, code, offset);
+}
+
+SEC("fentry/arp_error_report")
+int BPF_PROG(entry_arp_error_report, void *neigh, struct sk_buff *skb)
+{
+	return on_neighbor(skb);
+}
+
+SEC("fentry/ndisc_error_report")
+int BPF_PROG(entry_ndisc_error_report, void *neigh, struct sk_buff *skb)
+{
+	return on_neighbor(skb);
+}
+
+SEC("fentry/fib_del_ifaddr")
+int BPF_PROG(entry_fib_del_ifaddr, struct in_ifaddr *ifa)
+{
+	return on_address4(ifa);
+}
+
+SEC("fentry/__ipv6_ifa_notify")
+int BPF_PROG(entry_ipv6_ifa_notify, int change, struct inet6_ifaddr *ifa)
+{
+	return on_address6(change, ifa);
 }

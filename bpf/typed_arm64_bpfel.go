@@ -83,12 +83,18 @@ type TypedEvent struct {
 	TsValue       uint32
 	Timestamps    uint8
 	CallOn        uint8
-	Pad2          [2]uint8
+	Sacked        uint16
+	SndWnd        uint32
+	Mss           uint32
+	SinceProbing  uint32
+	UnsentTries   uint32
+	UnsentErr     int32
+	BusyTries     uint32
 	UrgSeq        uint32
 	UrgData       uint16
 	Queue         uint8
 	Task          uint8
-	_             [4]byte
+	Pad3          uint32
 }
 
 type TypedHandshake struct {
@@ -141,7 +147,12 @@ const (
 	TypedHookHOOK_RECEIVE           TypedHook = 25
 	TypedHookHOOK_STACK             TypedHook = 26
 	TypedHookHOOK_HANDSHAKE         TypedHook = 27
-	TypedHookHOOK_LAST              TypedHook = 28
+	TypedHookHOOK_RETRANSMIT        TypedHook = 28
+	TypedHookHOOK_PROBE             TypedHook = 29
+	TypedHookHOOK_ICMP              TypedHook = 30
+	TypedHookHOOK_NEIGHBOR          TypedHook = 31
+	TypedHookHOOK_ADDRESS           TypedHook = 32
+	TypedHookHOOK_LAST              TypedHook = 33
 )
 
 type TypedIncoming struct {
@@ -209,89 +220,121 @@ const (
 	TypedTimestampsTIMESTAMPS_CARRIED TypedTimestamps = 2
 )
 
+type TypedTwskEnd uint32
+
+const (
+	TypedTwskEndTWSK_END_UNKNOWN TypedTwskEnd = 0
+	TypedTwskEndTWSK_END_EARLY   TypedTwskEnd = 1
+	TypedTwskEndTWSK_END_TIMER   TypedTwskEnd = 2
+)
+
+type TypedUnsent struct {
+	_     structs.HostLayout
+	Conn  uint64
+	Una   uint32
+	Tries uint32
+	Err   int32
+	Busy  uint32
+}
+
 // Names of all BPF objects in the ELF.
 //
 // Used for safe lookups in a Collection or CollectionSpec.
 const (
-	TypedMapConns                     = "conns"
-	TypedMapEvents                    = "events"
-	TypedMapHandshakes                = "handshakes"
-	TypedMapIncoming                  = "incoming"
-	TypedMapLost                      = "lost"
-	TypedMapProcs                     = "procs"
-	TypedMapReceiving                 = "receiving"
-	TypedProgEntryFilpClose           = "entry_filp_close"
-	TypedProgEntryFilpFlush           = "entry_filp_flush"
-	TypedProgEntryInetChildForget     = "entry_inet_child_forget"
-	TypedProgEntryInetSkSetState      = "entry_inet_sk_set_state"
-	TypedProgEntryInetSkStateStore    = "entry_inet_sk_state_store"
-	TypedProgEntryInetTwskKill        = "entry_inet_twsk_kill"
-	TypedProgEntryInetTwskSchedule    = "entry_inet_twsk_schedule"
-	TypedProgEntryProcExecConnector   = "entry_proc_exec_connector"
-	TypedProgEntrySendSig             = "entry_send_sig"
-	TypedProgEntrySkErrorReport       = "entry_sk_error_report"
-	TypedProgEntrySkStreamError       = "entry_sk_stream_error"
-	TypedProgEntryStackClose          = "entry_stack_close"
-	TypedProgEntryStackExit           = "entry_stack_exit"
-	TypedProgEntryStackShutdown       = "entry_stack_shutdown"
-	TypedProgEntryTaskstatsExit       = "entry_taskstats_exit"
-	TypedProgEntryTcpAbort            = "entry_tcp_abort"
-	TypedProgEntryTcpChildProcess     = "entry_tcp_child_process"
-	TypedProgEntryTcpClose            = "entry_tcp_close"
-	TypedProgEntryTcpCloseLocked      = "entry_tcp_close_locked"
-	TypedProgEntryTcpConnRequest      = "entry_tcp_conn_request"
-	TypedProgEntryTcpConnect          = "entry_tcp_connect"
-	TypedProgEntryTcpDisconnect       = "entry_tcp_disconnect"
-	TypedProgEntryTcpFinishConnect    = "entry_tcp_finish_connect"
-	TypedProgEntryTcpReset            = "entry_tcp_reset"
-	TypedProgEntryTcpSendActiveReset  = "entry_tcp_send_active_reset"
-	TypedProgEntryTcpSendFin          = "entry_tcp_send_fin"
-	TypedProgEntryTcpShutdown         = "entry_tcp_shutdown"
-	TypedProgEntryTcpTimeWait         = "entry_tcp_time_wait"
-	TypedProgEntryTcpV4DestroySock    = "entry_tcp_v4_destroy_sock"
-	TypedProgEntryTcpV4SendReset      = "entry_tcp_v4_send_reset"
-	TypedProgEntryTcpV6SendReset      = "entry_tcp_v6_send_reset"
-	TypedProgEntryTcpValidateIncoming = "entry_tcp_validate_incoming"
-	TypedProgExitInetCskAccept        = "exit_inet_csk_accept"
-	TypedProgExitTcpRecvmsg           = "exit_tcp_recvmsg"
-	TypedProgTypedInetSkErrorReport   = "typed_inet_sk_error_report"
-	TypedProgTypedInetSockSetState    = "typed_inet_sock_set_state"
-	TypedProgTypedSchedProcessExec    = "typed_sched_process_exec"
-	TypedProgTypedSchedProcessExit    = "typed_sched_process_exit"
-	TypedProgTypedSignalGenerate      = "typed_signal_generate"
-	TypedProgTypedStackState          = "typed_stack_state"
-	TypedProgTypedTcpDestroySock      = "typed_tcp_destroy_sock"
-	TypedProgTypedTcpReceiveReset     = "typed_tcp_receive_reset"
-	TypedProgTypedTcpSendActiveReset  = "typed_tcp_send_active_reset"
-	TypedProgTypedTcpSendReset        = "typed_tcp_send_reset"
-	TypedVarCfgAcceptArgs             = "cfg_accept_args"
-	TypedVarCfgIncoming               = "cfg_incoming"
-	TypedVarCfgPassiveReasonArg       = "cfg_passive_reason_arg"
-	TypedVarCfgPercpuOffsets          = "cfg_percpu_offsets"
-	TypedVarCfgPidnsDev               = "cfg_pidns_dev"
-	TypedVarCfgPidnsIno               = "cfg_pidns_ino"
-	TypedVarCfgPreemptOffset          = "cfg_preempt_offset"
-	TypedVarCfgPreemptSource          = "cfg_preempt_source"
-	TypedVarCfgProbeRead              = "cfg_probe_read"
-	TypedVarCfgReasonArg              = "cfg_reason_arg"
-	TypedVarCfgRecvmsgArgs            = "cfg_recvmsg_args"
-	TypedVarCfgResetSkb               = "cfg_reset_skb"
-	TypedVarCfgTaskBtf                = "cfg_task_btf"
-	TypedVarCfgTaskRegs               = "cfg_task_regs"
-	TypedVarCfgTcpRecvmsg             = "cfg_tcp_recvmsg"
-	TypedVarCfgTcpSendmsg             = "cfg_tcp_sendmsg"
-	TypedVarCfgTpReasonArg            = "cfg_tp_reason_arg"
-	TypedVarCfgWakeBytes              = "cfg_wake_bytes"
-	TypedVarContractHas               = "contract_has"
-	TypedVarContractHook              = "contract_hook"
-	TypedVarContractLost              = "contract_lost"
-	TypedVarContractPipeSignal        = "contract_pipe_signal"
-	TypedVarContractQueue             = "contract_queue"
-	TypedVarContractStack             = "contract_stack"
-	TypedVarContractTask              = "contract_task"
-	TypedVarContractText              = "contract_text"
-	TypedVarContractTimestamps        = "contract_timestamps"
-	TypedVarTracing                   = "tracing"
+	TypedMapConns                       = "conns"
+	TypedMapDescheduled                 = "descheduled"
+	TypedMapEvents                      = "events"
+	TypedMapHandshakes                  = "handshakes"
+	TypedMapIncoming                    = "incoming"
+	TypedMapLost                        = "lost"
+	TypedMapProcs                       = "procs"
+	TypedMapReceiving                   = "receiving"
+	TypedMapSending                     = "sending"
+	TypedMapUnsents                     = "unsents"
+	TypedProgEntryArpErrorReport        = "entry_arp_error_report"
+	TypedProgEntryFibDelIfaddr          = "entry_fib_del_ifaddr"
+	TypedProgEntryFilpClose             = "entry_filp_close"
+	TypedProgEntryFilpFlush             = "entry_filp_flush"
+	TypedProgEntryInetChildForget       = "entry_inet_child_forget"
+	TypedProgEntryInetSkSetState        = "entry_inet_sk_set_state"
+	TypedProgEntryInetSkStateStore      = "entry_inet_sk_state_store"
+	TypedProgEntryInetTwskDeschedulePut = "entry_inet_twsk_deschedule_put"
+	TypedProgEntryInetTwskKill          = "entry_inet_twsk_kill"
+	TypedProgEntryInetTwskSchedule      = "entry_inet_twsk_schedule"
+	TypedProgEntryIpv6IfaNotify         = "entry_ipv6_ifa_notify"
+	TypedProgEntryNdiscErrorReport      = "entry_ndisc_error_report"
+	TypedProgEntryProcExecConnector     = "entry_proc_exec_connector"
+	TypedProgEntrySendSig               = "entry_send_sig"
+	TypedProgEntrySkErrorReport         = "entry_sk_error_report"
+	TypedProgEntrySkStreamError         = "entry_sk_stream_error"
+	TypedProgEntryStackClose            = "entry_stack_close"
+	TypedProgEntryStackExit             = "entry_stack_exit"
+	TypedProgEntryStackShutdown         = "entry_stack_shutdown"
+	TypedProgEntryTaskstatsExit         = "entry_taskstats_exit"
+	TypedProgEntryTcpAbort              = "entry_tcp_abort"
+	TypedProgEntryTcpChildProcess       = "entry_tcp_child_process"
+	TypedProgEntryTcpClose              = "entry_tcp_close"
+	TypedProgEntryTcpCloseLocked        = "entry_tcp_close_locked"
+	TypedProgEntryTcpConnRequest        = "entry_tcp_conn_request"
+	TypedProgEntryTcpConnect            = "entry_tcp_connect"
+	TypedProgEntryTcpDisconnect         = "entry_tcp_disconnect"
+	TypedProgEntryTcpFinishConnect      = "entry_tcp_finish_connect"
+	TypedProgEntryTcpReset              = "entry_tcp_reset"
+	TypedProgEntryTcpSendActiveReset    = "entry_tcp_send_active_reset"
+	TypedProgEntryTcpSendFin            = "entry_tcp_send_fin"
+	TypedProgEntryTcpShutdown           = "entry_tcp_shutdown"
+	TypedProgEntryTcpTimeWait           = "entry_tcp_time_wait"
+	TypedProgEntryTcpV4DestroySock      = "entry_tcp_v4_destroy_sock"
+	TypedProgEntryTcpV4Err              = "entry_tcp_v4_err"
+	TypedProgEntryTcpV4SendReset        = "entry_tcp_v4_send_reset"
+	TypedProgEntryTcpV6Err              = "entry_tcp_v6_err"
+	TypedProgEntryTcpV6SendReset        = "entry_tcp_v6_send_reset"
+	TypedProgEntryTcpValidateIncoming   = "entry_tcp_validate_incoming"
+	TypedProgExitInetCskAccept          = "exit_inet_csk_accept"
+	TypedProgExitTcpRecvmsg             = "exit_tcp_recvmsg"
+	TypedProgExitTcpRetransmitSkb       = "exit_tcp_retransmit_skb"
+	TypedProgExitTcpWriteWakeup         = "exit_tcp_write_wakeup"
+	TypedProgTypedInetSkErrorReport     = "typed_inet_sk_error_report"
+	TypedProgTypedInetSockSetState      = "typed_inet_sock_set_state"
+	TypedProgTypedSchedProcessExec      = "typed_sched_process_exec"
+	TypedProgTypedSchedProcessExit      = "typed_sched_process_exit"
+	TypedProgTypedSignalGenerate        = "typed_signal_generate"
+	TypedProgTypedStackState            = "typed_stack_state"
+	TypedProgTypedTcpDestroySock        = "typed_tcp_destroy_sock"
+	TypedProgTypedTcpReceiveReset       = "typed_tcp_receive_reset"
+	TypedProgTypedTcpRetransmitSkb      = "typed_tcp_retransmit_skb"
+	TypedProgTypedTcpSendActiveReset    = "typed_tcp_send_active_reset"
+	TypedProgTypedTcpSendReset          = "typed_tcp_send_reset"
+	TypedVarCfgAcceptArgs               = "cfg_accept_args"
+	TypedVarCfgIncoming                 = "cfg_incoming"
+	TypedVarCfgPassiveReasonArg         = "cfg_passive_reason_arg"
+	TypedVarCfgPercpuOffsets            = "cfg_percpu_offsets"
+	TypedVarCfgPidnsDev                 = "cfg_pidns_dev"
+	TypedVarCfgPidnsIno                 = "cfg_pidns_ino"
+	TypedVarCfgPreemptOffset            = "cfg_preempt_offset"
+	TypedVarCfgPreemptSource            = "cfg_preempt_source"
+	TypedVarCfgProbeRead                = "cfg_probe_read"
+	TypedVarCfgReasonArg                = "cfg_reason_arg"
+	TypedVarCfgRecvmsgArgs              = "cfg_recvmsg_args"
+	TypedVarCfgResetSkb                 = "cfg_reset_skb"
+	TypedVarCfgTaskBtf                  = "cfg_task_btf"
+	TypedVarCfgTaskRegs                 = "cfg_task_regs"
+	TypedVarCfgTcpRecvmsg               = "cfg_tcp_recvmsg"
+	TypedVarCfgTcpSendmsg               = "cfg_tcp_sendmsg"
+	TypedVarCfgTpReasonArg              = "cfg_tp_reason_arg"
+	TypedVarCfgWakeBytes                = "cfg_wake_bytes"
+	TypedVarContractHas                 = "contract_has"
+	TypedVarContractHook                = "contract_hook"
+	TypedVarContractIcmp                = "contract_icmp"
+	TypedVarContractLost                = "contract_lost"
+	TypedVarContractPipeSignal          = "contract_pipe_signal"
+	TypedVarContractQueue               = "contract_queue"
+	TypedVarContractStack               = "contract_stack"
+	TypedVarContractTask                = "contract_task"
+	TypedVarContractText                = "contract_text"
+	TypedVarContractTimestamps          = "contract_timestamps"
+	TypedVarContractTwskEnd             = "contract_twsk_end"
+	TypedVarTracing                     = "tracing"
 )
 
 // LoadTyped returns the embedded CollectionSpec for Typed.
@@ -336,63 +379,76 @@ type TypedSpecs struct {
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type TypedProgramSpecs struct {
-	EntryFilpClose           *ebpf.ProgramSpec `ebpf:"entry_filp_close"`
-	EntryFilpFlush           *ebpf.ProgramSpec `ebpf:"entry_filp_flush"`
-	EntryInetChildForget     *ebpf.ProgramSpec `ebpf:"entry_inet_child_forget"`
-	EntryInetSkSetState      *ebpf.ProgramSpec `ebpf:"entry_inet_sk_set_state"`
-	EntryInetSkStateStore    *ebpf.ProgramSpec `ebpf:"entry_inet_sk_state_store"`
-	EntryInetTwskKill        *ebpf.ProgramSpec `ebpf:"entry_inet_twsk_kill"`
-	EntryInetTwskSchedule    *ebpf.ProgramSpec `ebpf:"entry_inet_twsk_schedule"`
-	EntryProcExecConnector   *ebpf.ProgramSpec `ebpf:"entry_proc_exec_connector"`
-	EntrySendSig             *ebpf.ProgramSpec `ebpf:"entry_send_sig"`
-	EntrySkErrorReport       *ebpf.ProgramSpec `ebpf:"entry_sk_error_report"`
-	EntrySkStreamError       *ebpf.ProgramSpec `ebpf:"entry_sk_stream_error"`
-	EntryStackClose          *ebpf.ProgramSpec `ebpf:"entry_stack_close"`
-	EntryStackExit           *ebpf.ProgramSpec `ebpf:"entry_stack_exit"`
-	EntryStackShutdown       *ebpf.ProgramSpec `ebpf:"entry_stack_shutdown"`
-	EntryTaskstatsExit       *ebpf.ProgramSpec `ebpf:"entry_taskstats_exit"`
-	EntryTcpAbort            *ebpf.ProgramSpec `ebpf:"entry_tcp_abort"`
-	EntryTcpChildProcess     *ebpf.ProgramSpec `ebpf:"entry_tcp_child_process"`
-	EntryTcpClose            *ebpf.ProgramSpec `ebpf:"entry_tcp_close"`
-	EntryTcpCloseLocked      *ebpf.ProgramSpec `ebpf:"entry_tcp_close_locked"`
-	EntryTcpConnRequest      *ebpf.ProgramSpec `ebpf:"entry_tcp_conn_request"`
-	EntryTcpConnect          *ebpf.ProgramSpec `ebpf:"entry_tcp_connect"`
-	EntryTcpDisconnect       *ebpf.ProgramSpec `ebpf:"entry_tcp_disconnect"`
-	EntryTcpFinishConnect    *ebpf.ProgramSpec `ebpf:"entry_tcp_finish_connect"`
-	EntryTcpReset            *ebpf.ProgramSpec `ebpf:"entry_tcp_reset"`
-	EntryTcpSendActiveReset  *ebpf.ProgramSpec `ebpf:"entry_tcp_send_active_reset"`
-	EntryTcpSendFin          *ebpf.ProgramSpec `ebpf:"entry_tcp_send_fin"`
-	EntryTcpShutdown         *ebpf.ProgramSpec `ebpf:"entry_tcp_shutdown"`
-	EntryTcpTimeWait         *ebpf.ProgramSpec `ebpf:"entry_tcp_time_wait"`
-	EntryTcpV4DestroySock    *ebpf.ProgramSpec `ebpf:"entry_tcp_v4_destroy_sock"`
-	EntryTcpV4SendReset      *ebpf.ProgramSpec `ebpf:"entry_tcp_v4_send_reset"`
-	EntryTcpV6SendReset      *ebpf.ProgramSpec `ebpf:"entry_tcp_v6_send_reset"`
-	EntryTcpValidateIncoming *ebpf.ProgramSpec `ebpf:"entry_tcp_validate_incoming"`
-	ExitInetCskAccept        *ebpf.ProgramSpec `ebpf:"exit_inet_csk_accept"`
-	ExitTcpRecvmsg           *ebpf.ProgramSpec `ebpf:"exit_tcp_recvmsg"`
-	TypedInetSkErrorReport   *ebpf.ProgramSpec `ebpf:"typed_inet_sk_error_report"`
-	TypedInetSockSetState    *ebpf.ProgramSpec `ebpf:"typed_inet_sock_set_state"`
-	TypedSchedProcessExec    *ebpf.ProgramSpec `ebpf:"typed_sched_process_exec"`
-	TypedSchedProcessExit    *ebpf.ProgramSpec `ebpf:"typed_sched_process_exit"`
-	TypedSignalGenerate      *ebpf.ProgramSpec `ebpf:"typed_signal_generate"`
-	TypedStackState          *ebpf.ProgramSpec `ebpf:"typed_stack_state"`
-	TypedTcpDestroySock      *ebpf.ProgramSpec `ebpf:"typed_tcp_destroy_sock"`
-	TypedTcpReceiveReset     *ebpf.ProgramSpec `ebpf:"typed_tcp_receive_reset"`
-	TypedTcpSendActiveReset  *ebpf.ProgramSpec `ebpf:"typed_tcp_send_active_reset"`
-	TypedTcpSendReset        *ebpf.ProgramSpec `ebpf:"typed_tcp_send_reset"`
+	EntryArpErrorReport        *ebpf.ProgramSpec `ebpf:"entry_arp_error_report"`
+	EntryFibDelIfaddr          *ebpf.ProgramSpec `ebpf:"entry_fib_del_ifaddr"`
+	EntryFilpClose             *ebpf.ProgramSpec `ebpf:"entry_filp_close"`
+	EntryFilpFlush             *ebpf.ProgramSpec `ebpf:"entry_filp_flush"`
+	EntryInetChildForget       *ebpf.ProgramSpec `ebpf:"entry_inet_child_forget"`
+	EntryInetSkSetState        *ebpf.ProgramSpec `ebpf:"entry_inet_sk_set_state"`
+	EntryInetSkStateStore      *ebpf.ProgramSpec `ebpf:"entry_inet_sk_state_store"`
+	EntryInetTwskDeschedulePut *ebpf.ProgramSpec `ebpf:"entry_inet_twsk_deschedule_put"`
+	EntryInetTwskKill          *ebpf.ProgramSpec `ebpf:"entry_inet_twsk_kill"`
+	EntryInetTwskSchedule      *ebpf.ProgramSpec `ebpf:"entry_inet_twsk_schedule"`
+	EntryIpv6IfaNotify         *ebpf.ProgramSpec `ebpf:"entry_ipv6_ifa_notify"`
+	EntryNdiscErrorReport      *ebpf.ProgramSpec `ebpf:"entry_ndisc_error_report"`
+	EntryProcExecConnector     *ebpf.ProgramSpec `ebpf:"entry_proc_exec_connector"`
+	EntrySendSig               *ebpf.ProgramSpec `ebpf:"entry_send_sig"`
+	EntrySkErrorReport         *ebpf.ProgramSpec `ebpf:"entry_sk_error_report"`
+	EntrySkStreamError         *ebpf.ProgramSpec `ebpf:"entry_sk_stream_error"`
+	EntryStackClose            *ebpf.ProgramSpec `ebpf:"entry_stack_close"`
+	EntryStackExit             *ebpf.ProgramSpec `ebpf:"entry_stack_exit"`
+	EntryStackShutdown         *ebpf.ProgramSpec `ebpf:"entry_stack_shutdown"`
+	EntryTaskstatsExit         *ebpf.ProgramSpec `ebpf:"entry_taskstats_exit"`
+	EntryTcpAbort              *ebpf.ProgramSpec `ebpf:"entry_tcp_abort"`
+	EntryTcpChildProcess       *ebpf.ProgramSpec `ebpf:"entry_tcp_child_process"`
+	EntryTcpClose              *ebpf.ProgramSpec `ebpf:"entry_tcp_close"`
+	EntryTcpCloseLocked        *ebpf.ProgramSpec `ebpf:"entry_tcp_close_locked"`
+	EntryTcpConnRequest        *ebpf.ProgramSpec `ebpf:"entry_tcp_conn_request"`
+	EntryTcpConnect            *ebpf.ProgramSpec `ebpf:"entry_tcp_connect"`
+	EntryTcpDisconnect         *ebpf.ProgramSpec `ebpf:"entry_tcp_disconnect"`
+	EntryTcpFinishConnect      *ebpf.ProgramSpec `ebpf:"entry_tcp_finish_connect"`
+	EntryTcpReset              *ebpf.ProgramSpec `ebpf:"entry_tcp_reset"`
+	EntryTcpSendActiveReset    *ebpf.ProgramSpec `ebpf:"entry_tcp_send_active_reset"`
+	EntryTcpSendFin            *ebpf.ProgramSpec `ebpf:"entry_tcp_send_fin"`
+	EntryTcpShutdown           *ebpf.ProgramSpec `ebpf:"entry_tcp_shutdown"`
+	EntryTcpTimeWait           *ebpf.ProgramSpec `ebpf:"entry_tcp_time_wait"`
+	EntryTcpV4DestroySock      *ebpf.ProgramSpec `ebpf:"entry_tcp_v4_destroy_sock"`
+	EntryTcpV4Err              *ebpf.ProgramSpec `ebpf:"entry_tcp_v4_err"`
+	EntryTcpV4SendReset        *ebpf.ProgramSpec `ebpf:"entry_tcp_v4_send_reset"`
+	EntryTcpV6Err              *ebpf.ProgramSpec `ebpf:"entry_tcp_v6_err"`
+	EntryTcpV6SendReset        *ebpf.ProgramSpec `ebpf:"entry_tcp_v6_send_reset"`
+	EntryTcpValidateIncoming   *ebpf.ProgramSpec `ebpf:"entry_tcp_validate_incoming"`
+	ExitInetCskAccept          *ebpf.ProgramSpec `ebpf:"exit_inet_csk_accept"`
+	ExitTcpRecvmsg             *ebpf.ProgramSpec `ebpf:"exit_tcp_recvmsg"`
+	ExitTcpRetransmitSkb       *ebpf.ProgramSpec `ebpf:"exit_tcp_retransmit_skb"`
+	ExitTcpWriteWakeup         *ebpf.ProgramSpec `ebpf:"exit_tcp_write_wakeup"`
+	TypedInetSkErrorReport     *ebpf.ProgramSpec `ebpf:"typed_inet_sk_error_report"`
+	TypedInetSockSetState      *ebpf.ProgramSpec `ebpf:"typed_inet_sock_set_state"`
+	TypedSchedProcessExec      *ebpf.ProgramSpec `ebpf:"typed_sched_process_exec"`
+	TypedSchedProcessExit      *ebpf.ProgramSpec `ebpf:"typed_sched_process_exit"`
+	TypedSignalGenerate        *ebpf.ProgramSpec `ebpf:"typed_signal_generate"`
+	TypedStackState            *ebpf.ProgramSpec `ebpf:"typed_stack_state"`
+	TypedTcpDestroySock        *ebpf.ProgramSpec `ebpf:"typed_tcp_destroy_sock"`
+	TypedTcpReceiveReset       *ebpf.ProgramSpec `ebpf:"typed_tcp_receive_reset"`
+	TypedTcpRetransmitSkb      *ebpf.ProgramSpec `ebpf:"typed_tcp_retransmit_skb"`
+	TypedTcpSendActiveReset    *ebpf.ProgramSpec `ebpf:"typed_tcp_send_active_reset"`
+	TypedTcpSendReset          *ebpf.ProgramSpec `ebpf:"typed_tcp_send_reset"`
 }
 
 // TypedMapSpecs contains maps before they are loaded into the kernel.
 //
 // It can be passed ebpf.CollectionSpec.Assign.
 type TypedMapSpecs struct {
-	Conns      *ebpf.MapSpec `ebpf:"conns"`
-	Events     *ebpf.MapSpec `ebpf:"events"`
-	Handshakes *ebpf.MapSpec `ebpf:"handshakes"`
-	Incoming   *ebpf.MapSpec `ebpf:"incoming"`
-	Lost       *ebpf.MapSpec `ebpf:"lost"`
-	Procs      *ebpf.MapSpec `ebpf:"procs"`
-	Receiving  *ebpf.MapSpec `ebpf:"receiving"`
+	Conns       *ebpf.MapSpec `ebpf:"conns"`
+	Descheduled *ebpf.MapSpec `ebpf:"descheduled"`
+	Events      *ebpf.MapSpec `ebpf:"events"`
+	Handshakes  *ebpf.MapSpec `ebpf:"handshakes"`
+	Incoming    *ebpf.MapSpec `ebpf:"incoming"`
+	Lost        *ebpf.MapSpec `ebpf:"lost"`
+	Procs       *ebpf.MapSpec `ebpf:"procs"`
+	Receiving   *ebpf.MapSpec `ebpf:"receiving"`
+	Sending     *ebpf.MapSpec `ebpf:"sending"`
+	Unsents     *ebpf.MapSpec `ebpf:"unsents"`
 }
 
 // TypedVariableSpecs contains global variables before they are loaded into the kernel.
@@ -419,6 +475,7 @@ type TypedVariableSpecs struct {
 	CfgWakeBytes        *ebpf.VariableSpec `ebpf:"cfg_wake_bytes"`
 	ContractHas         *ebpf.VariableSpec `ebpf:"contract_has"`
 	ContractHook        *ebpf.VariableSpec `ebpf:"contract_hook"`
+	ContractIcmp        *ebpf.VariableSpec `ebpf:"contract_icmp"`
 	ContractLost        *ebpf.VariableSpec `ebpf:"contract_lost"`
 	ContractPipeSignal  *ebpf.VariableSpec `ebpf:"contract_pipe_signal"`
 	ContractQueue       *ebpf.VariableSpec `ebpf:"contract_queue"`
@@ -426,6 +483,7 @@ type TypedVariableSpecs struct {
 	ContractTask        *ebpf.VariableSpec `ebpf:"contract_task"`
 	ContractText        *ebpf.VariableSpec `ebpf:"contract_text"`
 	ContractTimestamps  *ebpf.VariableSpec `ebpf:"contract_timestamps"`
+	ContractTwskEnd     *ebpf.VariableSpec `ebpf:"contract_twsk_end"`
 	Tracing             *ebpf.VariableSpec `ebpf:"tracing"`
 }
 
@@ -449,24 +507,30 @@ func (o *TypedObjects) Close() error {
 //
 // It can be passed to LoadTypedObjects or ebpf.CollectionSpec.LoadAndAssign.
 type TypedMaps struct {
-	Conns      *ebpf.Map `ebpf:"conns"`
-	Events     *ebpf.Map `ebpf:"events"`
-	Handshakes *ebpf.Map `ebpf:"handshakes"`
-	Incoming   *ebpf.Map `ebpf:"incoming"`
-	Lost       *ebpf.Map `ebpf:"lost"`
-	Procs      *ebpf.Map `ebpf:"procs"`
-	Receiving  *ebpf.Map `ebpf:"receiving"`
+	Conns       *ebpf.Map `ebpf:"conns"`
+	Descheduled *ebpf.Map `ebpf:"descheduled"`
+	Events      *ebpf.Map `ebpf:"events"`
+	Handshakes  *ebpf.Map `ebpf:"handshakes"`
+	Incoming    *ebpf.Map `ebpf:"incoming"`
+	Lost        *ebpf.Map `ebpf:"lost"`
+	Procs       *ebpf.Map `ebpf:"procs"`
+	Receiving   *ebpf.Map `ebpf:"receiving"`
+	Sending     *ebpf.Map `ebpf:"sending"`
+	Unsents     *ebpf.Map `ebpf:"unsents"`
 }
 
 func (m *TypedMaps) Close() error {
 	return _TypedClose(
 		m.Conns,
+		m.Descheduled,
 		m.Events,
 		m.Handshakes,
 		m.Incoming,
 		m.Lost,
 		m.Procs,
 		m.Receiving,
+		m.Sending,
+		m.Unsents,
 	)
 }
 
@@ -494,6 +558,7 @@ type TypedVariables struct {
 	CfgWakeBytes        *ebpf.Variable `ebpf:"cfg_wake_bytes"`
 	ContractHas         *ebpf.Variable `ebpf:"contract_has"`
 	ContractHook        *ebpf.Variable `ebpf:"contract_hook"`
+	ContractIcmp        *ebpf.Variable `ebpf:"contract_icmp"`
 	ContractLost        *ebpf.Variable `ebpf:"contract_lost"`
 	ContractPipeSignal  *ebpf.Variable `ebpf:"contract_pipe_signal"`
 	ContractQueue       *ebpf.Variable `ebpf:"contract_queue"`
@@ -501,6 +566,7 @@ type TypedVariables struct {
 	ContractTask        *ebpf.Variable `ebpf:"contract_task"`
 	ContractText        *ebpf.Variable `ebpf:"contract_text"`
 	ContractTimestamps  *ebpf.Variable `ebpf:"contract_timestamps"`
+	ContractTwskEnd     *ebpf.Variable `ebpf:"contract_twsk_end"`
 	Tracing             *ebpf.Variable `ebpf:"tracing"`
 }
 
@@ -508,61 +574,76 @@ type TypedVariables struct {
 //
 // It can be passed to LoadTypedObjects or ebpf.CollectionSpec.LoadAndAssign.
 type TypedPrograms struct {
-	EntryFilpClose           *ebpf.Program `ebpf:"entry_filp_close"`
-	EntryFilpFlush           *ebpf.Program `ebpf:"entry_filp_flush"`
-	EntryInetChildForget     *ebpf.Program `ebpf:"entry_inet_child_forget"`
-	EntryInetSkSetState      *ebpf.Program `ebpf:"entry_inet_sk_set_state"`
-	EntryInetSkStateStore    *ebpf.Program `ebpf:"entry_inet_sk_state_store"`
-	EntryInetTwskKill        *ebpf.Program `ebpf:"entry_inet_twsk_kill"`
-	EntryInetTwskSchedule    *ebpf.Program `ebpf:"entry_inet_twsk_schedule"`
-	EntryProcExecConnector   *ebpf.Program `ebpf:"entry_proc_exec_connector"`
-	EntrySendSig             *ebpf.Program `ebpf:"entry_send_sig"`
-	EntrySkErrorReport       *ebpf.Program `ebpf:"entry_sk_error_report"`
-	EntrySkStreamError       *ebpf.Program `ebpf:"entry_sk_stream_error"`
-	EntryStackClose          *ebpf.Program `ebpf:"entry_stack_close"`
-	EntryStackExit           *ebpf.Program `ebpf:"entry_stack_exit"`
-	EntryStackShutdown       *ebpf.Program `ebpf:"entry_stack_shutdown"`
-	EntryTaskstatsExit       *ebpf.Program `ebpf:"entry_taskstats_exit"`
-	EntryTcpAbort            *ebpf.Program `ebpf:"entry_tcp_abort"`
-	EntryTcpChildProcess     *ebpf.Program `ebpf:"entry_tcp_child_process"`
-	EntryTcpClose            *ebpf.Program `ebpf:"entry_tcp_close"`
-	EntryTcpCloseLocked      *ebpf.Program `ebpf:"entry_tcp_close_locked"`
-	EntryTcpConnRequest      *ebpf.Program `ebpf:"entry_tcp_conn_request"`
-	EntryTcpConnect          *ebpf.Program `ebpf:"entry_tcp_connect"`
-	EntryTcpDisconnect       *ebpf.Program `ebpf:"entry_tcp_disconnect"`
-	EntryTcpFinishConnect    *ebpf.Program `ebpf:"entry_tcp_finish_connect"`
-	EntryTcpReset            *ebpf.Program `ebpf:"entry_tcp_reset"`
-	EntryTcpSendActiveReset  *ebpf.Program `ebpf:"entry_tcp_send_active_reset"`
-	EntryTcpSendFin          *ebpf.Program `ebpf:"entry_tcp_send_fin"`
-	EntryTcpShutdown         *ebpf.Program `ebpf:"entry_tcp_shutdown"`
-	EntryTcpTimeWait         *ebpf.Program `ebpf:"entry_tcp_time_wait"`
-	EntryTcpV4DestroySock    *ebpf.Program `ebpf:"entry_tcp_v4_destroy_sock"`
-	EntryTcpV4SendReset      *ebpf.Program `ebpf:"entry_tcp_v4_send_reset"`
-	EntryTcpV6SendReset      *ebpf.Program `ebpf:"entry_tcp_v6_send_reset"`
-	EntryTcpValidateIncoming *ebpf.Program `ebpf:"entry_tcp_validate_incoming"`
-	ExitInetCskAccept        *ebpf.Program `ebpf:"exit_inet_csk_accept"`
-	ExitTcpRecvmsg           *ebpf.Program `ebpf:"exit_tcp_recvmsg"`
-	TypedInetSkErrorReport   *ebpf.Program `ebpf:"typed_inet_sk_error_report"`
-	TypedInetSockSetState    *ebpf.Program `ebpf:"typed_inet_sock_set_state"`
-	TypedSchedProcessExec    *ebpf.Program `ebpf:"typed_sched_process_exec"`
-	TypedSchedProcessExit    *ebpf.Program `ebpf:"typed_sched_process_exit"`
-	TypedSignalGenerate      *ebpf.Program `ebpf:"typed_signal_generate"`
-	TypedStackState          *ebpf.Program `ebpf:"typed_stack_state"`
-	TypedTcpDestroySock      *ebpf.Program `ebpf:"typed_tcp_destroy_sock"`
-	TypedTcpReceiveReset     *ebpf.Program `ebpf:"typed_tcp_receive_reset"`
-	TypedTcpSendActiveReset  *ebpf.Program `ebpf:"typed_tcp_send_active_reset"`
-	TypedTcpSendReset        *ebpf.Program `ebpf:"typed_tcp_send_reset"`
+	EntryArpErrorReport        *ebpf.Program `ebpf:"entry_arp_error_report"`
+	EntryFibDelIfaddr          *ebpf.Program `ebpf:"entry_fib_del_ifaddr"`
+	EntryFilpClose             *ebpf.Program `ebpf:"entry_filp_close"`
+	EntryFilpFlush             *ebpf.Program `ebpf:"entry_filp_flush"`
+	EntryInetChildForget       *ebpf.Program `ebpf:"entry_inet_child_forget"`
+	EntryInetSkSetState        *ebpf.Program `ebpf:"entry_inet_sk_set_state"`
+	EntryInetSkStateStore      *ebpf.Program `ebpf:"entry_inet_sk_state_store"`
+	EntryInetTwskDeschedulePut *ebpf.Program `ebpf:"entry_inet_twsk_deschedule_put"`
+	EntryInetTwskKill          *ebpf.Program `ebpf:"entry_inet_twsk_kill"`
+	EntryInetTwskSchedule      *ebpf.Program `ebpf:"entry_inet_twsk_schedule"`
+	EntryIpv6IfaNotify         *ebpf.Program `ebpf:"entry_ipv6_ifa_notify"`
+	EntryNdiscErrorReport      *ebpf.Program `ebpf:"entry_ndisc_error_report"`
+	EntryProcExecConnector     *ebpf.Program `ebpf:"entry_proc_exec_connector"`
+	EntrySendSig               *ebpf.Program `ebpf:"entry_send_sig"`
+	EntrySkErrorReport         *ebpf.Program `ebpf:"entry_sk_error_report"`
+	EntrySkStreamError         *ebpf.Program `ebpf:"entry_sk_stream_error"`
+	EntryStackClose            *ebpf.Program `ebpf:"entry_stack_close"`
+	EntryStackExit             *ebpf.Program `ebpf:"entry_stack_exit"`
+	EntryStackShutdown         *ebpf.Program `ebpf:"entry_stack_shutdown"`
+	EntryTaskstatsExit         *ebpf.Program `ebpf:"entry_taskstats_exit"`
+	EntryTcpAbort              *ebpf.Program `ebpf:"entry_tcp_abort"`
+	EntryTcpChildProcess       *ebpf.Program `ebpf:"entry_tcp_child_process"`
+	EntryTcpClose              *ebpf.Program `ebpf:"entry_tcp_close"`
+	EntryTcpCloseLocked        *ebpf.Program `ebpf:"entry_tcp_close_locked"`
+	EntryTcpConnRequest        *ebpf.Program `ebpf:"entry_tcp_conn_request"`
+	EntryTcpConnect            *ebpf.Program `ebpf:"entry_tcp_connect"`
+	EntryTcpDisconnect         *ebpf.Program `ebpf:"entry_tcp_disconnect"`
+	EntryTcpFinishConnect      *ebpf.Program `ebpf:"entry_tcp_finish_connect"`
+	EntryTcpReset              *ebpf.Program `ebpf:"entry_tcp_reset"`
+	EntryTcpSendActiveReset    *ebpf.Program `ebpf:"entry_tcp_send_active_reset"`
+	EntryTcpSendFin            *ebpf.Program `ebpf:"entry_tcp_send_fin"`
+	EntryTcpShutdown           *ebpf.Program `ebpf:"entry_tcp_shutdown"`
+	EntryTcpTimeWait           *ebpf.Program `ebpf:"entry_tcp_time_wait"`
+	EntryTcpV4DestroySock      *ebpf.Program `ebpf:"entry_tcp_v4_destroy_sock"`
+	EntryTcpV4Err              *ebpf.Program `ebpf:"entry_tcp_v4_err"`
+	EntryTcpV4SendReset        *ebpf.Program `ebpf:"entry_tcp_v4_send_reset"`
+	EntryTcpV6Err              *ebpf.Program `ebpf:"entry_tcp_v6_err"`
+	EntryTcpV6SendReset        *ebpf.Program `ebpf:"entry_tcp_v6_send_reset"`
+	EntryTcpValidateIncoming   *ebpf.Program `ebpf:"entry_tcp_validate_incoming"`
+	ExitInetCskAccept          *ebpf.Program `ebpf:"exit_inet_csk_accept"`
+	ExitTcpRecvmsg             *ebpf.Program `ebpf:"exit_tcp_recvmsg"`
+	ExitTcpRetransmitSkb       *ebpf.Program `ebpf:"exit_tcp_retransmit_skb"`
+	ExitTcpWriteWakeup         *ebpf.Program `ebpf:"exit_tcp_write_wakeup"`
+	TypedInetSkErrorReport     *ebpf.Program `ebpf:"typed_inet_sk_error_report"`
+	TypedInetSockSetState      *ebpf.Program `ebpf:"typed_inet_sock_set_state"`
+	TypedSchedProcessExec      *ebpf.Program `ebpf:"typed_sched_process_exec"`
+	TypedSchedProcessExit      *ebpf.Program `ebpf:"typed_sched_process_exit"`
+	TypedSignalGenerate        *ebpf.Program `ebpf:"typed_signal_generate"`
+	TypedStackState            *ebpf.Program `ebpf:"typed_stack_state"`
+	TypedTcpDestroySock        *ebpf.Program `ebpf:"typed_tcp_destroy_sock"`
+	TypedTcpReceiveReset       *ebpf.Program `ebpf:"typed_tcp_receive_reset"`
+	TypedTcpRetransmitSkb      *ebpf.Program `ebpf:"typed_tcp_retransmit_skb"`
+	TypedTcpSendActiveReset    *ebpf.Program `ebpf:"typed_tcp_send_active_reset"`
+	TypedTcpSendReset          *ebpf.Program `ebpf:"typed_tcp_send_reset"`
 }
 
 func (p *TypedPrograms) Close() error {
 	return _TypedClose(
+		p.EntryArpErrorReport,
+		p.EntryFibDelIfaddr,
 		p.EntryFilpClose,
 		p.EntryFilpFlush,
 		p.EntryInetChildForget,
 		p.EntryInetSkSetState,
 		p.EntryInetSkStateStore,
+		p.EntryInetTwskDeschedulePut,
 		p.EntryInetTwskKill,
 		p.EntryInetTwskSchedule,
+		p.EntryIpv6IfaNotify,
+		p.EntryNdiscErrorReport,
 		p.EntryProcExecConnector,
 		p.EntrySendSig,
 		p.EntrySkErrorReport,
@@ -585,11 +666,15 @@ func (p *TypedPrograms) Close() error {
 		p.EntryTcpShutdown,
 		p.EntryTcpTimeWait,
 		p.EntryTcpV4DestroySock,
+		p.EntryTcpV4Err,
 		p.EntryTcpV4SendReset,
+		p.EntryTcpV6Err,
 		p.EntryTcpV6SendReset,
 		p.EntryTcpValidateIncoming,
 		p.ExitInetCskAccept,
 		p.ExitTcpRecvmsg,
+		p.ExitTcpRetransmitSkb,
+		p.ExitTcpWriteWakeup,
 		p.TypedInetSkErrorReport,
 		p.TypedInetSockSetState,
 		p.TypedSchedProcessExec,
@@ -598,6 +683,7 @@ func (p *TypedPrograms) Close() error {
 		p.TypedStackState,
 		p.TypedTcpDestroySock,
 		p.TypedTcpReceiveReset,
+		p.TypedTcpRetransmitSkb,
 		p.TypedTcpSendActiveReset,
 		p.TypedTcpSendReset,
 	)

@@ -3,6 +3,7 @@ package tracer
 import (
 	"encoding/binary"
 	"fmt"
+	"math"
 	"net/netip"
 	"runtime"
 	"slices"
@@ -34,11 +35,12 @@ func (e *DecodeError) Error() string {
 
 // tails is how many bytes follow the events of a hook (struct stack and struct
 // text, bpf/event.h).
-var tails = map[event.Hook]int{event.HookStack: stackSize, event.HookReset: textSize}
+var tails = map[event.Hook]int{event.HookStack: stackSize, event.HookReset: textSize, event.HookICMP: icmpSize}
 
 const (
 	stackSize = int(unsafe.Sizeof(bpf.ProbeStack{}))
 	textSize  = int(unsafe.Sizeof(bpf.ProbeText{}))
+	icmpSize  = int(unsafe.Sizeof(bpf.ProbeIcmp{}))
 )
 
 // jiffy is the length of the kernel's jiffy: that clock's resolution
@@ -171,11 +173,21 @@ func Decode(raw []byte) (event.Event, error) {
 		},
 	}
 	if e.Has&event.HasTCP != 0 {
-		e.SinceSent, e.SinceReceived = since(w.SinceSent), since(w.SinceReceived)
+		e.SinceSent, e.SinceReceived, e.SinceProbing = since(w.SinceSent), since(w.SinceReceived), since(w.SinceProbing)
+		if w.SndWnd != 0 {
+			e.SndWnd, e.WindowKnown, e.MSS, e.Sacked = w.SndWnd-1, true, w.Mss, w.Sacked
+		}
+		e.UnsentTries, e.UnsentErr, e.BusyTries = w.UnsentTries, w.UnsentErr, w.BusyTries
 	}
 	switch hook {
 	case event.HookStack:
 		e.Stack = stackOf(tail)
+	case event.HookICMP:
+		var w bpf.ProbeIcmp
+		copy(unsafe.Slice((*byte)(unsafe.Pointer(&w)), icmpSize), tail)
+		e.From, e.Loopback = netip.AddrPortFrom(address(e.Family, w.Source), 0), w.Loopback != 0
+	case event.HookTimeWait:
+		e.Arg2 = int32(min(time.Duration(w.Arg2)*jiffy()/time.Millisecond, math.MaxInt32))
 	case event.HookReset:
 		e.Text = textOf(tail)
 		if e.Has&event.HasTCP != 0 {

@@ -29,6 +29,7 @@ type kernel struct {
 	reasonArg        uint32 // position of enum sk_rst_reason, from 1; 0 none
 	passiveReasonArg uint32
 	tpReasonArg      uint32
+	retransmitArgs   uint32 // of tp tcp_retransmit_skb
 	acceptArgs       uint32
 	recvmsgArgs      uint32
 	resetHasSegment  bool
@@ -63,6 +64,7 @@ func readKernel() (*kernel, error) {
 	k.resetHasSegment = k.position("tcp_reset", "sk_buff") == 2
 	k.recvmsgArgs = uint32(len(k.params("tcp_recvmsg")))
 	k.tpReasonArg = position(k.tracepoint("tcp_send_reset"), "sk_rst_reason")
+	k.retransmitArgs = uint32(len(k.tracepoint("tcp_retransmit_skb")))
 	k.sendResetRecord = k.has("trace_event_raw_tcp_send_reset")
 	k.fentryFirst = k.fentrySafe()
 	if err := k.findPreemptCount(); err != nil {

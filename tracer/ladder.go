@@ -146,6 +146,17 @@ func hooks(k *kernel) []hook {
 			way{fentry("tcp_finish_connect", bpf.TypedProgEntryTcpFinishConnect), fentry("tcp_child_process", bpf.TypedProgEntryTcpChildProcess)},
 			way{kprobe("tcp_finish_connect", bpf.ProbeProgProbeTcpFinishConnect), kprobe("tcp_child_process", bpf.ProbeProgProbeTcpChildProcess)})
 	}
+	var icmp []way
+	if k.probeRead {
+		icmp = call(
+			way{fentry("tcp_v4_err", bpf.TypedProgEntryTcpV4Err), {rung: RungFentry, symbol: "tcp_v6_err", program: bpf.TypedProgEntryTcpV6Err, aside: true}},
+			way{kprobe("tcp_v4_err", bpf.ProbeProgProbeTcpV4Err), {rung: RungKprobe, symbol: "tcp_v6_err", program: bpf.ProbeProgProbeTcpV6Err, aside: true}})
+	}
+	// Before it was given the error it told of successes only.
+	var retransmitted []way
+	if k.retransmitArgs == 3 {
+		retransmitted = append(retransmitted, typed("tcp_retransmit_skb", bpf.TypedProgTypedTcpRetransmitSkb))
+	}
 	sendReset, sendActiveReset := bpf.ClassicProgClassicTcpSendReset, bpf.ClassicProgClassicTcpSendActiveReset
 	if !k.sendResetRecord {
 		sendReset, sendActiveReset = bpf.ClassicProgClassicTcpSendResetOld, bpf.ClassicProgClassicTcpSendActiveResetOld
@@ -199,8 +210,10 @@ func hooks(k *kernel) []hook {
 			lost: "listener-closed from disconnect"},
 		{hook: event.HookTimeWait, ways: one("tcp_time_wait", bpf.TypedProgEntryTcpTimeWait, bpf.ProbeProgProbeTcpTimeWait),
 			lost: "which end keeps TIME_WAIT"},
-		{hook: event.HookTwskKill, ways: one("inet_twsk_kill", bpf.TypedProgEntryInetTwskKill, bpf.ProbeProgProbeInetTwskKill),
-			lost: "when TIME_WAIT ended"},
+		{hook: event.HookTwskKill, ways: call(
+			way{fentry("inet_twsk_kill", bpf.TypedProgEntryInetTwskKill), fentry("inet_twsk_deschedule_put", bpf.TypedProgEntryInetTwskDeschedulePut)},
+			way{kprobe("inet_twsk_kill", bpf.ProbeProgProbeInetTwskKill), kprobe("inet_twsk_deschedule_put", bpf.ProbeProgProbeInetTwskDeschedulePut)}),
+			lost: "when TIME_WAIT ended, and whether its time was over"},
 		{hook: event.HookTwskSchedule, ways: one("__inet_twsk_schedule", bpf.TypedProgEntryInetTwskSchedule, bpf.ProbeProgProbeInetTwskSchedule),
 			lost: "when the peer's FIN reached a closed socket"},
 		{hook: event.HookErrorReport, ways: last(first(
@@ -235,6 +248,25 @@ func hooks(k *kernel) []hook {
 			lost: "whether the process read to the end", asked: func(o Options) bool { return o.Receive }},
 		{hook: event.HookHandshake, ways: handshake,
 			lost: "what the peer's segments looked like, to compare a reset with", minor: true},
+		{hook: event.HookRetransmit, ways: last(call(
+			way{fexit("tcp_retransmit_skb", bpf.TypedProgExitTcpRetransmitSkb)},
+			way{kprobe("tcp_retransmit_skb", bpf.ProbeProgProbeTcpRetransmitSkb), kretprobe("tcp_retransmit_skb", bpf.ProbeProgProbeTcpRetransmitSkbReturn)}),
+			retransmitted...),
+			lost: "whether a segment that was sent again left this host"},
+		{hook: event.HookProbe, ways: call(
+			way{fexit("tcp_write_wakeup", bpf.TypedProgExitTcpWriteWakeup)},
+			way{kprobe("tcp_write_wakeup", bpf.ProbeProgProbeTcpWriteWakeup), kretprobe("tcp_write_wakeup", bpf.ProbeProgProbeTcpWriteWakeupReturn)}),
+			lost: "whether a window or keepalive probe left this host"},
+		{hook: event.HookICMP, ways: icmp,
+			lost: "who said by ICMP that the peer cannot be reached: this kernel, or a host on the path"},
+		{hook: event.HookNeighbor, ways: call(
+			way{fentry("arp_error_report", bpf.TypedProgEntryArpErrorReport), {rung: RungFentry, symbol: "ndisc_error_report", program: bpf.TypedProgEntryNdiscErrorReport, aside: true}},
+			way{kprobe("arp_error_report", bpf.ProbeProgProbeArpErrorReport), {rung: RungKprobe, symbol: "ndisc_error_report", program: bpf.ProbeProgProbeNdiscErrorReport, aside: true}}),
+			lost: "a segment thrown away because its neighbor does not answer (ARP, NDP)"},
+		{hook: event.HookAddress, ways: call(
+			way{fentry("fib_del_ifaddr", bpf.TypedProgEntryFibDelIfaddr), {rung: RungFentry, symbol: "__ipv6_ifa_notify", program: bpf.TypedProgEntryIpv6IfaNotify, aside: true}},
+			way{kprobe("fib_del_ifaddr", bpf.ProbeProgProbeFibDelIfaddr), {rung: RungKprobe, symbol: "__ipv6_ifa_notify", program: bpf.ProbeProgProbeIpv6IfaNotify, aside: true}}),
+			lost: "when an address of this host was taken away"},
 		{hook: event.HookStack, ways: last(call(
 			way{fentry("tcp_close", bpf.TypedProgEntryStackClose), fentry("tcp_shutdown", bpf.TypedProgEntryStackShutdown), fentry("do_group_exit", bpf.TypedProgEntryStackExit)},
 			way{kprobe("tcp_close", bpf.ProbeProgProbeStackClose), kprobe("tcp_shutdown", bpf.ProbeProgProbeStackShutdown), kprobe("do_group_exit", bpf.ProbeProgProbeStackExit)}),

@@ -11,7 +11,7 @@ import (
 // kernels are the shapes of kernels that change the ladder.
 var kernels = map[string]*kernel{
 	"old":    {probeRead: true},
-	"new":    {taskBTF: true, taskRegs: true, sockFromFile: true, resetHasSegment: true, sendResetRecord: true, fentryFirst: true, probeRead: true},
+	"new":    {taskBTF: true, taskRegs: true, sockFromFile: true, resetHasSegment: true, sendResetRecord: true, retransmitArgs: 3, fentryFirst: true, probeRead: true},
 	"kprobe": {taskBTF: true, taskRegs: true, sockFromFile: true, resetHasSegment: true, probeRead: true},
 }
 

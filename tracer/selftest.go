@@ -365,6 +365,9 @@ func (s *stories) destroyed(ctx context.Context) error {
 	})
 }
 
+// errNoStory is why a hook was not passed that only a network passes which fails.
+var errNoStory = errors.New("no loopback connection can be made to run through it")
+
 // errNoChild is why the story of a process was not told.
 var errNoChild = errors.New("no program to run")
 
@@ -455,13 +458,16 @@ func (t *Tracer) exercise(ctx context.Context, child []string) (exercised, error
 
 	x := exercised{fired: map[event.Hook]int{}, failed: map[event.Hook]error{}}
 	told := map[event.Hook]bool{}
+	for _, h := range event.Hooks() {
+		x.failed[h] = errNoStory
+	}
 	for _, st := range selfTest {
 		err := st.within(ctx, s)
 		for _, h := range st.hooks {
 			if err == nil {
 				told[h] = true
 				delete(x.failed, h)
-			} else if !told[h] {
+			} else if !told[h] { // instead of errNoStory, or of an earlier failure
 				x.failed[h] = fmt.Errorf("%s: %w", st.name, err)
 			}
 		}

@@ -54,6 +54,42 @@ func rejectPort(port uint16, how uint32) error {
 	)
 }
 
+// dropOutput installs, in the calling thread's namespace, what
+// `nft add rule inet tcpbye output tcp dport PORT drop` does.
+func dropOutput(port uint16) error {
+	const (
+		newTable, newChain, newRule = 0, 3, 6
+		localOut                    = 3
+		metaL4Proto                 = 16
+		transportHeader             = 2
+		reg1                        = 1
+	)
+	expr := func(name string, data ...[]byte) []byte {
+		return nlNest(1, nlString(1, name), nlNest(2, data...))
+	}
+	equal := func(value ...byte) []byte {
+		return expr("cmp", nlUint32(1, reg1), nlUint32(2, 0), nlNest(3, nlAttr(1, value)))
+	}
+	return nftBatch(
+		nftMessage{newTable, [][]byte{nlString(1, "tcpbye")}},
+		nftMessage{newChain, [][]byte{
+			nlString(1, "tcpbye"), nlString(3, "output"),
+			nlNest(4, nlUint32(1, localOut), nlUint32(2, 0)), nlString(7, "filter"),
+		}},
+		nftMessage{newRule, [][]byte{
+			nlString(1, "tcpbye"), nlString(2, "output"),
+			nlNest(4,
+				expr("meta", nlUint32(1, reg1), nlUint32(2, metaL4Proto)),
+				equal(unix.IPPROTO_TCP),
+				expr("payload", nlUint32(1, reg1), nlUint32(2, transportHeader), nlUint32(3, 2), nlUint32(4, 2)),
+				equal(byte(port>>8), byte(port)),
+				// The verdict register gets NF_DROP.
+				expr("immediate", nlUint32(1, 0), nlNest(2, nlNest(2, nlUint32(1, 0)))),
+			),
+		}},
+	)
+}
+
 // rejectNothing takes the table away again.
 func rejectNothing() error {
 	const delTable = 2

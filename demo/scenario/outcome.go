@@ -58,6 +58,9 @@ func (w *World) outcome(s *Scenario) Outcome {
 	if s.Remote {
 		o.Watched = o.NetNS[:1]
 	}
+	for _, ns := range w.lodgers {
+		o.Watched = append(slices.Clone(o.Watched), ns.inode)
+	}
 	for _, c := range w.captures {
 		o.Segments = append(o.Segments, c.snapshot()...)
 	}

@@ -184,7 +184,10 @@ var refused = []Scenario{
 			w.Reject(l.at.Port(), rejectICMP)
 			w.Puppet("client").ConnectFails("client", l.at, unix.ECONNREFUSED).Close()
 		},
-		Ends:     map[string]Expect{"client": notThere(Expect{AppSaw: []string{"ECONNREFUSED"}})},
+		// The filter is of the client's host itself, here.
+		Ends: map[string]Expect{
+			"client": ending{class: verdict.Refused, cause: verdict.Unreachable, kernel: true}.local(Expect{AppSaw: []string{"ECONNREFUSED"}}),
+		},
 		Counters: map[string]int64{"AttemptFails": 1},
 	},
 	{

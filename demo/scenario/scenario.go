@@ -142,7 +142,7 @@ func Execute(ctx context.Context, s Scenario, opt Options) (o Outcome, err error
 
 // All lists the catalogue, in the order in which it is best read.
 func All() []Scenario {
-	return slices.Concat(polite, descriptors, abort, answers, refused, timeouts, strays, unfinished, remotes, multipath)
+	return slices.Concat(polite, descriptors, abort, answers, refused, timeouts, unsents, strays, unfinished, remotes, multipath)
 }
 
 // Find returns the scenario of this name.

@@ -95,6 +95,8 @@ type World struct {
 
 	home     *netns // where puppets live unless the story says otherwise
 	spaces   []*netns
+	lodgers  []*netns // that the oracle is not in
+	evicted  int      // so many of them are gone
 	captures []*capture
 	counters []map[string]int64 // at the start, by namespace
 	restore  []func() error     // of what the machine as a whole was made to change
@@ -172,7 +174,7 @@ func (w *World) close() error {
 	for _, c := range w.captures {
 		errs = append(errs, c.stop())
 	}
-	for _, ns := range w.spaces {
+	for _, ns := range append(w.spaces[:len(w.spaces):len(w.spaces)], w.lodgers[min(w.evicted, len(w.lodgers)):]...) {
 		ns.close()
 	}
 	if w.dir != "" {
@@ -269,7 +271,7 @@ func (w *World) Dwell(d time.Duration) {
 // rows are the lines of the socket tables of an end.
 func (w *World) rows(e *End) []tableRow {
 	var found []tableRow
-	for _, ns := range w.spaces {
+	for _, ns := range append(w.spaces[:len(w.spaces):len(w.spaces)], w.lodgers[min(w.evicted, len(w.lodgers)):]...) {
 		if ns.inode != e.NetNS || w.err != nil {
 			continue
 		}

@@ -508,6 +508,16 @@ func (j *Joiner) place(e *event.Event) {
 		}
 	case event.HookSendReset:
 		j.reset(e)
+	case event.HookICMP:
+		if c := j.newest(ends{e.Local, e.Remote}, e.NetNS); c != nil && !c.judged {
+			j.append(c, e)
+		}
+	case event.HookAddress:
+		for _, c := range j.open {
+			if !c.judged && c.Local.Addr() == e.Local.Addr() && c.NetNS == e.NetNS {
+				j.append(c, e)
+			}
+		}
 	default:
 		j.own(e)
 	}
@@ -602,7 +612,8 @@ func (j *Joiner) newest(t ends, netns uint32) *entry {
 func (j *Joiner) newestMini(t ends, netns uint32) *entry {
 	list := j.byEnds[t]
 	for i := len(list) - 1; i >= 0; i-- {
-		if list[i].NetNS == netns && list[i].Ended != 0 {
+		// What never was established left none (EADDRNOTAVAIL, ports used again).
+		if list[i].NetNS == netns && list[i].Ended != 0 && (list[i].Open != OpenActive || list[i].Established != 0) {
 			return list[i]
 		}
 	}

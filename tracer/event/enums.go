@@ -26,8 +26,8 @@ const (
 	HookDisconnect           // tcp_disconnect
 	HookAbort                // tcp_abort; Arg: errno
 	HookChildForget          // inet_child_forget; Other: the listener
-	HookTimeWait             // tcp_time_wait; Arg: substate
-	HookTwskKill             // inet_twsk_kill; Arg: substate
+	HookTimeWait             // tcp_time_wait; Arg: substate; Arg2: how long, ms, 0 not told
+	HookTwskKill             // inet_twsk_kill; Arg: substate; Arg2: a TwskEnd
 	HookDestroy              // the socket's memory is about to be used again
 	HookErrorReport          // the error was reported to the process
 	HookStreamError          // send(2) fails; Arg: negative errno; Arg2: what became of SIGPIPE, as PipeDelivered
@@ -42,6 +42,13 @@ const (
 	// HookHandshake has no events of its own: it gives the change to ESTABLISHED
 	// the segment that made it.
 	HookHandshake
+	// HookRetransmit and HookProbe have none, either: they give the change to CLOSE
+	// UnsentTries and UnsentErr.
+	HookRetransmit
+	HookProbe
+	HookICMP     // an ICMP error about a segment of the connection; Arg: type; Arg2: code
+	HookNeighbor // a segment is thrown away, since its neighbor does not answer
+	HookAddress  // an address of this host is taken away: Local, NetNS
 	hookLast
 )
 
@@ -58,6 +65,8 @@ var hookNames = [...]string{
 	HookFileClose: "filp_close", HookSynDrop: "tcp_conn_request",
 	HookTwskSchedule: "__inet_twsk_schedule", HookReceive: "tcp_recvmsg",
 	HookStack: "user_stack", HookHandshake: "tcp_finish_connect",
+	HookRetransmit: "tcp_retransmit_skb", HookProbe: "tcp_write_wakeup", HookICMP: "tcp_v4_err",
+	HookNeighbor: "arp_error_report", HookAddress: "fib_del_ifaddr",
 }
 
 // String is the kernel's name of the hook.
@@ -90,6 +99,15 @@ func (h Hook) Acting() bool {
 	}
 	return false
 }
+
+// TwskEnd is what ended a mini-socket.
+type TwskEnd int32
+
+const (
+	TwskUnknown TwskEnd = iota
+	TwskEarly           // a segment, a call, or the end of its namespace
+	TwskTimer           // its time was over
+)
 
 // Context is what the CPU was doing.
 type Context uint8

@@ -132,6 +132,25 @@ type Event struct {
 
 	Timestamps Timestamps `rec:"57"` // HookReset, with HasTCP
 
+	// With HasTCP.
+	SndWnd       uint32        `rec:"58"` // the peer's window beyond SndUna, bytes
+	WindowKnown  bool          `rec:"59"` // SndWnd and MSS were read
+	MSS          uint32        `rec:"60"` // payload of a full-size segment, bytes
+	Sacked       uint16        `rec:"61"` // segments that the peer acknowledged selectively
+	SinceProbing time.Duration `rec:"62"` // since the first probe without an answer; 0 not told
+
+	// HookSetState to CLOSE: how often in a row, up to then, this host's own
+	// layers refused to send a segment again, or a probe; and the last refusal: a
+	// negative errno, or a positive NET_XMIT_*.
+	UnsentTries uint32 `rec:"63"`
+	UnsentErr   int32  `rec:"64"`
+	// BusyTries were not made: an earlier copy was still held in this host, in a
+	// queue, or by its receiver over loopback or veth.
+	BusyTries uint32 `rec:"67"`
+
+	From     netip.AddrPort `rec:"65"` // HookICMP: who sent the message; no port
+	Loopback bool           `rec:"66"` // HookICMP: this kernel made it
+
 	Queue   Queue    `rec:"70"` // whose the socket's queues are, with HasTCP
 	UrgSeq  uint32   `rec:"71"` // of the last urgent byte that came; 0: none did
 	UrgData uint16   `rec:"72"` // what became of it: UrgentWaits, UrgentRead, or 0, passed over

@@ -74,6 +74,16 @@ func appendEvent(b []byte, e *event.Event) []byte {
 	b = appendText(b, 55, string(e.Text))
 	b = appendText(b, 56, string(e.Stack))
 	b = appendStamps(b, 57, &e.Timestamps)
+	b = appendUint(b, 58, uint64(e.SndWnd))
+	b = appendBool(b, 59, e.WindowKnown)
+	b = appendUint(b, 60, uint64(e.MSS))
+	b = appendUint(b, 61, uint64(e.Sacked))
+	b = appendInt(b, 62, int64(e.SinceProbing))
+	b = appendUint(b, 63, uint64(e.UnsentTries))
+	b = appendInt(b, 64, int64(e.UnsentErr))
+	b = appendAddr(b, 65, e.From)
+	b = appendBool(b, 66, e.Loopback)
+	b = appendUint(b, 67, uint64(e.BusyTries))
 	b = appendUint(b, 70, uint64(e.Queue))
 	b = appendUint(b, 71, uint64(e.UrgSeq))
 	b = appendUint(b, 72, uint64(e.UrgData))
@@ -318,6 +328,24 @@ func setNumber(e *event.Event, number, value uint64) error {
 		return setInt(&e.SinceSent, number, value)
 	case 54:
 		return setInt(&e.SinceReceived, number, value)
+	case 58:
+		return setUint(&e.SndWnd, number, value)
+	case 59:
+		e.WindowKnown = value != 0
+	case 60:
+		return setUint(&e.MSS, number, value)
+	case 61:
+		return setUint(&e.Sacked, number, value)
+	case 62:
+		return setInt(&e.SinceProbing, number, value)
+	case 63:
+		return setUint(&e.UnsentTries, number, value)
+	case 64:
+		return setInt(&e.UnsentErr, number, value)
+	case 66:
+		e.Loopback = value != 0
+	case 67:
+		return setUint(&e.BusyTries, number, value)
 	case 70:
 		return setUint(&e.Queue, number, value)
 	case 71:
@@ -349,6 +377,8 @@ func setBytes(e *event.Event, number uint64, raw []byte) error {
 		e.Stack = event.Stack(raw)
 	case 57:
 		return decodeStamps(&e.Timestamps, raw)
+	case 65:
+		return decodeAddr(&e.From, raw)
 	}
 	return nil
 }

@@ -72,9 +72,17 @@ type Rung struct {
 // Missing lists the hooks that were not attached.
 func (m Meta) Missing() []event.Hook {
 	var missing []event.Hook
+	known := map[event.Hook]bool{}
 	for _, r := range m.Rungs {
+		known[r.Hook] = true
 		if r.Rung == "" {
 			missing = append(missing, r.Hook)
+		}
+	}
+	// A hook that came later was not attached, either.
+	for _, h := range event.Hooks() {
+		if len(m.Rungs) > 0 && !known[h] {
+			missing = append(missing, h)
 		}
 	}
 	return missing

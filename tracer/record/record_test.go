@@ -39,6 +39,7 @@ func full(t testing.TB, seed uint64) event.Event {
 	e.Comm = event.CommOf("a\x1b[31m b")
 	e.Local = netip.MustParseAddrPort("127.0.0.1:1")
 	e.Remote = netip.MustParseAddrPort("[2001:db8::1]:65535")
+	e.From = netip.MustParseAddrPort("192.0.2.1:0")
 	e.Segment = event.Segment{Seq: 1, Ack: 2, Len: 3, Flags: event.RST, TTL: 5, IPID: 6, Window: 7}
 	e.Text, e.Stack = "text\xff", event.StackOf([]event.Frame{{Function: "f"}})
 	e.Timestamps = event.Timestamps{Agreed: true, Carried: true, Value: 1, Recent: 2, Age: 3 * time.Second}
@@ -346,4 +347,26 @@ func FuzzRead(f *testing.F) {
 			}
 		}
 	})
+}
+
+// TestMissing: what was not attached, and what did not exist when the recording
+// was made.
+func TestMissing(t *testing.T) {
+	if m := (Meta{}).Missing(); m != nil {
+		t.Errorf("a recording that names no hook lacks %v", m)
+	}
+	var rungs []Rung
+	for _, h := range event.Hooks() {
+		switch h {
+		case event.HookICMP: // came later
+		case event.HookAbort:
+			rungs = append(rungs, Rung{Hook: h})
+		default:
+			rungs = append(rungs, Rung{Hook: h, Rung: "kprobe"})
+		}
+	}
+	want := []event.Hook{event.HookAbort, event.HookICMP}
+	if got := (Meta{Rungs: rungs}).Missing(); !slices.Equal(got, want) {
+		t.Errorf("missing %v, want %v", got, want)
+	}
 }

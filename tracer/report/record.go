@@ -166,6 +166,15 @@ type EventRecord struct {
 	Unread    *uint32        `json:"unread,omitempty"` // bytes
 	Segment   *SegmentRecord `json:"segment,omitempty"`
 	TCP       *TCPRecord     `json:"tcp,omitempty"`
+	ICMP      *ICMPRecord    `json:"icmp,omitempty"`
+}
+
+// ICMPRecord is an ICMP error about a segment of the connection.
+type ICMPRecord struct {
+	Type int32  `json:"type"`
+	Code int32  `json:"code"`
+	From string `json:"from"`
+	Own  bool   `json:"own"` // this host's kernel made it
 }
 
 // SegmentRecord is the segment that was received or answered.
@@ -188,6 +197,11 @@ type TCPRecord struct {
 	CopiedSeq   uint32 `json:"copied_seq"`
 	Retransmits uint8  `json:"retransmits"`
 	ProbesOut   uint8  `json:"probes_out"`
+
+	SndWnd     *uint32 `json:"snd_wnd,omitempty"`       // the peer's window, bytes
+	MSS        *uint32 `json:"mss,omitempty"`           // payload of a full-size segment, bytes
+	Refused    uint32  `json:"refused,omitempty"`       // tries in a row that this host's own layers refused to send
+	RefusedErr int32   `json:"refused_error,omitempty"` // the last refusal: a negative errno, or a positive NET_XMIT_*
 }
 
 const wallFormat = "2006-01-02T15:04:05.000000000Z07:00"
@@ -307,6 +321,8 @@ func (r *EventRecord) fill(o observation, first time.Duration) {
 		numbers = e.ToState == event.Close
 	case event.HookClose, event.HookReset:
 		numbers = true
+	case event.HookICMP:
+		r.ICMP = &ICMPRecord{Type: e.Arg, Code: e.Arg2, From: e.From.Addr().String(), Own: e.Loopback}
 	case event.HookShutdown:
 		r.How = howName(e.Arg)
 	case event.HookSendActiveReset:
@@ -356,6 +372,13 @@ func (r *EventRecord) fill(o observation, first time.Duration) {
 	if numbers && e.Has&event.HasTCP != 0 {
 		r.TCP = &TCPRecord{WriteSeq: e.WriteSeq, SndUna: e.SndUna, SndNxt: e.SndNxt, RcvNxt: e.RcvNxt,
 			CopiedSeq: e.CopiedSeq, Retransmits: e.Retransmits, ProbesOut: e.ProbesOut}
+		if e.WindowKnown {
+			window, mss := e.SndWnd, e.MSS
+			r.TCP.SndWnd, r.TCP.MSS = &window, &mss
+		}
+		if e.UnsentTries != 0 {
+			r.TCP.Refused, r.TCP.RefusedErr = e.UnsentTries, e.UnsentErr
+		}
 		if e.Hook == event.HookClose {
 			n := unread(e)
 			r.Unread = &n

@@ -888,6 +888,9 @@ func (b *builder) prune() {
 func proofText(e *event.Event) string {
 	switch e.Hook {
 	case event.HookTwskKill:
+		if event.TwskEnd(e.Arg2) == event.TwskEarly {
+			return event.State(e.Arg).String() + " ends before its time"
+		}
 		return event.State(e.Arg).String() + " ends: the kernel forgets the connection"
 	case event.HookErrorReport:
 		return "the process can learn of " + e.Err.String()
@@ -895,6 +898,15 @@ func proofText(e *event.Event) string {
 		return "the socket is freed"
 	case event.HookExec:
 		return "exec"
+	case event.HookICMP:
+		if e.Loopback {
+			return verdict.ICMPText(e) + ", from this host itself"
+		}
+		return verdict.ICMPText(e) + " from " + e.From.Addr().String()
+	case event.HookNeighbor:
+		return "a segment is thrown away: the next hop does not answer"
+	case event.HookAddress:
+		return "the address " + e.Local.Addr().String() + " is taken away"
 	}
 	return e.Hook.String()
 }

@@ -1,6 +1,7 @@
 package verdict
 
 import (
+	"cmp"
 	"slices"
 	"time"
 
@@ -36,6 +37,7 @@ type finding struct {
 	needs    []event.Hook
 	needsAll []event.Hook // hooks whose silence counts
 	likely   bool         // another cause cannot be excluded whatever is attached
+	advice   string       // instead of the rule's
 }
 
 // did fills in who acted from the event of the act.
@@ -295,7 +297,7 @@ func (v *Verdict) fill(r *Rule, x *finding, a, b *facts, mine bool, s Scope) {
 	if v.Unseen != "" {
 		v.Sentence += " Not all of it was seen: " + v.Unseen + " was not told."
 	}
-	v.Advice = r.Advice
+	v.Advice = cmp.Or(x.advice, r.Advice)
 	if v.Act == ActKilled && r.Advice != "" {
 		v.Advice = killedAdvice(v.Signal)
 	}

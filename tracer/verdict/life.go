@@ -292,7 +292,7 @@ func idle(self, peer *facts) *time.Duration {
 // time since it sent last is no silence.
 func (c Cause) resends() bool {
 	switch c {
-	case RetransmitTimeout, UserTimeout, ZeroWindowTimeout, OrphanTimeout, ConnectTimeout, AcceptOverflow:
+	case RetransmitTimeout, UserTimeout, ZeroWindowTimeout, OrphanTimeout, SendFailed, ConnectTimeout, AcceptOverflow:
 		return true
 	}
 	return false

@@ -333,6 +333,9 @@ func TestRetryOfTheRecordings(t *testing.T) {
 				}
 			}
 		}
+		if len(seen) == 0 {
+			continue // a recording of some scenarios only
+		}
 		for s := range want {
 			if !seen[s] {
 				t.Errorf("%s has no %s", path, s)

@@ -1,6 +1,7 @@
 package verdict
 
 import (
+	"fmt"
 	"slices"
 	"time"
 
@@ -38,6 +39,7 @@ func init() {
 		{Cause: AcceptOverflow, Class: Refused, match: acceptOverflow, sentence: tellAcceptOverflow},
 		{Cause: ConnectCancelled, Class: Refused, match: connectCancelled, sentence: tellConnectCancelled},
 		{Cause: PortClosed, Class: Refused, match: portClosed, sentence: tellPortClosed},
+		{Cause: SendFailed, Class: TimedOut, match: sendFailed, sentence: tellSendFailed},
 		{Cause: ConnectTimeout, Class: TimedOut, match: connectTimeout, sentence: tellConnectTimeout},
 		{Cause: Unreachable, Class: Refused, match: unreachable, sentence: tellUnreachable},
 		{Cause: HandshakeReset, Class: Refused, match: handshakeReset, sentence: tellHandshakeReset},
@@ -58,10 +60,11 @@ func init() {
 		{Cause: DataAfterClose, Class: Aborted, match: dataAfterClose, sentence: tellDataAfterClose},
 		{Cause: DataAfterShutdown, Class: Aborted, match: dataAfterShutdown, sentence: tellDataAfterShutdown},
 		// A kernel gave up.
-		{Cause: OrphanTimeout, Class: TimedOut, match: orphanTimeout, sentence: tellOrphanTimeout},
 		{Cause: UserTimeout, Class: TimedOut, match: userTimeout, sentence: tellUserTimeout},
+		{Cause: OrphanTimeout, Class: TimedOut, match: orphanTimeout, sentence: tellOrphanTimeout},
 		{Cause: RetransmitTimeout, Class: TimedOut, match: retransmitTimeout, sentence: tellRetransmitTimeout},
 		{Cause: ZeroWindowTimeout, Class: TimedOut, match: zeroWindowTimeout, sentence: tellZeroWindowTimeout},
+		{Cause: NamespaceRemoved, Class: Aborted, match: namespaceRemoved, sentence: tellNamespaceRemoved},
 		{Cause: FinWait2Timeout, Class: TimedOut, match: finWait2Timeout, sentence: tellFinWait2Timeout},
 		// A reset that came in, and whose cause lies elsewhere.
 		{Cause: NoSocket, Class: Aborted, match: noSocket, sentence: tellNoSocket},
@@ -190,10 +193,11 @@ func connectTimeout(a, b *facts, s Scope) *finding {
 	end := a.end()
 	// What an ICMP error said on the way stands in the error (sk_err_soft).
 	told := end.Err != 0 && end.Err != event.Errno(unix.ETIMEDOUT) || end.ErrSoft != 0
-	if end.State == event.SynSent && end.Retransmits > 0 && end.Context != event.ContextProcess && !told {
-		x := &finding{by: byKernel, a: []int{a.closed}}
+	if a.gaveUpConnecting() && !told {
+		// Whether the SYN ever left this host, the hook on the repetitions says.
+		x := &finding{by: byKernel, a: []int{a.closed}, needs: []event.Hook{event.HookRetransmit}}
 		if a.c.Remote.Addr().IsLoopback() {
-			x.needs = []event.Hook{event.HookSynDrop} // a full accept queue looks the same from here
+			x.needs = append(x.needs, event.HookSynDrop) // a full accept queue looks the same from here
 		}
 		return x
 	}
@@ -208,14 +212,35 @@ func unreachable(a, b *facts, s Scope) *finding {
 	if end.Err == event.Errno(unix.ECONNABORTED) {
 		return nil // tcp_abort
 	}
+	x := &finding{by: byKernel, a: []int{a.closed}, needs: []event.Hook{event.HookReset, event.HookDisconnect}}
 	if end.Err == 0 && end.ErrSoft == 0 && end.Call == event.CallConnect {
-		// This kernel, before anything was sent: tcp_v4_connect.
-		return &finding{by: byKernel, a: []int{a.closed}, needs: []event.Hook{event.HookReset, event.HookDisconnect}}
+		return x // this kernel, before anything was sent: tcp_v4_connect
 	}
-	if end.Err != 0 || end.ErrSoft != 0 {
-		return &finding{by: byPath, a: []int{a.closed}, needs: []event.Hook{event.HookReset, event.HookDisconnect}}
+	errno := end.Err
+	if errno == 0 {
+		errno = end.ErrSoft
 	}
-	return nil
+	if errno == 0 {
+		return nil
+	}
+	if _, last := a.thrownAway(); last != none && errno == event.Errno(unix.EHOSTUNREACH) {
+		x.a = append(x.a, last)
+		return x // its own neighbor look-up, of which it told itself by ICMP
+	}
+	switch i := a.icmp(errno); {
+	case i == none && !s.has(event.HookICMP):
+		// This kernel says so to itself in the same way as the network does.
+		x.by = byNobody
+		x.needs = append(x.needs, event.HookICMP, event.HookNeighbor)
+	case i == none:
+		x.by, x.likely = byNobody, true
+	case a.at(i).Loopback:
+		x.a = append(x.a, i) // a packet filter of this host rejects
+		x.needs = append(x.needs, event.HookNeighbor)
+	default:
+		x.by, x.a = byPath, append(x.a, i)
+	}
+	return x
 }
 
 func handshakeReset(a, b *facts, s Scope) *finding {
@@ -247,6 +272,11 @@ func repairClose(a, b *facts, s Scope) *finding {
 }
 
 func sockDestroy(a, b *facts, s Scope) *finding {
+	if e := a.early(); e != nil && e.Context == event.ContextProcess && !e.KernelThread() && e.Call == event.CallSend && a.closed != none && !a.rst {
+		// A mini-socket has no tcp_abort (tcp_diag_destroy, 6.1 and later).
+		return &finding{by: byAdmin, act: ActDestroy, a: []int{a.release, a.miniEnd},
+			actor: &conn.Process{PID: e.PID, TID: e.TID, Comm: e.Comm.String(), UID: e.UID, Cgroup: e.Cgroup}}
+	}
 	if a.abort == none && !s.has(event.HookAbort) && a.closed != none && !a.rst && !a.abandoned {
 		// Without the hook: only tcp_abort leaves ECONNABORTED, and it is
 		// called for a netlink request.
@@ -509,21 +539,10 @@ func orphanLimit(a, b *facts, s Scope) *finding {
 }
 
 func keepaliveTimeout(a, b *facts, s Scope) *finding {
-	if a.closed == none || a.rst {
+	if !a.gaveUpProbing(s) {
 		return nil
 	}
-	e := a.at(a.active)
-	if e == nil {
-		if s.has(event.HookSendActiveReset) {
-			return nil
-		}
-		e = a.end()
-	}
-	if e.Context == event.ContextProcess || e.SkFlags&event.SockKeepOpen == 0 || e.SkFlags&event.SockDead != 0 ||
-		e.WriteSeq != e.SndUna || e.ProbesOut == 0 {
-		return nil
-	}
-	return &finding{by: byKernel, a: []int{a.active, a.closed}, needs: []event.Hook{event.HookSendActiveReset}}
+	return a.heardNothing(&finding{by: byKernel, a: []int{a.active, a.closed}, needs: []event.Hook{event.HookSendActiveReset, event.HookProbe}})
 }
 
 func dataAfterClose(a, b *facts, s Scope) *finding {
@@ -611,28 +630,72 @@ func orphanTimeout(a, b *facts, s Scope) *finding {
 	if !a.gaveUp() || a.end().SkFlags&event.SockDead == 0 {
 		return nil
 	}
-	return &finding{by: byKernel, a: []int{a.release, a.closed}, needs: []event.Hook{event.HookReset}}
+	return a.heardNothing(&finding{by: byKernel, a: []int{a.release, a.closed}, needs: []event.Hook{event.HookReset}})
 }
 
 func userTimeout(a, b *facts, s Scope) *finding {
 	if !a.gaveUp() || a.end().UserTimeout == 0 {
 		return nil
 	}
-	return &finding{by: byKernel, a: []int{a.closed}, needs: []event.Hook{event.HookReset}}
+	// tcp_retransmit_timer looks at nothing else then; tcp_probe_timer ends
+	// earlier where the probes have run out.
+	e := a.end()
+	if limit := time.Duration(e.UserTimeout) * time.Millisecond; e.Retransmits == 0 && e.SinceProbing != 0 && e.SinceProbing < limit-jiffies {
+		return nil
+	}
+	return a.heardNothing(&finding{by: byKernel, a: []int{a.closed}, needs: []event.Hook{event.HookReset}})
 }
 
 func retransmitTimeout(a, b *facts, s Scope) *finding {
 	if !a.gaveUp() || a.end().SndNxt == a.end().SndUna || a.end().Retransmits == 0 {
 		return nil
 	}
-	return &finding{by: byKernel, a: []int{a.closed}, needs: []event.Hook{event.HookReset}}
+	x := &finding{by: byKernel, a: []int{a.closed}, needs: []event.Hook{event.HookReset}}
+	if sure, may := a.tooLarge(); sure || may {
+		x.advice = blackHoleAdvice
+	}
+	return a.heardNothing(x)
 }
 
 func zeroWindowTimeout(a, b *facts, s Scope) *finding {
 	if !a.gaveUp() || a.end().ProbesOut == 0 {
 		return nil
 	}
-	return &finding{by: byKernel, a: []int{a.closed}, needs: []event.Hook{event.HookReset}}
+	x := &finding{by: byKernel, a: []int{a.closed}, needs: []event.Hook{event.HookReset}}
+	// An open window that a whole segment fits into is not why it was probed.
+	if e := a.end(); e.WindowKnown && a.room() >= max(1, e.MSS) {
+		return nil
+	} else if !e.WindowKnown {
+		x.likely = true
+	}
+	return a.heardNothing(x)
+}
+
+// jiffies is how much a kernel timer and the clock of the jiffies may differ.
+const jiffies = 20 * time.Millisecond
+
+// heardNothing completes a finding that says that the peer did not answer what
+// this host sent: whether it was sent, the hooks on sending say.
+func (f *facts) heardNothing(x *finding) *finding {
+	e := f.end()
+	if e.Retransmits > 0 {
+		x.needs = append(x.needs, event.HookRetransmit)
+	}
+	if e.ProbesOut > 0 {
+		x.needs = append(x.needs, event.HookProbe)
+	}
+	if e.ErrSoft != 0 {
+		x.needs = append(x.needs, event.HookNeighbor, event.HookICMP)
+		if i := f.icmp(e.ErrSoft); i != none {
+			x.a = append(x.a, i)
+			if !f.at(i).Loopback && x.advice == "" {
+				x.advice = fmt.Sprintf("Ask %s, or whoever runs it, why it does not forward: it said %s.", f.at(i).From.Addr(), ICMPText(f.at(i)))
+			}
+		}
+	}
+	slices.Sort(x.needs)
+	x.needs = slices.Compact(x.needs)
+	return x
 }
 
 func finWait2Timeout(a, b *facts, s Scope) *finding {
@@ -642,16 +705,21 @@ func finWait2Timeout(a, b *facts, s Scope) *finding {
 	if e := a.at(a.active); e != nil && e.State == event.FinWait2 && e.SkFlags&event.SockDead != 0 {
 		return &finding{by: byKernel, a: []int{a.release, a.active}, needs: []event.Hook{event.HookSendReset, event.HookReset}}
 	}
-	// A mini-socket that ends before its time was ended by a RST, or by an
-	// operator (tcp_timewait_state_process, inet_twsk_purge).
-	if a.miniEnd != none && event.State(a.at(a.miniEnd).Arg) == event.FinWait2 && a.mini == none &&
-		(a.timeWait == none || a.at(a.miniEnd).Time-a.at(a.timeWait).Time >= time.Second/2) {
+	// A mini-socket that ends before its time was ended by a RST, by an operator,
+	// or with its namespace (tcp_timewait_state_process, inet_twsk_purge).
+	if a.miniEnd != none && event.State(a.at(a.miniEnd).Arg) == event.FinWait2 && a.mini == none {
+		given, lived := a.waited()
+		how := twskEnd(a.at(a.miniEnd))
+		if how == event.TwskEarly || how == event.TwskUnknown && a.timeWait != none && lived < time.Second/2 {
+			return nil
+		}
 		// The peer was reset, and by what was not seen: it may have sent more,
 		// before the time was over or after.
 		if b != nil && b.rst {
 			return nil
 		}
-		return &finding{by: byKernel, a: []int{a.release, a.miniEnd}, needs: []event.Hook{event.HookReset}, needsAll: []event.Hook{event.HookSendReset}}
+		return &finding{by: byKernel, a: []int{a.release, a.miniEnd}, needs: []event.Hook{event.HookReset}, needsAll: []event.Hook{event.HookSendReset},
+			likely: how == event.TwskUnknown || given != 0 && lived < given-jiffies}
 	}
 	return nil
 }
@@ -734,6 +802,10 @@ func pathReset(a, b *facts, s Scope) *finding {
 }
 
 func peerAbort(a, b *facts, s Scope) *finding {
+	if b == nil && a.closed != none && a.resetInFinWait2() {
+		// Everything was acknowledged, so it answered nothing.
+		return &finding{by: byPeer, a: []int{a.release, a.miniEnd}, likely: true}
+	}
 	if !a.rst || b != nil || neverEstablished(a) {
 		return nil
 	}
@@ -842,6 +914,12 @@ func graceful(a, b *facts, want func(Act) bool) *finding {
 	x.did(a.hand(a.finAct))
 	if !want(x.act) {
 		return nil
+	}
+	// The other FIN is not acknowledged yet, and nothing shows that it arrived: this
+	// end may have been gone by then.
+	if b != nil && b.closed == none && !b.finAcked && a.peerFin == none {
+		x.likely = true
+		x.needs = append(x.needs, event.HookTwskSchedule, event.HookTwskKill)
 	}
 	return x
 }

@@ -2,9 +2,12 @@ package verdict
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/event"
@@ -227,13 +230,40 @@ func tellUnreachable(t *telling) string {
 		errno = e.ErrSoft
 	}
 	if errno == 0 {
-		if e.Has&event.HasSocket != 0 && t.a.c.Local.Port() == 0 {
-			// inet_hash_connect: the route was found before (tcp_v4_connect).
-			return fmt.Sprintf("%s could not connect to %s: no local port was left for that. No SYN was sent.", end(t.a), t.a.c.Remote)
-		}
-		return fmt.Sprintf("%s could not connect to %s: there is no route, or no local port left. No SYN was sent.", end(t.a), t.a.c.Remote)
+		return fmt.Sprintf("%s could not connect to %s: %s. No SYN was sent.", end(t.a), t.a.c.Remote, t.a.whyNotConnected())
 	}
-	return fmt.Sprintf("The network said that %s cannot be reached (ICMP, %s); connect(2) of %s failed.", t.a.c.Remote, errno, end(t.a))
+	failed := fmt.Sprintf("; connect(2) of %s failed (%s).", end(t.a), errno)
+	if n, last := t.a.thrownAway(); last != none && errno == event.Errno(unix.EHOSTUNREACH) {
+		what := "the SYN"
+		if n > 1 {
+			what = fmt.Sprintf("%d segments", n)
+		}
+		return fmt.Sprintf("The next hop to %s did not answer (ARP or neighbor discovery), so this kernel threw %s away and told itself that the host is unreachable. Nothing left this host, and no router said anything%s",
+			t.a.c.Remote.Addr(), what, failed)
+	}
+	switch i := t.a.icmp(errno); {
+	case i == none:
+		return fmt.Sprintf("The network, or this host itself (its neighbor look-up, its packet filter), said that %s cannot be reached (ICMP)%s", t.a.c.Remote, failed)
+	case t.a.at(i).Loopback:
+		return fmt.Sprintf("This host itself rejected the SYN to %s: it answered with %s, as a packet filter does that rejects. No router said anything%s", t.a.c.Remote, ICMPText(t.a.at(i)), failed)
+	default:
+		return fmt.Sprintf("%s said that %s cannot be reached: %s%s", t.a.at(i).From.Addr(), t.a.c.Remote, ICMPText(t.a.at(i)), failed)
+	}
+}
+
+// whyNotConnected says why this kernel refused to connect before anything was sent.
+func (f *facts) whyNotConnected() string {
+	if f.c.Opener != nil && slices.ContainsFunc(f.c.Events, func(e event.Event) bool { return e.Hook == event.HookConnect }) {
+		return "its kernel could not send the SYN: the route or the source address is gone"
+	}
+	// inet_hash_connect: the route was found before (tcp_v4_connect).
+	if f.end().Has&event.HasSocket == 0 {
+		return "no local port was left for that, or the address and port that it was bound to are taken"
+	}
+	if f.c.Local.Port() == 0 {
+		return "no local port was left for that (EADDRNOTAVAIL)"
+	}
+	return fmt.Sprintf("a connection from %s to there exists already, or is in TIME_WAIT (EADDRNOTAVAIL)", f.c.Local)
 }
 
 func tellHandshakeReset(t *telling) string {
@@ -250,6 +280,10 @@ func tellRepairClose(t *telling) string {
 }
 
 func tellSockDestroy(t *telling) string {
+	if t.a.abort == none && t.a.early() != nil && t.x.actor != nil {
+		return fmt.Sprintf("%s had closed, and its kernel waited for the FIN of %s; %s destroyed what was left of the connection from outside (SOCK_DESTROY, as ss -K does). No packet was sent.",
+			end(t.a), t.other(), named(t.x.actor))
+	}
 	by := "somebody"
 	if t.x.actor != nil {
 		by = named(t.x.actor)
@@ -326,7 +360,7 @@ func tellKeepaliveTimeout(t *telling) string {
 	if e == nil {
 		e = t.a.end()
 	}
-	return fmt.Sprintf("%s did not answer %d keepalive probes of %s, so this kernel gave up and sent a RST.", t.other(), e.ProbesOut, end(t.a))
+	return fmt.Sprintf("%s did not answer %d keepalive probes of %s, so this kernel gave up and sent a RST.", t.other(), e.ProbesOut, end(t.a)) + t.a.softly()
 }
 
 func tellDataAfterClose(t *telling) string {
@@ -354,23 +388,33 @@ func tellDataAfterShutdown(t *telling) string {
 }
 
 func tellOrphanTimeout(t *telling) string {
-	return fmt.Sprintf("%s had closed; the rest of its data, or its FIN, was never acknowledged by %s, and this kernel gave up without a packet.", end(t.a), t.other())
+	return fmt.Sprintf("%s had closed; the rest of its data, or its FIN, was never acknowledged by %s, and this kernel gave up without a packet.", end(t.a), t.other()) + t.a.softly()
 }
 
 func tellUserTimeout(t *telling) string {
-	return fmt.Sprintf("%s left data of %s unacknowledged for longer than TCP_USER_TIMEOUT (%d ms), so this kernel gave up. No packet was sent: the peer may still think that the connection is open.", t.other(), end(t.a), t.a.end().UserTimeout)
+	closed := ""
+	if t.a.orphan(t.a.closed) {
+		closed = ", which had closed,"
+	}
+	return fmt.Sprintf("%s left data of %s%s unacknowledged for longer than TCP_USER_TIMEOUT (%d ms), so this kernel gave up. No packet was sent: the peer may still think that the connection is open.",
+		t.other(), end(t.a), closed, t.a.end().UserTimeout) + t.a.softly() + t.a.blackHole()
 }
 
 func tellRetransmitTimeout(t *telling) string {
-	return fmt.Sprintf("%s never acknowledged data of %s although it was sent again %d times, so this kernel gave up. No packet was sent: the peer may still think that the connection is open.", t.other(), end(t.a), t.a.end().Retransmits)
+	return fmt.Sprintf("%s never acknowledged data of %s although it was sent again %s, so this kernel gave up. No packet was sent: the peer may still think that the connection is open.",
+		t.other(), end(t.a), t.a.sentAgain()) + t.a.softly() + t.a.blackHole()
 }
 
 func tellZeroWindowTimeout(t *telling) string {
-	return fmt.Sprintf("%s kept its receive window at zero and did not answer %d probes, so this kernel gave up. No packet was sent.", t.other(), t.a.end().ProbesOut)
+	window := "at zero"
+	if n := t.a.room(); n > 0 && t.a.end().WindowKnown {
+		window = fmt.Sprintf("at %s, too few for a segment,", plural(uint64(n)))
+	}
+	return fmt.Sprintf("%s kept its receive window %s and did not answer %d probes, so this kernel gave up. No packet was sent.", t.other(), window, t.a.end().ProbesOut) + t.a.softly()
 }
 
 func tellFinWait2Timeout(t *telling) string {
-	return fmt.Sprintf("%s had closed, and %s never sent its FIN: the kernel stopped waiting (tcp_fin_timeout).", end(t.a), t.other())
+	return fmt.Sprintf("%s had closed, and %s never sent its FIN: the kernel stopped waiting%s.", end(t.a), t.other(), t.a.waitText())
 }
 
 func tellNoSocket(t *telling) string {
@@ -469,6 +513,10 @@ func span(d time.Duration) string {
 }
 
 func tellPeerAbort(t *telling) string {
+	if t.a.resetInFinWait2() {
+		_, lived := t.a.waited()
+		return fmt.Sprintf("%s had closed and waited for the FIN of %s; a RST came instead, %s later, and answered nothing: there the connection was aborted, or something on the path did it.", end(t.a), t.other(), seconds(lived))
+	}
 	return fmt.Sprintf("%s aborted the connection: its RST came on its own, not in answer to a segment.%s", t.a.c.Remote, t.a.incoming().reading(t))
 }
 

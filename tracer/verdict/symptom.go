@@ -73,16 +73,17 @@ var symptoms = []Symptom{
 		Meaning: "This kernel gave up, because nobody answered; no RST came in. " +
 			"On connect(2) the SYN had no answer; on an open connection data, window probes or keepalive probes had none. " +
 			"The peer may still think that the connection is open.",
-		Causes: []Cause{ConnectTimeout, RetransmitTimeout, KeepaliveTimeout, UserTimeout, ZeroWindowTimeout, AcceptOverflow},
+		Causes: []Cause{ConnectTimeout, RetransmitTimeout, SendFailed, KeepaliveTimeout, UserTimeout, ZeroWindowTimeout, AcceptOverflow},
 		Note: "If connect(2) failed, it is connect-timeout (or accept-overflow: ListenDrops moves at the server). Else the timer of `ss -tano` tells: on is retransmission, keepalive is keepalive, persist is a closed window; " +
 			"TCP_USER_TIMEOUT in strace of setsockopt shortens all of them. Only the end by keepalive sends a RST. " +
 			"If an ICMP error came during the wait, its errno is reported instead of this one.",
 	},
 	{
-		Names:   errno("ECONNREFUSED", 111, "connection refused", "ConnectionRefusedError", "WSAECONNREFUSED"),
-		Kind:    "errno",
-		Meaning: "connect(2) was refused at once: a RST answered the SYN, or an ICMP port unreachable did. Nothing was sent on this connection.",
-		Causes:  []Cause{PortClosed, PathReset, Unreachable, AcceptOverflow},
+		Names: errno("ECONNREFUSED", 111, "connection refused", "ConnectionRefusedError", "WSAECONNREFUSED"),
+		Kind:  "errno",
+		Meaning: "connect(2) was refused at once: a RST answered the SYN, or an ICMP port unreachable did. Nothing was sent on this connection. " +
+			"On an open connection it is an ICMP port unreachable that came while this kernel sent again without an answer; it is reported in place of ETIMEDOUT when the kernel gives up.",
+		Causes: []Cause{PortClosed, PathReset, Unreachable, AcceptOverflow, RetransmitTimeout, UserTimeout, KeepaliveTimeout, ZeroWindowTimeout},
 		Note: "[R.] in the capture: if the host's own stack sent it (OutRsts there), nobody listens on that address, port and network namespace; if not, a packet filter rejects with tcp reset. " +
 			"An ICMP message in the capture names the host that refuses. " +
 			"A full accept queue refuses only with net.ipv4.tcp_abort_on_overflow=1, and rarely then.",
@@ -98,14 +99,14 @@ var symptoms = []Symptom{
 		Names:   errno("EHOSTUNREACH", 113, "no route to host"),
 		Kind:    "errno",
 		Meaning: "A router, a packet filter or this host's own neighbour resolution said (ICMP host unreachable) that the address cannot be reached. On an open connection it is the last ICMP error before this kernel gave up, in place of ETIMEDOUT.",
-		Causes:  []Cause{Unreachable, ConnectTimeout, RetransmitTimeout, KeepaliveTimeout, UserTimeout, ZeroWindowTimeout},
+		Causes:  []Cause{Unreachable, SendFailed, ConnectTimeout, RetransmitTimeout, KeepaliveTimeout, UserTimeout, ZeroWindowTimeout},
 		Note:    "From connect(2) within milliseconds: the ICMP message in `tcpdump -nni any icmp or icmp6` names the sender. After about 3 s: the neighbour does not answer (`ip neigh` says FAILED). On an open connection, or after minutes: it is a timeout, see its timer in `ss -tano`.",
 	},
 	{
 		Names:   errno("ENETUNREACH", 101, "network is unreachable"),
 		Kind:    "errno",
 		Meaning: "This host has no route to the address, or a router said so by ICMP.",
-		Causes:  []Cause{Unreachable, ConnectTimeout, RetransmitTimeout, KeepaliveTimeout},
+		Causes:  []Cause{Unreachable, SendFailed, ConnectTimeout, RetransmitTimeout, KeepaliveTimeout},
 		Note:    "If `ip route get ADDRESS` fails too, it is the local table, and no packet was sent (an IPv6 address on a host without IPv6 is the usual case). Otherwise look for the ICMP message; after minutes on an open connection it stands for a timeout.",
 	},
 	{
@@ -118,7 +119,7 @@ var symptoms = []Symptom{
 	{
 		Names:   errno("EADDRNOTAVAIL", 99, "cannot assign requested address", "can't assign requested address"),
 		Kind:    "errno",
-		Meaning: "connect(2) found no free local port for that destination, or bind(2) was given an address that this host does not have. No packet was sent.",
+		Meaning: "connect(2) found no free local port for that destination, or a connection with the same four numbers exists already (or is in TIME_WAIT), or bind(2) was given an address that this host does not have. No packet was sent.",
 		Causes:  []Cause{Unreachable, OrderlyClose, CloseWaitLeak},
 		Note:    "`ss -tan state time-wait dst ADDRESS | wc -l` near the size of net.ipv4.ip_local_port_range means that closed connections hold the ports: keep connections open and reuse them, or set net.ipv4.tcp_tw_reuse=1. Many in CLOSE-WAIT instead are a leak. If bind(2) failed, check `ip address`.",
 	},
@@ -540,7 +541,7 @@ var symptoms = []Symptom{
 		Names:   counter("TcpExt", "TCPRetransFail", "TCPSpuriousRtxHostQueues", "TcpExtTCPSpuriousRtxHostQueues"),
 		Kind:    "counter",
 		Meaning: "Count segments that could not be sent again: the IP layer refused (no route, a packet filter, no memory), or the first copy still waits in this host's own queues.",
-		Causes:  []Cause{RetransmitTimeout, ConnectTimeout, Unreachable},
+		Causes:  []Cause{SendFailed, RetransmitTimeout, ConnectTimeout, Unreachable},
 		Note:    "`ip route get ADDRESS` and `nft list ruleset` say whether this host can send at all; a long queue of the device shows in `tc -s qdisc`.",
 	},
 	{
@@ -578,7 +579,7 @@ var symptoms = []Symptom{
 		Names:   []string{"FIN_WAIT2", "FIN-WAIT-2", "FIN_WAIT_2", "FINWAIT2"},
 		Kind:    "state",
 		Meaning: "This end has finished and the peer has acknowledged it; the peer's FIN is missing.",
-		Causes:  []Cause{FinWait2Held, FinWait2Timeout, HalfClose, DataAfterClose},
+		Causes:  []Cause{FinWait2Held, FinWait2Timeout, HalfClose, DataAfterClose, NamespaceRemoved},
 		Note:    "With a process in `ss -tanpo`: held, no timer. Without one: closed, and timer:(timewait,…) runs for net.ipv4.tcp_fin_timeout; data that comes in that time is answered with a RST. Either way the peer is in CLOSE_WAIT.",
 	},
 	{

@@ -227,6 +227,14 @@ var texts = map[Cause]Text{
 		Truth:  "It was removed in 4.12, because it refused new connections of clients behind one NAT by their timestamps. A TIME_WAIT gives way to a new SYN with a newer timestamp or sequence number by itself.",
 		Refs:   []string{"RFC 9293 3.5.1", "RFC 5961 4", "RFC 6191", "RFC 7323 5", "tcp_validate_incoming", "tcp_rcv_state_process"},
 	},
+	NamespaceRemoved: {
+		What: "The process had closed; while the kernel waited for the peer's FIN, the namespace went. " +
+			"A closed socket whose FIN is acknowledged is a FIN_WAIT2 mini-socket, which does not keep its namespace alive: when the last process and descriptor of it go (a container stops, `ip netns del`), cleanup_net purges it (inet_twsk_purge). " +
+			"No packet is sent. The addresses vanish with the namespace, so what the peer sends now is answered by nobody, or by whoever gets the address next.",
+		Prove: "`ip netns list` or the container's state shows that it is gone; at the peer `ss -tan state close-wait` still shows the connection.",
+		Do:    "Nothing at this end: it had said goodbye. Let the peer close when it reads the end of the stream, before the container is removed.",
+		Refs:  []string{"network_namespaces(7)", "ip-netns(8)", "inet_twsk_purge", "cleanup_net"},
+	},
 	PathReset: {
 		What: "A RST came in the name of the peer, but the peer's TCP stack did not send it. " +
 			"The receiver cannot tell: tcp_validate_incoming accepts any RST whose sequence number is exactly the next one, and tcp_reset ends the connection with ECONNRESET. " +
@@ -347,6 +355,18 @@ var texts = map[Cause]Text{
 		Truth:  "It limits how long a closed socket stays in FIN_WAIT2, nothing else. TIME_WAIT is a fixed 60 s (TCP_TIMEWAIT_LEN).",
 		Refs:   []string{"RFC 9293 3.6", "tcp(7)", "tcp_time_wait", "inet_twsk_kill", "tcp_keepalive_timer"},
 	},
+	SendFailed: {
+		What: "This host could not send: a route, an address, a filter, a neighbor or a device failed. " +
+			"Each time the retransmission timer, the window probe or the keepalive timer tried, tcp_retransmit_skb or tcp_write_wakeup returned an error, or the segment was thrown away because ARP (neighbor discovery) had no answer; nothing reached the wire, and the timers ran out. " +
+			"EPERM is a packet filter of this host at output or postrouting (such as one that drops what conntrack calls INVALID after its table was flushed), or a BPF program of the cgroup; EHOSTUNREACH, ENETUNREACH, EACCES and EINVAL are its routes or a source address that is gone; ENETDOWN is the device; a positive number is a queueing discipline or tc. " +
+			"send(2) does not tell: the data waits in the queue. The process gets ETIMEDOUT, or the routing error; the peer hears nothing and may hold its end for ever.",
+		Prove: "`nstat -az TcpExtTCPRetransFail IpOutNoRoutes IpOutDiscards` moves at this host, and `tcpdump -nni any tcp port PORT` shows no segment leave. " +
+			"`ip -s addr`, `ip route get ADDRESS from LOCAL`, `ip neigh` and `nft list ruleset` show what is missing; with `conntrack -E` a flow that vanishes shows.",
+		Do:     "Mend this host, not the peer: its address, route, packet filter, neighbor or device, as the sentence says. Connections from an address that is gone must be opened again.",
+		Belief: "\"Connection timed out, so the other side is down.\"",
+		Truth:  "ETIMEDOUT says that no answer came. Whether a question ever left, TCP does not tell the application.",
+		Refs:   []string{"tcp(7)", "ip-neighbour(8)", "nft(8)", "tcp_retransmit_skb", "tcp_write_wakeup", "ip_queue_xmit", "arp_error_report"},
+	},
 	ConnectTimeout: {
 		What: "The SYN was never answered, so this kernel gave up connecting. " +
 			"tcp_retransmit_timer sends it again net.ipv4.tcp_syn_retries (6) times: up to 6.4 with doubled waits from 1 s, which ends after 127 s; from 6.5 the first net.ipv4.tcp_syn_linear_timeouts (4) repeats come 1 s apart and in addition, which ends after 131 s. " +
@@ -388,8 +408,8 @@ var texts = map[Cause]Text{
 	Unreachable: {
 		What: "The network or this host said that the address cannot be reached. " +
 			"Either an ICMP message answered the SYN: tcp_v4_err (tcp_v6_err) ends a socket in SYN_SENT with its errno (EHOSTUNREACH, ENETUNREACH, ECONNREFUSED for port unreachable), unless the process holds the socket's lock at that instant; then the errno is only kept in sk_err_soft and reported if the attempt times out. " +
-			"Or no SYN was sent at all: connect(2) found no route (ENETUNREACH), or no free local port (EADDRNOTAVAIL). " +
-			"EHOSTUNREACH after about 3 s on the own network means that neighbour resolution failed. AttemptFails moves when ICMP ended it.",
+			"Or no SYN was sent at all: connect(2) found no route (ENETUNREACH), or no free local port (EADDRNOTAVAIL), or the address and port that it was bound to have such a connection already. " +
+			"EHOSTUNREACH after about 3 s on the own network means that neighbour resolution failed (arp_error_report): the kernel then sends itself the ICMP message, and nothing left the host. A packet filter of this host that rejects does the same. AttemptFails moves when ICMP ended it.",
 		Prove: "`ip route get ADDRESS` shows the route, `ip neigh` a neighbour that is FAILED. " +
 			"`tcpdump -nni any 'icmp or icmp6 or tcp port PORT'` shows the message and who sent it. " +
 			"`ss -tan state time-wait | wc -l` and `sysctl net.ipv4.ip_local_port_range` show whether ports ran out.",

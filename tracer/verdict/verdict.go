@@ -88,6 +88,7 @@ const (
 	PathReset         Cause = "path-reset"          // a RST that the peer's stack did not send
 	PeerAbort         Cause = "peer-abort"          // remote: the peer aborted (RST with ACK)
 	PeerGone          Cause = "peer-gone"           // remote: the peer no longer knows the connection (bare RST)
+	NamespaceRemoved  Cause = "namespace-removed"   // the network namespace went, with the mini-socket in FIN_WAIT2
 	// Timed out.
 	KeepaliveTimeout  Cause = "keepalive-timeout"
 	RetransmitTimeout Cause = "retransmit-timeout"
@@ -95,6 +96,7 @@ const (
 	ZeroWindowTimeout Cause = "zero-window-timeout"
 	OrphanTimeout     Cause = "orphan-timeout"    // closed, and the peer never acknowledged the rest
 	FinWait2Timeout   Cause = "fin-wait2-timeout" // closed, and the peer never sent its FIN
+	SendFailed        Cause = "send-failed"       // this host could not send: route, address, filter, neighbor, device
 	ConnectTimeout    Cause = "connect-timeout"
 	// Refused.
 	PortClosed       Cause = "port-closed"
