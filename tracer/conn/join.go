@@ -764,6 +764,9 @@ func (c *entry) another(e *event.Event) bool {
 
 // append gives a connection an event of its own.
 func (j *Joiner) append(c *entry, e *event.Event) {
+	if n := len(c.Events); n == cap(c.Events) {
+		c.Events = slices.Grow(c.Events, max(4, 2*n)) // an event is large: copy it seldom
+	}
 	c.Events = append(c.Events, *e)
 	c.Last = e.Time
 	j.hand(c, e)

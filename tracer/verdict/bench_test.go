@@ -1,0 +1,79 @@
+package verdict_test
+
+import (
+	"net/netip"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/event"
+	"github.com/tcpbye/tcpbye/tracer/verdict"
+)
+
+// BenchmarkJoinAndJudge plays one plain close after another, as a live run does.
+func BenchmarkJoinAndJudge(b *testing.B) {
+	for _, scenario := range []string{"orderly-close-ipv4", "close-unread-ipv4"} {
+		b.Run(scenario, func(b *testing.B) {
+			var plain []event.Event
+			for _, path := range recordings(b) {
+				if strings.HasPrefix(filepath.Base(path), "6.1.") {
+					for _, r := range readRuns(b, path) {
+						if r.scenario == scenario {
+							plain = r.events
+						}
+					}
+				}
+			}
+			if len(plain) == 0 {
+				b.Fatal("not recorded")
+			}
+			ends := 0
+			j := conn.New(conn.Options{Done: func(c *conn.Connection) {
+				ends++
+				verdict.Judge(c, verdict.Scope{})
+			}})
+			var used unix.Rusage
+			cpu := func() time.Duration {
+				if err := unix.Getrusage(unix.RUSAGE_SELF, &used); err != nil {
+					b.Fatal(err)
+				}
+				return time.Duration(used.Utime.Nano() + used.Stime.Nano())
+			}
+			b.ReportAllocs()
+			events, n := 0, 0
+			now := time.Second
+			begun := cpu()
+			for b.Loop() {
+				// One after the other, with addresses, sockets and numbers of its own.
+				n++
+				host := netip.AddrFrom4([4]byte{127, byte(n >> 16), byte(n >> 8), byte(n)})
+				gen, seq := uint64(now), uint32(n)*0x01000193
+				for _, e := range plain {
+					if e.Local.IsValid() && e.Remote.IsValid() && e.Remote.Port() != 0 {
+						e.Local, e.Remote = netip.AddrPortFrom(host, e.Local.Port()), netip.AddrPortFrom(host, e.Remote.Port())
+					}
+					now += 2 * time.Microsecond
+					e.Time = now
+					if e.Conn != 0 {
+						e.Sock += uint64(n%4096) << 40
+						e.Conn = gen + e.Conn%1_000_000
+					}
+					e.SndUna, e.SndNxt, e.WriteSeq = e.SndUna+seq, e.SndNxt+seq, e.WriteSeq+seq
+					e.RcvNxt, e.CopiedSeq = e.RcvNxt+seq, e.CopiedSeq+seq
+					j.Add(e)
+					events++
+				}
+				if n%500 == 0 {
+					j.Advance(now)
+				}
+			}
+			j.Advance(now + time.Hour)
+			b.ReportMetric(float64(events)/(cpu()-begun).Seconds(), "events/cpu-s")
+			b.ReportMetric(float64(ends)/float64(b.N), "ends/op")
+		})
+	}
+}
