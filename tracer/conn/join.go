@@ -756,7 +756,7 @@ func (c *entry) another(e *event.Event) bool {
 		return false
 	}
 	if e.Has&event.HasTuple != 0 && e.Local.Port() != 0 && e.Remote.Port() != 0 && !e.Local.Addr().IsUnspecified() && !e.Remote.Addr().IsUnspecified() &&
-		(ends{e.Local, e.Remote} != c.tuple || e.NetNS != c.NetNS) {
+		(ends{e.Local, e.Remote} != c.tuple || e.NetNS != c.NetNS && e.NetNS != 0 && c.NetNS != 0) {
 		return true
 	}
 	return c.Ended != 0 && e.Hook == event.HookSetState && e.State != event.Close
