@@ -308,7 +308,7 @@ func (j *Joiner) finish(c *entry) {
 	}
 	j.forget(c)
 	c.Serves = j.listeners.serves(c.Connection)
-	if !c.listener && c.connected() && !j.spare(c) {
+	if !c.listener && c.connected() && !j.spare(c) && !c.over() {
 		if j.opts.Done != nil {
 			j.opts.Done(c.Connection)
 		} else {
@@ -319,6 +319,13 @@ func (j *Joiner) finish(c *entry) {
 		j.open = slices.DeleteFunc(j.open, func(c *entry) bool { return c.judged })
 		j.judged = 0
 	}
+}
+
+// over says whether a connection had ended before anything could be heard of it,
+// and all that was seen is how its socket was let go of.
+func (c *entry) over() bool {
+	return !c.Lossy && c.Open == OpenUnknown && c.Before == 0 && c.Ended == 0 && len(c.Events) > 0 &&
+		!slices.ContainsFunc(c.Events, func(e event.Event) bool { return e.Hook == event.HookSetState || e.State != event.Close })
 }
 
 // spare says whether a socket was never an end: when the last two segments of a

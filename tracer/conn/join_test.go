@@ -505,3 +505,48 @@ func TestSpareChild(t *testing.T) {
 		}
 	}
 }
+
+// TestOver: a connection that had ended before the trace, and whose socket is let
+// go of in it, is no end of this trace; unless its end may have been lost.
+func TestOver(t *testing.T) {
+	last := func(state event.State) []event.Event {
+		e := event.Event{Has: event.HasTuple, Sock: 7, Conn: 7, NetNS: 1, State: state,
+			Local: netip.MustParseAddrPort("10.0.0.1:80"), Remote: netip.MustParseAddrPort("10.0.0.2:3000")}
+		var all []event.Event
+		for i, h := range []event.Hook{event.HookFileClose, event.HookClose, event.HookDestroy} {
+			e.Time, e.Hook = time.Duration(1+i)*time.Second, h
+			if h == event.HookDestroy {
+				e.State = event.Close
+			}
+			all = append(all, e)
+		}
+		return all
+	}
+	for _, tt := range []struct {
+		name  string
+		state event.State
+		lost  bool
+		seed  bool
+		want  int
+	}{
+		{"over", event.Close, false, false, 0},
+		{"its end may have been lost", event.Close, true, false, 1},
+		{"it was there when the trace began", event.Close, false, true, 1},
+		{"not over", event.Established, false, false, 1},
+	} {
+		j := New(Options{})
+		all := last(tt.state)
+		if tt.seed {
+			j.Seed(Seed{NetNS: 1, Local: all[0].Local, Remote: all[0].Remote, State: event.Established})
+		}
+		if tt.lost {
+			j.Lose(0, all[0].Time)
+		}
+		for _, e := range all {
+			j.Add(e)
+		}
+		if got := len(j.Flush()); got != tt.want {
+			t.Errorf("%s: %d ends, not %d", tt.name, got, tt.want)
+		}
+	}
+}

@@ -28,8 +28,13 @@ type Witness struct {
 // telling is what was last told of a PID.
 type telling struct {
 	record.Process
-	died bool
+	died  bool
+	asked time.Duration // of the event that it was looked at for
 }
+
+// again is how long what was told of a process holds without another look: what it
+// executes is told at once.
+const again = 100 * time.Millisecond
 
 // WitnessOptions are the places to look at. The zero value is right for a host.
 type WitnessOptions struct {
@@ -124,7 +129,10 @@ func (w *Witness) Look(e *event.Event) (record.Process, bool) {
 		known.died = true
 		w.processes.Exited(e.PID, e.Time)
 		return record.Process{}, false
-	case e.Hook == event.HookExec, e.Hook == event.HookConnect, e.Hook == event.HookAccept,
+	case e.Hook == event.HookExec:
+	case !known.died && e.Time-known.asked < again:
+		return record.Process{}, false
+	case e.Hook == event.HookConnect, e.Hook == event.HookAccept,
 		e.Hook == event.HookSetState && e.ToState == event.SynSent:
 	case known.died && !e.Exiting():
 		// The PID is another process's by now.
@@ -143,7 +151,7 @@ func (w *Witness) Look(e *event.Event) (record.Process, bool) {
 			w.order = w.order[1:]
 		}
 	}
-	known.died = e.Hook == event.HookExit
+	known.died, known.asked = e.Hook == event.HookExit, e.Time
 	if same(p, known.Process) {
 		return p, false
 	}
