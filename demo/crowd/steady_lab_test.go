@@ -4,12 +4,14 @@ package crowd
 
 import (
 	"bytes"
+	"encoding/csv"
 	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -358,4 +360,68 @@ func TestSoak(t *testing.T) {
 	if late.rss > early.rss*5/4 || late.threads > early.threads+2 || late.files > early.files {
 		t.Errorf("it grows: from %+v to %+v", early, late)
 	}
+}
+
+// TestClockSet: the wall clock is set in the middle of a trace. Each ending has the
+// time of day of its own moment, and the recording shows the same.
+func TestClockSet(t *testing.T) {
+	if !inLab() {
+		t.Skip("the clock of this machine is not ours to set")
+	}
+	recording := filepath.Join(t.TempDir(), "clock.tcpbye")
+	b := startBye(t, "trace", "-o", "csv", "-w", recording)
+	for _, by := range []time.Duration{0, 3 * time.Hour, -5 * time.Hour} {
+		tv := unix.NsecToTimeval(time.Now().Add(by).UnixNano())
+		if err := unix.Settimeofday(&tv); err != nil {
+			t.Fatal(err)
+		}
+		begin := time.Now().Round(0) // as the wall has it
+		shown := len(b.ended())
+		l := startLoad(t, 1, 20, verdict.CloseUnread)
+		eventually(t, "connections", func() (bool, string) { n := l.total(); return n > 20, fmt.Sprint(n) })
+		if err := l.end(); err != nil {
+			t.Fatal(err)
+		}
+		eventually(t, "their ends to be shown", func() (bool, string) {
+			n := len(b.ended())
+			return n >= shown+2*l.total(), fmt.Sprint(n)
+		})
+		// What was noticed within a moment of the setting may have either time.
+		for _, at := range b.ended()[shown+10:] {
+			if at.Before(begin) || at.After(time.Now().Round(0)) {
+				t.Errorf("the clock was set by %v to %v, and an ending is shown at %v", by, begin, at)
+			}
+		}
+	}
+	b.stop()
+	again, err := exec.Command(byeProgram(t), "trace", "-o", "csv", "-r", recording).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(again, []byte(text(t, b.stdout))) {
+		t.Error("the recording does not show the same")
+	}
+}
+
+// ended is when each ending that was shown so far was.
+func (b *bye) ended() []time.Time {
+	b.t.Helper()
+	s := text(b.t, b.stdout)
+	if s = s[:strings.LastIndexByte(s, '\n')+1]; s == "" {
+		return nil
+	}
+	all, err := csv.NewReader(strings.NewReader(s)).ReadAll()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	at := slices.Index(all[0], "ended")
+	var times []time.Time
+	for _, fields := range all[1:] {
+		ended, err := time.Parse(time.RFC3339Nano, fields[at])
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		times = append(times, ended)
+	}
+	return times
 }
