@@ -331,7 +331,8 @@ func (f *facts) state(i, act int) {
 		switch e.State {
 		case event.Closing, event.LastAck:
 			// Both leave only with our FIN acknowledged, or with an error.
-			f.finAcked = f.finAcked || e.Err == 0 && e.SndUna == e.WriteSeq && e.Has&event.HasTCP != 0
+			f.finAcked = f.finAcked || e.Err == 0 && e.SndUna == e.WriteSeq && e.Has&event.HasTCP != 0 ||
+				e.Has&event.HasTCP == 0 && f.fin != none && e.Time-f.at(f.fin).Time < rtoMin && (!e.Call.Ends() && e.Call != event.CallConnect || e.Call == f.at(f.fin).Call)
 		case event.FinWait2:
 			// tcp_time_wait moves rcv_nxt over the peer's FIN first.
 			if e.SkFlags&event.SockDone != 0 && f.peerFin == none {
@@ -340,6 +341,10 @@ func (f *facts) state(i, act int) {
 		}
 	}
 }
+
+// rtoMin is how soon the kernel can give up a FIN (TCP_RTO_MIN): what ends before
+// was acknowledged, or reset.
+const rtoMin = 200 * time.Millisecond
 
 // resets tells a RST that came in from tcp_reset called for data that a
 // socket no longer takes (tcp_rcv_state_process). With the segment at hand the

@@ -38,6 +38,7 @@ type finding struct {
 	needsAll []event.Hook // hooks whose silence counts
 	likely   bool         // another cause cannot be excluded whatever is attached
 	advice   string       // instead of the rule's
+	both     bool         // the rule itself says that this ended both ends
 }
 
 // did fills in who acted from the event of the act.
@@ -129,36 +130,70 @@ func (v *Verdict) alone(self, peer *facts, s Scope) bool {
 // one: a cause comes before its effect, and an abort has to arrive. Otherwise this
 // end's own process or kernel ended it.
 func (f *facts) endedBy(a *facts, r *Rule, x *finding, s Scope) bool {
-	if r.Class == Graceful || x.class == Graceful || f.closed == none {
+	if r.Class == Graceful || x.class == Graceful || x.both || f.closed == none {
 		return true // both ends were looked at; or this one has not ended
 	}
-	by := f.end().Time
+	last := f.end()
 	switch {
-	case f.timeWait != none && event.State(f.at(f.timeWait).Arg) == event.FinWait2 && f.peerFin == none && f.end().Err == 0:
-		// Its mini-socket lived on, and heard of it.
-		if f.miniEnd == none {
-			return true
-		}
-		by = f.at(f.miniEnd).Time
+	case f.waited():
+		last = f.at(f.miniEnd)
 	case f.rst:
-		by = f.at(f.reset).Time
-	case f.reset == none && (f.c.Lossy || !s.has(event.HookReset)) && f.resetError():
-	default:
-		return false
+		last = f.at(f.reset)
 	}
-	// The kernel's own steps may be told after what they did at the other end.
-	first := never
+	by := last.Time
+	// The kernel's last steps may be told in another order: one of them suffices.
+	step, rst := never, never
 	for _, i := range x.a {
 		e := a.at(i)
 		switch {
 		case e == nil:
-		case e.Hook == event.HookSendActiveReset || e.Hook == event.HookSendReset || e.Hook == event.HookSetState && e.ToState == event.Close:
-			first = min(first, e.Time)
+		case e.Hook == event.HookSendActiveReset:
+			step, rst = min(step, told(e, last)), min(rst, told(e, last))
+		case e.Hook == event.HookSetState && e.ToState == event.Close:
+			step = min(step, told(e, last))
+		case e.Hook == event.HookSendReset:
+			step, rst = min(step, e.Time), min(rst, e.Time)
 		case e.Time > by:
 			return false
 		}
 	}
-	return first == never || first <= by+sameStep
+	if step != never && step > by {
+		return false
+	}
+	switch {
+	case f.waited():
+		// Its mini-socket went when that RST can have come, and not by a reset of
+		// its own.
+		own := f.mini != none && f.at(f.mini).Time+sameStep > by
+		return rst != never && by-rst < longestFlight && !own
+	case f.rst && rst == never:
+		// It went without a packet: what came answered a later segment.
+		x.needsAll = append(x.needsAll, event.HookSendReset)
+		return !s.all(event.HookSendReset) || f.resetSent(a)
+	case f.rst:
+		return by-rst < longestFlight
+	}
+	return f.reset == none && (f.c.Lossy || !s.has(event.HookReset)) && f.resetError()
+}
+
+// told is when an event at the other end was, for what this end's event (last) can
+// be an effect of. A RST goes through loopback before tcp_send_reset tells of it,
+// and before the state of a destroyed socket changes: on the same CPU.
+func told(e, last *event.Event) time.Duration {
+	if e.CPU == last.CPU && e.Time > last.Time && e.Time-last.Time < sameStep {
+		return last.Time
+	}
+	return e.Time
+}
+
+// longestFlight is how long a segment may be under way between two ends of this
+// machine; what comes later was sent by something else.
+const longestFlight = 5 * time.Second
+
+// waited says whether this end had become a mini-socket in FIN_WAIT2, which is no
+// more and had not heard the peer's FIN.
+func (f *facts) waited() bool {
+	return f.timeWait != none && event.State(f.at(f.timeWait).Arg) == event.FinWait2 && f.peerFin == none && f.miniEnd != none && f.end().Err == 0
 }
 
 // never is a time that does not come.

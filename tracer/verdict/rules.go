@@ -342,7 +342,7 @@ func leftQueue(a, b *facts, s Scope) *finding {
 	if b == nil || !b.left(a) || a.fin == none {
 		return nil
 	}
-	x := &finding{a: []int{a.release, a.fin}, b: []int{b.peerFin, b.forget, b.closed, b.active}}
+	x := &finding{a: []int{a.release, a.fin}, b: []int{b.peerFin, b.forget, b.closed, b.active}, both: true}
 	return x.did(a.hand(a.release))
 }
 
@@ -737,15 +737,14 @@ func noSocket(a, b *facts, s Scope) *finding {
 }
 
 // sameStep is how much later than its effect at the other end an event may be
-// told that the same step of the kernel made: a RST goes through loopback before
-// tcp_send_reset tells of it, and the state follows.
+// told that the same step of the kernel made.
 const sameStep = 20 * time.Millisecond
 
 // sentReset says whether this end's stack had sent any reset for this connection
-// by a time.
-func (f *facts) sentReset(by time.Duration) bool {
+// that can have made an event at the other end.
+func (f *facts) sentReset(last *event.Event) bool {
 	for _, i := range append([]int{f.active, f.answer, f.mini, f.dead}, f.strays...) {
-		if i != none && f.at(i).Time <= by+sameStep {
+		if i != none && told(f.at(i), last) <= last.Time && last.Time-f.at(i).Time < longestFlight {
 			return true
 		}
 	}
@@ -756,11 +755,13 @@ func (f *facts) sentReset(by time.Duration) bool {
 // that came to this end: the peer's, or this kernel's for a socket that is not
 // there.
 func (f *facts) resetSent(peer *facts) bool {
-	by := f.c.Last
-	if f.reset != none {
-		by = f.at(f.reset).Time
+	last := f.at(f.reset)
+	if last == nil {
+		return false
 	}
-	return peer != nil && peer.sentReset(by) || f.elsewhere(func(e *event.Event) bool { return e.Hook == event.HookSendReset && e.Time <= by+sameStep }) != none
+	return peer != nil && peer.sentReset(last) || f.elsewhere(func(e *event.Event) bool {
+		return e.Hook == event.HookSendReset && told(e, last) <= last.Time && last.Time-e.Time < longestFlight
+	}) != none
 }
 
 func pathReset(a, b *facts, s Scope) *finding {
@@ -830,7 +831,7 @@ func peerGone(a, b *facts, s Scope) *finding {
 // own end came without a reset.
 func (f *facts) saidBoth() bool {
 	return f.closed != none && !f.rst && !f.abandoned && f.active == none && f.answer == none && f.mini == none &&
-		f.fin != none && f.end().Err == 0
+		f.fin != none && f.end().Err == 0 && !f.end().Repair
 }
 
 // bothSaid says whether both FINs were sent, and the end came without a reset.
@@ -880,6 +881,8 @@ func simultaneousClose(a, b *facts, s Scope) *finding {
 	if b != nil {
 		x.b = []int{b.fin, b.closed}
 	}
+	x.heard(a, b)
+	x.heard(b, a)
 	return x.did(a.hand(a.finAct))
 }
 
@@ -901,6 +904,8 @@ func graceful(a, b *facts, want func(Act) bool) *finding {
 		x.a = append(x.a, a.reset)
 		x.likely = b == nil // the reset of an abort may have been lost before
 	}
+	x.heard(a, b)
+	x.heard(b, a)
 	if b != nil {
 		x.b = []int{b.fin, b.closed}
 	}
@@ -922,6 +927,20 @@ func graceful(a, b *facts, want func(Act) bool) *finding {
 		x.needs = append(x.needs, event.HookTwskSchedule, event.HookTwskKill)
 	}
 	return x
+}
+
+// heard notes what is not certain of the FIN of an end (f): whether it arrived. A
+// process or an operator may drop a socket whose FIN is not acknowledged, and a
+// kernel may give it up.
+func (x *finding) heard(f, other *facts) {
+	switch {
+	case f == nil || f.finAcked || other != nil && other.peerFin != none:
+	case f.closed == none || f.end().Has&event.HasTCP != 0:
+		x.likely = x.likely || !x.harmless
+	default:
+		// A classic tracepoint does not tell.
+		x.needs = append(x.needs, event.HookClose)
+	}
 }
 
 // late says whether a reset followed the complete exchange: an old segment met

@@ -595,14 +595,11 @@ func tellGraceful(t *telling) string {
 			}
 		}
 	}
-	for _, f := range []*facts{t.a, t.b} {
-		other := t.b
-		if f == t.b {
-			other = t.a
-		}
+	for i, f := range []*facts{t.a, t.b} {
+		other := []*facts{t.b, t.a}[i]
 		if f != nil && f.refusedFin(other) {
 			s += fmt.Sprintf(" The FIN of %s was answered with a RST, because its peer's kernel kept nothing that could take it: both had said goodbye.", end(f))
-			if complete(t.a, t.b) {
+			if complete(t.a, t.b) && t.a.lost().Unread != nil && (t.b == nil || t.b.lost().Unread != nil) {
 				s += " No data was lost."
 			}
 			return s
