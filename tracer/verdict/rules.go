@@ -708,7 +708,7 @@ func finWait2Timeout(a, b *facts, s Scope) *finding {
 	// A mini-socket that ends before its time was ended by a RST, by an operator,
 	// or with its namespace (tcp_timewait_state_process, inet_twsk_purge).
 	if a.miniEnd != none && event.State(a.at(a.miniEnd).Arg) == event.FinWait2 && a.mini == none {
-		given, lived := a.waited()
+		given, lived := a.waitTimes()
 		how := twskEnd(a.at(a.miniEnd))
 		if how == event.TwskEarly || how == event.TwskUnknown && a.timeWait != none && lived < time.Second/2 {
 			return nil

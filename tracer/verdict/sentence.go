@@ -514,7 +514,7 @@ func span(d time.Duration) string {
 
 func tellPeerAbort(t *telling) string {
 	if t.a.resetInFinWait2() {
-		_, lived := t.a.waited()
+		_, lived := t.a.waitTimes()
 		return fmt.Sprintf("%s had closed and waited for the FIN of %s; a RST came instead, %s later, and answered nothing: there the connection was aborted, or something on the path did it.", end(t.a), t.other(), seconds(lived))
 	}
 	return fmt.Sprintf("%s aborted the connection: its RST came on its own, not in answer to a segment.%s", t.a.c.Remote, t.a.incoming().reading(t))

@@ -347,9 +347,9 @@ func (f *facts) resetInFinWait2() bool {
 	return e != nil && e.Context == event.ContextSoftirq
 }
 
-// waited is the time that a FIN_WAIT2 mini-socket was given, and for how long it
+// waitTimes is the time that a FIN_WAIT2 mini-socket was given, and for how long it
 // lived; 0: not known.
-func (f *facts) waited() (given, lived time.Duration) {
+func (f *facts) waitTimes() (given, lived time.Duration) {
 	if f.timeWait == none {
 		return 0, 0
 	}
@@ -371,7 +371,7 @@ func namespaceRemoved(a, b *facts, s Scope) *finding {
 }
 
 func tellNamespaceRemoved(t *telling) string {
-	_, lived := t.a.waited()
+	_, lived := t.a.waitTimes()
 	s := fmt.Sprintf("%s had closed, and its kernel waited for the FIN of %s; then the network namespace of this end was removed", end(t.a), t.other())
 	if lived > 0 {
 		s += ", " + seconds(lived) + " into the wait"
@@ -381,7 +381,7 @@ func tellNamespaceRemoved(t *telling) string {
 
 // waitText is how long a closed socket was waited for, and which setting said so.
 func (f *facts) waitText() string {
-	given, _ := f.waited()
+	given, _ := f.waitTimes()
 	if given == 0 {
 		return ""
 	}
