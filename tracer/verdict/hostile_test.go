@@ -16,7 +16,7 @@ func (e *wireEnd) settled() bool {
 	return int32(e.finSeq-e.tcp.SndUna) <= 0 && (!e.dead || e.unread() == 0)
 }
 
-var stories = flag.Uint64("stories", 1600, "how many stories of chance are played with every hook; a quarter with each poorer rung")
+var chances = flag.Uint64("chances", 1200, "how many stories of chance are played with every hook; a quarter with each poorer rung")
 
 // sound holds the verdict of one end against what is known to have ended it; "" it
 // is not refuted.
@@ -60,7 +60,7 @@ func sound(x *judged, e *wireEnd) string {
 // the peer that came after this end, or an abort of which nothing arrived.
 func ordered(x *judged) string {
 	v := x.v
-	if v.Class == verdict.Open || v.Class == verdict.Graceful || v.Ender != verdict.PeerProcess && v.Ender != verdict.PeerKernel || x.c.Ended == 0 {
+	if v.Class == verdict.Open || v.Cause == verdict.NeverAccepted || v.Class == verdict.Graceful || v.Ender != verdict.PeerProcess && v.Ender != verdict.PeerKernel || x.c.Ended == 0 {
 		return ""
 	}
 	over := x.c.Ended
@@ -93,9 +93,9 @@ func TestHostile(t *testing.T) {
 	for name, rung := range rungsOfViews() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			n := *stories / 4
+			n := *chances / 4
 			if name == "every hook" {
-				n = *stories
+				n = *chances
 			}
 			certain, all, bad := 0, 0, 0
 			causes := map[verdict.Cause]int{}

@@ -307,6 +307,9 @@ func listenerClosed(a, b *facts, s Scope) *finding {
 		if a.c.Open != conn.OpenPassive || end.Has&event.HasSocket == 0 || end.HasSk || end.SkFlags&event.SockDead != 0 || a.rst || !a.actedAt(a.closed) || a.accepted() {
 			return nil
 		}
+		if b != nil && b.release != none && b.at(b.release).Time < end.Time {
+			return nil // it had left before
+		}
 		x := &finding{by: byProcess, act: ActListener, actor: process(end), a: []int{a.closed, a.active}, needs: []event.Hook{event.HookChildForget}}
 		if end.Exiting() {
 			x.act, x.signal = act(end)
@@ -327,6 +330,8 @@ func listenerClosed(a, b *facts, s Scope) *finding {
 	if a.elsewhere(func(e *event.Event) bool { return e.Hook == event.HookAbort }) != none {
 		x.by, x.act = byAdmin, ActDestroy
 	}
+	// A client on another machine that has sent its FIN may have left before.
+	x.likely = b == nil && before(a.peerFin, a.forget)
 	return x
 }
 

@@ -32,6 +32,9 @@ type wire struct {
 	// late is how much later than its time a segment comes.
 	late func(s *wireSegment) time.Duration
 
+	// noMini: this machine allows no mini-sockets (tcp_max_tw_buckets).
+	noMini bool
+
 	events []event.Event
 }
 
@@ -104,8 +107,12 @@ func newWire(delay time.Duration) *wire {
 	c.see(event.HookSetState, move(event.SynSent, event.Established))
 	c.state, s.state = event.Established, event.Established
 	w.now += time.Millisecond
-	s.see(event.HookAccept, s.byProcess(event.CallNone), at(event.Established))
 	return w
+}
+
+// Accept is accept(2).
+func (e *wireEnd) Accept() {
+	e.see(event.HookAccept, e.byProcess(event.CallNone), at(event.Established))
 }
 
 // see adds what the kernel tells of an end.
@@ -364,6 +371,32 @@ func (e *wireEnd) Destroy() {
 	e.end(verdict.SockDestroy, true)
 }
 
+// Forget is what the close of its listener does to an end in the accept queue.
+func (e *wireEnd) Forget() {
+	if e.state == event.Close {
+		return
+	}
+	by := func(x *event.Event) { e.byProcess(event.CallExit)(x); x.HasSk = false }
+	e.see(event.HookChildForget, by)
+	e.see(event.HookDisconnect, by)
+	e.to(event.Close, by)
+	e.see(event.HookSendActiveReset, by)
+	e.abort(verdict.ListenerClosed, event.RST|event.ACK)
+	e.dead = true
+	e.end(verdict.ListenerClosed, true)
+}
+
+// GiveUp is a kernel that probed a closed window in vain.
+func (e *wireEnd) GiveUp() {
+	if e.state == event.Close {
+		return
+	}
+	e.timer++
+	e.tcp.WriteSeq += 1000
+	e.to(event.Close, func(x *event.Event) { x.Err, x.ProbesOut = event.Errno(unix.ETIMEDOUT), 5 })
+	e.end(verdict.ZeroWindowTimeout, true)
+}
+
 // Vanish is a close in repair mode.
 func (e *wireEnd) Vanish() {
 	if e.dead || e.state == event.Close {
@@ -391,6 +424,11 @@ func (e *wireEnd) Inject(flags event.TCPFlags) {
 // timeWait makes the mini-socket.
 func (e *wireEnd) timeWait(s event.State) {
 	e.see(event.HookTimeWait, func(x *event.Event) { x.Arg = int32(s) })
+	if e.w.noMini {
+		e.to(event.Close)
+		e.end(verdict.OrderlyClose, e.side == 0)
+		return
+	}
 	e.mini = s
 	e.miniT++
 	mine := e.miniT
@@ -589,6 +627,7 @@ func (w *wire) judge(view func(event.Event) (event.Event, bool), s verdict.Scope
 func randomWire(seed uint64) (*wire, []string) {
 	r := rand.New(rand.NewPCG(seed, 13))
 	w := newWire(time.Duration(1+r.IntN(40)) * time.Millisecond)
+	w.ends[1].Accept()
 	var said []string
 	start := w.now
 	cutAt := [2]time.Duration{1 << 60, 1 << 60}
