@@ -112,10 +112,13 @@ func (f *facts) elsewhere(ok func(*event.Event) bool) int {
 }
 
 // resetElsewhere is a reset that this machine's kernel sent to this end for
-// want of a socket.
+// want of a socket, when it can be the one that came.
 func (f *facts) resetElsewhere(state event.State) int {
 	return f.elsewhere(func(e *event.Event) bool {
 		if e.Hook != event.HookSendReset || e.Segment.Flags&event.RST != 0 && e.Has&event.HasSegment != 0 {
+			return false
+		}
+		if last := f.at(f.reset); last != nil && (told(e, last) > last.Time || last.Time-e.Time >= longestFlight) {
 			return false
 		}
 		if state == 0 {
@@ -247,8 +250,11 @@ func handshakeReset(a, b *facts, s Scope) *finding {
 	if a.c.Established != 0 || a.closed == none || !a.rst || a.c.Open != conn.OpenPassive && a.end().State != event.SynRecv {
 		return nil
 	}
-	// Who sent the RST is known where the stack is that did.
-	return &finding{by: byPeer, a: []int{a.reset, a.closed}, likely: !a.resetSent(b)}
+	// An end that is here tells why it sent the RST; who did elsewhere is not known.
+	if b != nil {
+		return nil
+	}
+	return &finding{by: byPeer, a: []int{a.reset, a.closed}, likely: true}
 }
 
 // portReuse: the other side opened a new connection from the same address and

@@ -1,10 +1,13 @@
 package verdict_test
 
 import (
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
@@ -223,5 +226,116 @@ func TestStories(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// shifted is an end of a recording as the other end of c, some time later or earlier.
+func shifted(y, c *conn.Connection, by time.Duration) *conn.Connection {
+	out := *y
+	out.Local, out.Remote = c.Remote, c.Local
+	by += c.First - y.First
+	for _, at := range []*time.Duration{&out.First, &out.Opened, &out.Established, &out.Ended, &out.Last} {
+		if *at != 0 {
+			*at += by
+		}
+	}
+	move := func(events []event.Event) []event.Event {
+		events = slices.Clone(events)
+		for i := range events {
+			e := &events[i]
+			e.Time += by
+			switch {
+			case e.Local == y.Local && e.Remote == y.Remote:
+				e.Local, e.Remote = out.Local, out.Remote
+			case e.Local == y.Remote && e.Remote == y.Local:
+				e.Local, e.Remote = out.Remote, out.Local
+			}
+		}
+		return events
+	}
+	out.Events, out.Elsewhere = move(y.Events), move(y.Elsewhere)
+	return &out
+}
+
+// TestEndsOfStrangers puts ends of two recorded endings together, with time
+// between them: whatever they have in common, what came after this end, or never
+// came to it, did not end it.
+func TestEndsOfStrangers(t *testing.T) {
+	for _, path := range recordings(t) {
+		var ends []*conn.Connection
+		for _, r := range readRuns(t, path) {
+			for _, x := range r.judge() {
+				ends = append(ends, x.c)
+			}
+		}
+		rnd := rand.New(rand.NewPCG(7, uint64(len(ends))))
+		told, peers := 0, 0
+		for range 4000 {
+			x, y := *ends[rnd.IntN(len(ends))], ends[rnd.IntN(len(ends))]
+			z := shifted(y, &x, time.Duration(rnd.IntN(4000)-2000)*time.Millisecond)
+			x.Peer, z.Peer = z, &x
+			for _, c := range []*conn.Connection{&x, z} {
+				v := verdict.Judge(c, verdict.Scope{})
+				told++
+				if v.Ender == verdict.PeerProcess || v.Ender == verdict.PeerKernel {
+					peers++
+				}
+				if bad := ordered(&judged{c, v}); bad != "" {
+					t.Fatalf("%s: %v and %v: %s: %s %s by %q: %s\n%s\nthe other:\n%s", path, ends[0].Local, y.Local, bad, v.Class, v.Cause, v.Ender, v.Sentence, listed(c.Events), listed(c.Peer.Events))
+				}
+			}
+		}
+		t.Logf("%s: %d verdicts, %d name the other end", path, told, peers)
+	}
+}
+
+// TestSimultaneousOpen: two SYNs crossed, and one of the two processes aborts before
+// the handshake is over. No port was closed, and no byte was sent.
+func TestSimultaneousOpen(t *testing.T) {
+	w := newWire(20 * time.Millisecond)
+	w.events = nil
+	for _, e := range w.ends {
+		e.tcp.SndUna, e.tcp.BytesAcked = e.tcp.SndNxt-1, 0
+		e.state = event.SynSent
+		e.see(event.HookSetState, e.byProcess(event.CallConnect), move(event.Close, event.SynSent))
+		e.to(event.SynRecv)
+	}
+	a := w.ends[1]
+	a.linger = true
+	a.Close()
+	w.run(w.now + time.Second)
+	ends := w.judge(nil, verdict.Scope{})
+	for side, x := range ends {
+		v := x.v
+		want := []verdict.Ender{verdict.PeerProcess, verdict.LocalProcess}[side]
+		if v.Cause != verdict.LingerZero || v.Ender != want || number(v.Lost.Unacked) != "0" || number(v.Bytes.Sent) != "0" {
+			t.Errorf("%s %s by %q, %s, lost %s, sent %s: %s", v.Class, v.Cause, v.Ender, v.Confidence, lostText(v.Lost), number(v.Bytes.Sent), v.Sentence)
+		}
+	}
+	if one := verdict.Judge(alone(ends[0].c), verdict.Scope{}); one.Cause != verdict.HandshakeReset || one.Confidence != verdict.Likely {
+		t.Errorf("alone: %s, %s: %s", one.Cause, one.Confidence, one.Sentence)
+	}
+}
+
+// TestUnprompted: a bare RST is an answer. Where everything had been acknowledged
+// and nothing had come, there was nothing to answer: that is a sign of the path.
+func TestUnprompted(t *testing.T) {
+	for _, x := range []struct {
+		name  string
+		play  func(f *far)
+		flags event.TCPFlags
+		cause verdict.Cause
+	}{
+		{"all acknowledged", func(f *far) { f.exchange(5, 0) }, event.RST, verdict.PathReset},
+		{"data under way", func(f *far) { f.exchange(5, 0).sends(5) }, event.RST, verdict.PeerGone},
+		{"nothing but the handshake", func(f *far) {}, event.RST, verdict.PeerGone},
+		{"all acknowledged, and an abort", func(f *far) { f.exchange(5, 0) }, event.RST | event.ACK, verdict.PeerAbort},
+	} {
+		f := newFar(conn.OpenActive).established(64)
+		x.play(f)
+		v := f.reset(300*time.Millisecond, event.Established, event.Segment{Seq: f.tcp.RcvNxt, Ack: f.tcp.SndNxt, Flags: x.flags, TTL: 64}, silence(200*time.Millisecond, 300*time.Millisecond))
+		if v.Cause != x.cause || v.Confidence != verdict.Likely {
+			t.Errorf("%s: %s, %s: %s", x.name, v.Cause, v.Confidence, v.Sentence)
+		}
 	}
 }
