@@ -306,23 +306,18 @@ func sockDestroy(a, b *facts, s Scope) *finding {
 }
 
 func listenerClosed(a, b *facts, s Scope) *finding {
-	if a.forget == none && !s.has(event.HookChildForget) && a.closed != none {
-		// Without the hook: an end that no process ever held, and that is no
-		// orphan either, ends inside somebody's close.
-		end := a.end()
-		if a.c.Open != conn.OpenPassive || end.Has&event.HasSocket == 0 || end.HasSk || end.SkFlags&event.SockDead != 0 || a.rst || !a.actedAt(a.closed) || a.accepted() {
+	if a.unheld(s) {
+		if a.left(b, s) {
 			return nil
 		}
-		if b != nil && b.release != none && b.at(b.release).Time < end.Time {
-			return nil // it had left before
-		}
+		end := a.end()
 		x := &finding{by: byProcess, act: ActListener, actor: process(end), a: []int{a.closed, a.active}, needs: []event.Hook{event.HookChildForget}}
 		if end.Exiting() {
 			x.act, x.signal = act(end)
 		}
 		return x
 	}
-	if !before(a.forget, a.closed) || a.left(b) {
+	if !before(a.forget, a.closed) || a.left(b, s) {
 		return nil
 	}
 	e := a.at(a.forget)
@@ -341,19 +336,37 @@ func listenerClosed(a, b *facts, s Scope) *finding {
 	return x
 }
 
+// unheld says, without the hook that tells it, whether this end went with its
+// listener: no process ever held it, it is no orphan either, and it ended inside
+// somebody's close.
+func (f *facts) unheld(s Scope) bool {
+	if f.forget != none || s.has(event.HookChildForget) || f.closed == none || f.c.Open != conn.OpenPassive {
+		return false
+	}
+	end := f.end()
+	return end.Has&event.HasSocket != 0 && !end.HasSk && end.SkFlags&event.SockDead == 0 && !f.rst && f.actedAt(f.closed) && !f.accepted()
+}
+
 // left says whether the other end (b) had let go of the connection while this
 // one waited in the accept queue: what became of the queue then ended nothing.
 // Its FIN alone does not say so, for it may still have read.
-func (f *facts) left(b *facts) bool {
-	return b != nil && f.forget != none && b.release != none && b.at(b.release).Time < f.at(f.forget).Time
+func (f *facts) left(b *facts, s Scope) bool {
+	i := f.forget
+	if f.unheld(s) {
+		i = f.closed
+	}
+	return b != nil && i != none && b.release != none && b.at(b.release).Time < f.at(i).Time
 }
 
 // leftQueue: a client closed a connection that nobody had accepted yet.
 func leftQueue(a, b *facts, s Scope) *finding {
-	if b == nil || !b.left(a) || a.fin == none {
+	if b == nil || !b.left(a, s) || a.fin == none {
 		return nil
 	}
 	x := &finding{a: []int{a.release, a.fin}, b: []int{b.peerFin, b.forget, b.closed, b.active}, both: true}
+	if b.forget == none {
+		x.needs = []event.Hook{event.HookChildForget}
+	}
 	return x.did(a.hand(a.release))
 }
 
@@ -400,7 +413,7 @@ func (f *facts) abortedAtClose() bool {
 }
 
 func lingerZero(a, b *facts, s Scope) *finding {
-	if !a.abortedAtClose() {
+	if a.unheld(s) || !a.abortedAtClose() {
 		return nil
 	}
 	rel := a.at(a.release)
@@ -425,7 +438,7 @@ func lingerZero(a, b *facts, s Scope) *finding {
 }
 
 func closeUnread(a, b *facts, s Scope) *finding {
-	if !a.abortedAtClose() || a.disconn != none && a.disconn < a.closed {
+	if a.unheld(s) || !a.abortedAtClose() || a.disconn != none && a.disconn < a.closed {
 		return nil
 	}
 	if a.active == none && s.has(event.HookSendActiveReset) {

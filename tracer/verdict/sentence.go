@@ -298,7 +298,7 @@ func tellLeftQueue(t *telling) string {
 		s += fmt.Sprintf(" What it had sent (%s) nobody read.", plural(*l))
 	}
 	if t.b.active != none {
-		s += fmt.Sprintf(" When the listener was closed, %s later, its kernel sent a RST that ended nothing any more.", span(t.b.at(t.b.forget).Time-t.a.at(t.a.release).Time))
+		s += fmt.Sprintf(" When the listener was closed, %s later, its kernel sent a RST that ended nothing any more.", span(t.b.end().Time-t.a.at(t.a.release).Time))
 	}
 	return s
 }

@@ -301,7 +301,7 @@ func TestSimultaneousOpen(t *testing.T) {
 		e.to(event.SynRecv)
 	}
 	a := w.ends[1]
-	a.linger = true
+	a.held, a.linger = true, true
 	a.Close()
 	w.run(w.now + time.Second)
 	ends := w.judge(nil, verdict.Scope{})
@@ -336,6 +336,20 @@ func TestUnprompted(t *testing.T) {
 		v := f.reset(300*time.Millisecond, event.Established, event.Segment{Seq: f.tcp.RcvNxt, Ack: f.tcp.SndNxt, Flags: x.flags, TTL: 64}, silence(200*time.Millisecond, 300*time.Millisecond))
 		if v.Cause != x.cause || v.Confidence != verdict.Likely {
 			t.Errorf("%s: %s, %s: %s", x.name, v.Cause, v.Confidence, v.Sentence)
+		}
+	}
+}
+
+// TestLeftQueueOnTracepoints: without the hook on inet_child_forget, a client that
+// left the accept queue before its listener is never certain to have been aborted.
+func TestLeftQueueOnTracepoints(t *testing.T) {
+	w := newWire(20 * time.Millisecond)
+	c, s := w.ends[0], w.ends[1]
+	w.then(10*time.Millisecond, func() { c.Send(5) }).then(1500*time.Millisecond, c.Close).then(2*time.Second, s.Forget).run(w.now + never)
+	rung := rungsOfViews()["typed"]
+	for side, x := range w.judge(rung.of, rung.scope) {
+		if x.v.Cause != verdict.NeverAccepted || x.v.Confidence != verdict.Likely || !slices.Contains(x.v.Missing, event.HookChildForget.String()) {
+			t.Errorf("end %d: %s by %q, %s for want of %v: %s", side, x.v.Cause, x.v.Ender, x.v.Confidence, x.v.Missing, x.v.Sentence)
 		}
 	}
 }

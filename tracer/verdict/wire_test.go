@@ -59,7 +59,8 @@ type wireEnd struct {
 	side  int
 	state event.State
 	tcp   event.Event // its numbers, as they are now
-	dead  bool        // no process holds it
+	held  bool        // a process has it, or had: connect(2), accept(2)
+	dead  bool        // no process holds it any more
 	mini  event.State // of the mini-socket
 	miniT int         // its generation
 	tries uint8
@@ -87,7 +88,7 @@ func newWire(delay time.Duration) *wire {
 	addr := []netip.AddrPort{netip.MustParseAddrPort("10.9.0.1:40000"), netip.MustParseAddrPort("10.9.0.2:443")}
 	iss := []uint32{1_000_000, 9_000_000}
 	for side := range w.ends {
-		e := &wireEnd{w: w, side: side, state: event.SynSent, pid: 500 + uint32(side)}
+		e := &wireEnd{w: w, side: side, state: event.SynSent, pid: 500 + uint32(side), held: side == 0}
 		e.tcp = event.Event{Sock: 0xff00 + uint64(side)*0x100, Conn: uint64(w.now) + uint64(side), Local: addr[side], Remote: addr[1-side], NetNS: 7 + uint32(side),
 			Family: event.IPv4, WriteSeq: iss[side] + 1, SndUna: iss[side] + 1, SndNxt: iss[side] + 1, RcvNxt: iss[1-side] + 1, CopiedSeq: iss[1-side] + 1}
 		w.ends[side] = e
@@ -112,6 +113,7 @@ func newWire(delay time.Duration) *wire {
 
 // Accept is accept(2).
 func (e *wireEnd) Accept() {
+	e.held = true
 	e.see(event.HookAccept, e.byProcess(event.CallNone), at(event.Established))
 }
 
@@ -121,7 +123,7 @@ func (e *wireEnd) see(h event.Hook, change ...func(*event.Event)) {
 	e.w.now += 2 * time.Microsecond
 	x.Time, x.Hook, x.Context, x.Arg, x.CPU = e.w.now, h, event.ContextSoftirq, -1, uint32(e.side)
 	x.Has = event.HasTuple | event.HasTCP | event.HasSocket | event.HasTask | event.HasPreempt
-	x.State, x.HasSk = e.state, !e.dead
+	x.State, x.HasSk = e.state, e.held && !e.dead
 	if e.dead {
 		x.SkFlags |= event.SockDead
 	}
@@ -376,7 +378,7 @@ func (e *wireEnd) Forget() {
 	if e.state == event.Close {
 		return
 	}
-	by := func(x *event.Event) { e.byProcess(event.CallExit)(x); x.HasSk = false }
+	by := e.byProcess(event.CallExit)
 	e.see(event.HookChildForget, by)
 	e.see(event.HookDisconnect, by)
 	e.to(event.Close, by)
