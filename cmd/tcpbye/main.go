@@ -12,6 +12,7 @@ import (
 
 	"github.com/tcpbye/tcpbye/demo/scenario"
 	"github.com/tcpbye/tcpbye/tracer"
+	"github.com/tcpbye/tcpbye/tracer/enrich"
 )
 
 // Exit statuses.
@@ -26,6 +27,9 @@ const (
 func main() {
 	if status, ok := scenario.MaybePuppet(); ok {
 		os.Exit(status) // a process of a demo
+	}
+	if status, ok := enrich.ServeSymbols(); ok {
+		os.Exit(status) // the process that reads executables for --stack
 	}
 	os.Exit(run(os.Args[1:], environment{
 		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv,

@@ -345,6 +345,9 @@ func (t *tracing) live(ctx context.Context, args []string, choice *filter.Filter
 		}
 		return c, err
 	})
+	if note := witness.Unnamed(); note != "" {
+		fmt.Fprintf(t.env.stderr, "tcpbye: %s\n", note)
+	}
 	if command == nil || command.PID() == 0 {
 		return counts, nil, err
 	}
@@ -372,6 +375,9 @@ func (t *tracing) started(command *session.Command, choice *filter.Filter, stop 
 		}
 		choice.PIDs, choice.Follow = append(choice.PIDs, command.PID()), true
 		also = append(also, unix.CAP_KILL) // it may become another user, and signals are passed on
+	}
+	if t.stack {
+		also = append(also, unix.CAP_SETUID, unix.CAP_SETGID) // the next process that reads executables is nobody's, too
 	}
 	if t.rotation.Size > 0 {
 		also = append(also, unix.CAP_DAC_OVERRIDE) // the next file

@@ -4,13 +4,15 @@
 //
 // It is the only package that reads /proc, the cgroup hierarchy and executables.
 // Everything in it is bounded: processes, cgroups, modules, the bytes of symbol
-// tables that are held and the bytes of a file that are read. It starts no
-// goroutine, and Close gives back the files that it holds.
+// tables that are held and the bytes of a file that are read. Only Symbols starts
+// goroutines, and its Close ends them and gives back the files that they hold.
 //
 // Files that a traced process maps, and the passwd of its root, are the
 // process's to choose and tcpbye often runs as root. So they are opened only
 // when they are regular files, paths are resolved inside the process's root, and
-// a malformed table costs its names and nothing else.
+// executables are read by a process of its own that has no privileges, cannot open
+// a file itself, and is limited in memory and time: see ServeSymbols. A malformed
+// table costs its names, or that process, and nothing else.
 //
 // Names come back raw: a sink that prints them quotes them.
 //

@@ -13,6 +13,7 @@ import (
 // dwarfTable answers from DWARF, versions 2 to 5.
 type dwarfTable struct {
 	data  *dwarf.Data
+	lines []byte // .debug_line
 	units []unitRange
 	funcs map[dwarf.Offset][]funcRange // of the units that were asked for
 	cost  int64
@@ -29,10 +30,13 @@ type funcRange struct {
 }
 
 const (
-	maxRanges  = 1 << 20 // address ranges of units, and of one unit's functions
-	maxEntries = 1 << 22 // entries of one unit that are looked at
-	maxDepth   = 64      // functions inlined into each other
-	maxUnits   = 64      // units whose functions are remembered
+	maxRanges  = 1 << 20  // address ranges that are read for one question: of units, of a unit's functions, of what is inlined
+	badRanges  = 1 << 12  // what a list that cannot be read counts for
+	maxRows    = 1 << 22  // of a unit's line table
+	maxLines   = 64 << 20 // bytes of a unit's line program
+	maxEntries = 1 << 22  // entries of one unit that are looked at
+	maxDepth   = 64       // functions inlined into each other
+	maxUnits   = 64       // units whose functions are remembered
 )
 
 // dwarfSections are those that functions, lines and inlining are told by. The
@@ -78,24 +82,20 @@ func newDwarfTable(f *elf.File) *dwarfTable {
 			return nil
 		}
 	}
-	t := &dwarfTable{data: data, funcs: make(map[dwarf.Offset][]funcRange), cost: int64(total)}
-	reader := data.Reader()
+	t := &dwarfTable{data: data, lines: contents[".debug_line"], funcs: make(map[dwarf.Offset][]funcRange), cost: int64(total)}
+	reader, left := data.Reader(), maxRanges
 	for _, offset := range unitOffsets(raw) {
 		reader.Seek(offset)
 		e, err := reader.Next()
 		if err != nil || e == nil || e.Tag != dwarf.TagCompileUnit {
 			continue
 		}
-		ranges, err := data.Ranges(e)
-		if err != nil {
-			continue
-		}
-		for _, r := range ranges {
+		for _, r := range t.ranges(e, &left) {
 			if r[0] < r[1] {
 				t.units = append(t.units, unitRange{r[0], r[1], offset})
 			}
 		}
-		if len(t.units) > maxRanges {
+		if left < 0 {
 			return nil
 		}
 	}
@@ -105,6 +105,21 @@ func newDwarfTable(f *elf.File) *dwarfTable {
 	slices.SortStableFunc(t.units, func(a, b unitRange) int { return cmp.Compare(a.low, b.low) })
 	t.cost += int64(len(t.units)) * 24
 	return t
+}
+
+// ranges are the addresses of an entry. Many entries may share one long list, so
+// what is read is counted, and not what is of use.
+func (t *dwarfTable) ranges(e *dwarf.Entry, left *int) [][2]uint64 {
+	if *left < 0 {
+		return nil
+	}
+	ranges, err := t.data.Ranges(e)
+	if err != nil {
+		*left -= badRanges
+		return nil
+	}
+	*left -= len(ranges)
+	return ranges
 }
 
 // unitOffsets finds each unit's first entry by the headers alone. The readers of
@@ -218,7 +233,8 @@ func (t *dwarfTable) functions(unit dwarf.Offset) []funcRange {
 	if e, err := reader.Next(); err != nil || e == nil || !e.Children {
 		return nil
 	}
-	for depth, n := 1, 0; depth > 0 && n < maxEntries && len(out) < maxRanges; n++ {
+	left := maxRanges
+	for depth, n := 1, 0; depth > 0 && n < maxEntries && left >= 0; n++ {
 		e, err := reader.Next()
 		if err != nil || e == nil {
 			break
@@ -228,11 +244,9 @@ func (t *dwarfTable) functions(unit dwarf.Offset) []funcRange {
 			depth--
 			continue
 		case dwarf.TagSubprogram:
-			if ranges, err := t.data.Ranges(e); err == nil {
-				for _, r := range ranges {
-					if r[0] < r[1] {
-						out = append(out, funcRange{r[0], r[1], e.Offset})
-					}
+			for _, r := range t.ranges(e, &left) {
+				if r[0] < r[1] {
+					out = append(out, funcRange{r[0], r[1], e.Offset})
 				}
 			}
 			reader.SkipChildren()
@@ -262,7 +276,8 @@ func (t *dwarfTable) inlined(offset dwarf.Offset, pc uint64, files []*dwarf.Line
 	if !e.Children {
 		return out
 	}
-	for depth, n := 1, 0; depth > 0 && n < maxEntries && len(out) < maxDepth; n++ {
+	left := maxRanges
+	for depth, n := 1, 0; depth > 0 && n < maxEntries && len(out) < maxDepth && left >= 0; n++ {
 		e, err := reader.Next()
 		if err != nil || e == nil {
 			break
@@ -274,7 +289,7 @@ func (t *dwarfTable) inlined(offset dwarf.Offset, pc uint64, files []*dwarf.Line
 			if !e.Children && e.Tag == dwarf.TagLexDwarfBlock {
 				continue
 			}
-			if !t.covers(e, pc) {
+			if !slices.ContainsFunc(t.ranges(e, &left), func(r [2]uint64) bool { return pc >= r[0] && pc < r[1] }) {
 				reader.SkipChildren()
 				continue
 			}
@@ -298,11 +313,6 @@ func (t *dwarfTable) inlined(offset dwarf.Offset, pc uint64, files []*dwarf.Line
 		}
 	}
 	return out
-}
-
-func (t *dwarfTable) covers(e *dwarf.Entry, pc uint64) bool {
-	ranges, err := t.data.Ranges(e)
-	return err == nil && slices.ContainsFunc(ranges, func(r [2]uint64) bool { return pc >= r[0] && pc < r[1] })
 }
 
 // functionName is the linker's name, which tells namespace and arguments, or
@@ -337,13 +347,27 @@ func (t *dwarfTable) functionName(e *dwarf.Entry) string {
 // line reads the unit's line program to the address. LineReader.SeekPC wants the
 // sequences in order, which sections per function do not give.
 func (t *dwarfTable) line(unit *dwarf.Entry, pc uint64) (file string, line int, files []*dwarf.LineFile) {
+	at, ok := unit.Val(dwarf.AttrStmtList).(int64)
+	if !ok || at < 0 || at > int64(len(t.lines))-4 {
+		return "", 0, nil
+	}
+	length := uint64(binary.LittleEndian.Uint32(t.lines[at:]))
+	if length == 0xffffffff && at <= int64(len(t.lines))-12 { // 64-bit DWARF
+		length = binary.LittleEndian.Uint64(t.lines[at+4:])
+	}
+	if length > maxLines {
+		return "", 0, nil
+	}
 	reader, err := t.data.LineReader(unit)
 	if err != nil || reader == nil {
 		return "", 0, nil
 	}
 	var last, e dwarf.LineEntry
 	inside := false
-	for {
+	for n := 0; ; n++ {
+		if n == maxRows {
+			return "", 0, reader.Files()
+		}
 		if err := reader.Next(&e); err != nil {
 			if !errors.Is(err, io.EOF) {
 				return "", 0, nil

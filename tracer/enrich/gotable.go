@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"slices"
 	"sort"
+	"sync"
 )
 
 // goTable answers from the runtime's own table of functions and lines, which a
@@ -27,6 +28,10 @@ type goTable struct {
 	inlining []byte // from go:func.* on; nil: not to be had
 }
 
+// maxGoTries is how many places are tried for a table, and for the moduledata
+// that tells of it. A program has one of each.
+const maxGoTries = 64
+
 const (
 	goMagic118 = 0xfffffff0 // 1.18 and 1.19
 	goMagic120 = 0xfffffff1 // 1.20 and later
@@ -37,6 +42,7 @@ const (
 	// sizeof(_func) before its tables, and sizeof(inlinedCall) since 1.20.
 	goFuncSize    = 44
 	goInlinedSize = 16
+	maxGoValues   = 1 << 20 // bytes of one function's pc-value table
 	// Words of moduledata, 1.20 and later.
 	mdFuncNames = 1
 	mdText      = 22
@@ -46,9 +52,10 @@ const (
 
 // newGoTable is nil for what is no Go program, or an older one.
 func newGoTable(f *elf.File) *goTable {
+	relocations := sync.OnceValue(func() []relocation { return relativeRelocations(f) })
 	for _, name := range []string{".gopclntab", ".data.rel.ro.gopclntab"} {
 		if s := f.Section(name); s != nil {
-			if t := parseGoTable(f, s.Addr, sectionData(s, maxGoTable)); t != nil {
+			if t := parseGoTable(f, relocations, s.Addr, sectionData(s, maxGoTable)); t != nil {
 				return t
 			}
 		}
@@ -58,10 +65,12 @@ func newGoTable(f *elf.File) *goTable {
 	if len(f.Sections) > 0 && f.Section(".note.go.buildid") == nil && f.Section(".go.buildinfo") == nil {
 		return nil
 	}
+	scanned, tries := uint64(0), 0
 	for _, p := range f.Progs {
-		if p.Type != elf.PT_LOAD || p.Filesz > maxGoTable {
+		if p.Type != elf.PT_LOAD || p.Filesz > maxGoTable-scanned {
 			continue
 		}
+		scanned += p.Filesz
 		b := memory(f, p.Vaddr, p.Filesz)
 		for _, magic := range []uint32{goMagic120, goMagic118} {
 			want := binary.LittleEndian.AppendUint32(nil, magic)
@@ -71,8 +80,11 @@ func newGoTable(f *elf.File) *goTable {
 					break
 				}
 				at += i
-				if at%8 == 0 {
-					if t := parseGoTable(f, p.Vaddr+uint64(at), b[at:]); t != nil {
+				if at%8 == 0 && plausibleGoTable(b[at:]) {
+					if tries++; tries > maxGoTries {
+						return nil
+					}
+					if t := parseGoTable(f, relocations, p.Vaddr+uint64(at), b[at:]); t != nil {
 						return t
 					}
 				}
@@ -83,14 +95,22 @@ func newGoTable(f *elf.File) *goTable {
 	return nil
 }
 
-func parseGoTable(f *elf.File, addr uint64, data []byte) *goTable {
+// plausibleGoTable looks at a table's head: a magic number may stand anywhere.
+func plausibleGoTable(data []byte) bool {
 	if len(data) < 72 || data[4] != 0 || data[5] != 0 || data[7] != 8 {
+		return false
+	}
+	magic := binary.LittleEndian.Uint32(data)
+	return magic == goMagic118 || magic == goMagic120
+}
+
+// parseGoTable takes the program's relocations as a function: only some tables
+// need them.
+func parseGoTable(f *elf.File, relocations func() []relocation, addr uint64, data []byte) *goTable {
+	if !plausibleGoTable(data) {
 		return nil
 	}
 	magic := binary.LittleEndian.Uint32(data)
-	if magic != goMagic118 && magic != goMagic120 {
-		return nil
-	}
 	t := &goTable{data: data, quantum: uint64(data[6])}
 	word := func(i int) uint64 { return binary.LittleEndian.Uint64(data[8+8*i:]) }
 	var parts [5][]byte
@@ -110,7 +130,7 @@ func parseGoTable(f *elf.File, addr uint64, data []byte) *goTable {
 	t.count = int(count)
 	t.text = word(2) // 0 since 1.26, and not relocated yet before that
 	var gofunc uint64
-	if module := goModule(f, addr, addr+word(3)); module != nil {
+	if module := goModule(f, relocations(), addr, addr+word(3)); module != nil {
 		t.text, gofunc = module[mdText], module[mdGoFunc]
 	} else if !inText(f, t.text) {
 		s := f.Section(".text")
@@ -137,9 +157,12 @@ func inText(f *elf.File, addr uint64) bool {
 // goModule finds the runtime's moduledata by its first two words, the addresses
 // of the table and of the names in it. In a position-independent program they
 // are relocations.
-func goModule(f *elf.File, table, names uint64) []uint64 {
-	relocations := relativeRelocations(f)
+func goModule(f *elf.File, relocations []relocation, table, names uint64) []uint64 {
+	tries := 0
 	read := func(addr uint64) []uint64 {
+		if tries++; tries > maxGoTries {
+			return nil
+		}
 		b := memory(f, addr, mdWords*8)
 		if len(b) < mdWords*8 {
 			return nil
@@ -175,12 +198,14 @@ func goModule(f *elf.File, table, names uint64) []uint64 {
 		}
 	}
 	want := binary.LittleEndian.AppendUint64(nil, table)
+	scanned := uint64(0)
 	for _, p := range f.Progs {
-		if p.Type != elf.PT_LOAD || p.Flags&elf.PF_W == 0 || p.Filesz > maxSymbolData {
+		if p.Type != elf.PT_LOAD || p.Flags&elf.PF_W == 0 || p.Filesz > maxSymbolData-scanned {
 			continue
 		}
+		scanned += p.Filesz
 		b := memory(f, p.Vaddr, p.Filesz)
-		for at := 0; ; at += 8 {
+		for at := 0; tries < maxGoTries; at += 8 {
 			i := bytes.Index(b[at:], want)
 			if i < 0 {
 				break
@@ -372,6 +397,7 @@ func (t *goTable) value(f goFunc, table uint32, target uint64) int32 {
 		return -1
 	}
 	b, pc, value := t.values[table:], f.entry, int32(-1)
+	b = b[:min(len(b), maxGoValues)]
 	for first := true; ; first = false {
 		delta, n := binary.Uvarint(b)
 		if n <= 0 || delta == 0 && !first {

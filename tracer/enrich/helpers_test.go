@@ -17,7 +17,15 @@ import (
 // They are built when a test first asks for them.
 var programs string
 
-func TestMain(m *testing.M) { os.Exit(run(m)) }
+func TestMain(m *testing.M) {
+	if status, ok := ServeSymbols(); ok {
+		os.Exit(status)
+	}
+	if os.Getenv(envParent) != "" {
+		parent()
+	}
+	os.Exit(run(m))
+}
 
 func run(m *testing.M) int {
 	var err error

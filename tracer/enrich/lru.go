@@ -47,6 +47,15 @@ func (l *lru[K, V]) evictOldest() {
 	}
 }
 
+// oldest is what evictOldest removes.
+func (l *lru[K, V]) oldest() V {
+	var zero V
+	if e := l.order.Back(); e != nil {
+		return e.Value.(*slot[K, V]).value
+	}
+	return zero
+}
+
 func (l *lru[K, V]) remove(key K) {
 	e, ok := l.slots[key]
 	if !ok {

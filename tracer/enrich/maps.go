@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // mapping is an executable line of /proc/PID/maps.
@@ -19,26 +21,59 @@ type mapping struct {
 	path       string // "" anonymous; "[vdso]" and the like
 	deleted    bool
 
-	key fileKey // of the module; zero: it could not be opened
+	key   fileKey // of the module; zero: it was not opened
+	tried bool    // it was to be opened
 }
 
 const (
-	maxMaps     = 32 << 20 // bytes of a maps file that are read
-	maxMappings = 1 << 14  // executable mappings that are kept
+	maxMaps     = 8 << 20 // bytes of a maps file that are read
+	maxMappings = 1 << 14 // executable mappings that are kept
 )
 
-// readMaps says nil for a process whose address space is gone.
-func readMaps(name string) []mapping {
+// readMaps says nil for a process whose address space is gone. What does not come
+// in time, or is too much, is left out.
+func readMaps(name string, until time.Time) []mapping {
 	f, err := os.Open(name)
 	if err != nil {
 		return nil
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxMaps))
+	b := make([]byte, 0, 64<<10)
+	for len(b) < maxMaps {
+		// The kernel gives a page at a time.
+		n, err := f.Read(b[len(b):cap(b)])
+		b = b[:len(b)+n]
+		if err == io.EOF || n == 0 {
+			break
+		}
+		if err != nil {
+			return nil
+		}
+		if time.Now().After(until) {
+			break
+		}
+		b = slices.Grow(b, 4<<10)
+	}
+	// A line that was cut is not of the shape, or has a shorter path.
+	if i := bytes.LastIndexByte(b, '\n'); i >= 0 {
+		b = b[:i+1]
+	}
+	return parseMaps(b)
+}
+
+func threadMaps(dir string, until time.Time) []mapping {
+	tasks, err := os.Open(dir + "/task")
 	if err != nil {
 		return nil
 	}
-	return parseMaps(b)
+	defer tasks.Close()
+	names, _ := tasks.Readdirnames(16)
+	for _, tid := range names {
+		if found := readMaps(dir+"/task/"+tid+"/maps", until); len(found) != 0 {
+			return found
+		}
+	}
+	return nil
 }
 
 // parseMaps keeps the executable mappings, in the order of their addresses.

@@ -25,9 +25,24 @@ func hexNumber(t testing.TB, s string) uint64 {
 	return v
 }
 
-func newSymbols(t testing.TB) *Symbols {
-	s := NewSymbols("/proc", 64)
-	t.Cleanup(func() { s.Close() })
+func symbolsOf(t testing.TB) *Symbols {
+	t.Helper()
+	return limitedSymbols(t, 64, usual)
+}
+
+func limitedSymbols(t testing.TB, max int, most limits) *Symbols {
+	t.Helper()
+	s, err := newSymbols("/proc", max, most)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		select {
+		case <-s.closed:
+		default:
+			s.Close()
+		}
+	})
 	return s
 }
 
@@ -52,7 +67,7 @@ func TestGoStack(t *testing.T) {
 				}
 			}
 			h := start(t, build(t, "go-"+b.name, "go", b.args...))
-			s := newSymbols(t)
+			s := symbolsOf(t)
 			addresses := []uint64{0} // the leaf is not printed
 			for _, a := range h.with("address") {
 				addresses = append(addresses, hexNumber(t, a))
@@ -138,7 +153,7 @@ func TestOwnStack(t *testing.T) {
 	for i := range addresses {
 		addresses[i] = uint64(pcs[i])
 	}
-	got := newSymbols(t).Resolve(uint32(os.Getpid()), addresses)
+	got := symbolsOf(t).Resolve(uint32(os.Getpid()), addresses)
 	if len(got) == 0 || got[0].File != file || got[0].Line != line-1 || !strings.HasSuffix(got[0].Function, "enrich.TestOwnStack") {
 		t.Errorf("got %+v, want %s:%d", got, file, line-1)
 	}
@@ -174,7 +189,7 @@ func one(s *Symbols, pid uint32, address uint64) []Frame {
 
 func TestCStack(t *testing.T) {
 	const source = "testdata/chelper/helper.c"
-	s := newSymbols(t)
+	s := symbolsOf(t)
 	for _, b := range []struct {
 		name     string
 		args     []string
@@ -269,7 +284,7 @@ func TestOffsetIsTheFilesOwn(t *testing.T) {
 			t.Fatal(err)
 		}
 		p := places(t, h)[0]
-		got := one(newSymbols(t), h.pid, p.address)
+		got := one(symbolsOf(t), h.pid, p.address)
 		for _, y := range symbols {
 			if y.Name == p.function && (got[0].Offset < y.Value || got[0].Offset >= y.Value+y.Size) {
 				t.Errorf("%s: offset %#x is not in %s, %#x to %#x", name, got[0].Offset, y.Name, y.Value, y.Value+y.Size)
@@ -289,7 +304,7 @@ func TestCPlusPlusNames(t *testing.T) {
 	} {
 		t.Run(b.name, func(t *testing.T) {
 			h := start(t, build(t, "cc-"+b.name, "g++", append(b.args, "testdata/chelper/helper.cc")...))
-			s := newSymbols(t)
+			s := symbolsOf(t)
 			for _, p := range places(t, h) {
 				got := one(s, h.pid, p.address)
 				if b.line {
@@ -323,7 +338,7 @@ func TestDeletedFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := places(t, h)[0]
-	got := one(newSymbols(t), h.pid, p.address)
+	got := one(symbolsOf(t), h.pid, p.address)
 	if len(got) != 1 || got[0].Function != p.function || got[0].Line != p.line || got[0].Module != other {
 		t.Errorf("%+v: %+v", p, got)
 	}
@@ -333,16 +348,16 @@ func TestStackOfTheDead(t *testing.T) {
 	program := build(t, "c-debug", "gcc", "-O0", "-g", "-fno-omit-frame-pointer", "testdata/chelper/helper.c", "-ldl")
 	h := start(t, program)
 	p := places(t, h)[0]
-	s := newSymbols(t)
+	s := symbolsOf(t)
 	now := time.Now()
 	s.now = func() time.Time { return now }
-	s.Prepare(h.pid)
+	s.space(h.pid, nil)
 	h.stop()
 	got := one(s, h.pid, p.address)
 	if len(got) != 1 || got[0].Function != p.function || got[0].Line != p.line {
 		t.Errorf("%+v: %+v", p, got)
 	}
-	if never := one(newSymbols(t), h.pid, p.address); len(never) != 1 || never[0] != (Frame{Address: p.address}) {
+	if never := one(symbolsOf(t), h.pid, p.address); len(never) != 1 || never[0] != (Frame{Address: p.address}) {
 		t.Errorf("a process that was never seen: %+v", never)
 	}
 
@@ -373,7 +388,7 @@ func TestModulesAreBounded(t *testing.T) {
 	program := build(t, "c-debug", "gcc", "-O0", "-g", "-fno-omit-frame-pointer", "testdata/chelper/helper.c", "-ldl")
 	before := openFiles(t)
 	h := start(t, program)
-	s := NewSymbols("/proc", 1)
+	s := limitedSymbols(t, 1, usual)
 	var libc, own place
 	for _, p := range places(t, h) {
 		if p.function == "close" {
@@ -387,8 +402,8 @@ func TestModulesAreBounded(t *testing.T) {
 			if got := one(s, h.pid, p.address); len(got) != 1 || got[0].Function != p.function {
 				t.Errorf("%+v: %+v", p, got)
 			}
-			if s.modules.len() > 1 {
-				t.Errorf("%d modules", s.modules.len())
+			if s.read.len() > 1 || len(s.process.loaded) > 1 {
+				t.Errorf("the tables of %d files, %d in the process", s.read.len(), len(s.process.loaded))
 			}
 		}
 	}
@@ -409,8 +424,7 @@ func TestModulesAreBounded(t *testing.T) {
 
 func TestConcurrentUse(t *testing.T) {
 	program := build(t, "c-debug", "gcc", "-O0", "-g", "-fno-omit-frame-pointer", "testdata/chelper/helper.c", "-ldl")
-	s := NewSymbols("/proc", 2)
-	defer s.Close()
+	s := limitedSymbols(t, 2, usual)
 	var group sync.WaitGroup
 	for range 3 {
 		h := start(t, program)
@@ -425,8 +439,8 @@ func TestConcurrentUse(t *testing.T) {
 		})
 		group.Go(func() {
 			for range 20 {
-				s.Prepare(h.pid)
-				s.Prepare(uint32(os.Getpid()))
+				s.Prepare(h.pid, true)
+				s.Prepare(uint32(os.Getpid()), true)
 			}
 		})
 	}
@@ -465,11 +479,11 @@ func TestSeparateDebugFile(t *testing.T) {
 	}
 	h := start(t, stripped)
 	p := places(t, h)[0]
-	bare := newSymbols(t)
+	bare := symbolsOf(t)
 	if got := one(bare, h.pid, p.address); got[0].Function != "" {
 		t.Fatalf("not stripped: %+v", got)
 	}
-	s := newSymbols(t)
+	s := symbolsOf(t)
 	s.debug = []string{dir}
 	if got := one(s, h.pid, p.address); got[0].Function != p.function || got[0].Line != p.line {
 		t.Errorf("%+v: %+v", p, got)
@@ -525,7 +539,7 @@ func FuzzTables(f *testing.F) {
 
 func BenchmarkResolveCached(b *testing.B) {
 	h := start(b, build(b, "go-exe", "go"))
-	s := newSymbols(b)
+	s := symbolsOf(b)
 	var addresses []uint64
 	for _, a := range h.with("address") {
 		addresses = append(addresses, hexNumber(b, a))
@@ -548,7 +562,7 @@ func BenchmarkFirstResolve(b *testing.B) {
 			address := hexNumber(b, strings.Fields(h.with("address")[0])[0])
 			b.ReportAllocs()
 			for b.Loop() {
-				s := NewSymbols("/proc", 64)
+				s := symbolsOf(b)
 				s.Resolve(h.pid, []uint64{address})
 				s.Close()
 			}

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/go-delve/delve/pkg/dwarf/frame"
 	"github.com/ianlancetaylor/demangle"
 )
 
@@ -22,6 +21,7 @@ const (
 	maxSymbolData = 64 << 20  // a symbol table, and its strings
 	maxGoTable    = 256 << 20 // a Go program's table of functions
 	maxName       = 4 << 10   // a name that is demangled
+	maxCompared   = 64 << 20  // all names that are compared, where one address has several
 )
 
 // tables are what one ELF file tells of its code. Addresses are the file's own.
@@ -30,13 +30,29 @@ type tables struct {
 	golang   *goTable
 	dwarf    *dwarfTable
 	symbols  *symbolTable
-	unwind   frame.FrameDescriptionEntries
+	unwind   *unwindTable
 	cost     int64 // bytes held, about
 }
 
 type segment struct {
 	off, vaddr, size uint64
 	exec             bool
+}
+
+// readTables is nil for what is no 64-bit little-endian ELF file.
+func readTables(r io.ReaderAt, size int64, debug func(buildID string) *os.File) (t *tables) {
+	// The file is the traced process's choice, and debug/elf and debug/dwarf do
+	// not promise to survive any file.
+	defer func() {
+		if recover() != nil {
+			t = nil
+		}
+	}()
+	f, err := elf.NewFile(io.NewSectionReader(r, 0, size))
+	if err != nil || f.Class != elf.ELFCLASS64 || f.Data != elf.ELFDATA2LSB {
+		return nil
+	}
+	return newTables(f, debug)
 }
 
 // newTables reads the tables of a program or library. Its debug file, if the
@@ -48,7 +64,9 @@ func newTables(f *elf.File, debug func(buildID string) *os.File) *tables {
 			t.segments = append(t.segments, segment{p.Off, p.Vaddr, p.Filesz, p.Flags&elf.PF_X != 0})
 		}
 	}
-	t.unwind, t.cost = newUnwindTable(f)
+	if t.unwind = newUnwindTable(f); t.unwind != nil {
+		t.cost = t.unwind.cost()
+	}
 	if t.golang = newGoTable(f); t.golang != nil {
 		t.cost += t.golang.cost()
 	}
@@ -246,7 +264,7 @@ func newSymbolTable(f *elf.File, kind elf.SectionType) *symbolTable {
 		case elf.STT_FUNC, elf.STT_GNU_IFUNC:
 		case elf.STT_NOTYPE:
 			// Labels of assembly; $x and $d mark code and data on arm64.
-			if name := t.text(y.name); name == "" || name[0] == '$' {
+			if first := t.first(y.name); first == 0 || first == '$' {
 				continue
 			}
 			y.rank += 8
@@ -265,14 +283,25 @@ func newSymbolTable(f *elf.File, kind elf.SectionType) *symbolTable {
 		return nil
 	}
 	slices.SortFunc(t.symbols, func(a, b symbol) int {
-		return cmp.Or(cmp.Compare(a.value, b.value), cmp.Compare(a.rank, b.rank), t.compareNames(a.name, b.name))
+		return cmp.Or(cmp.Compare(a.value, b.value), cmp.Compare(a.rank, b.rank), cmp.Compare(a.name, b.name))
 	})
 	// Of several names for one address the best stays. A label inside a function
 	// is no function.
 	kept := t.symbols[:0]
 	var covered uint64
+	budget := maxCompared
 	for _, y := range t.symbols {
-		if len(kept) > 0 && kept[len(kept)-1].value == y.value || y.size == 0 && y.value < covered {
+		if last := len(kept) - 1; last >= 0 && kept[last].value == y.value {
+			if best := &kept[last]; best.rank == y.rank && budget > 0 {
+				x, z := t.text(best.name), t.text(y.name)
+				if budget -= len(x) + len(z); compareNames(z, x) < 0 {
+					covered = max(covered, y.value+y.size)
+					*best = y
+				}
+			}
+			continue
+		}
+		if y.size == 0 && y.value < covered {
 			continue
 		}
 		covered = max(covered, y.value+y.size)
@@ -283,8 +312,7 @@ func newSymbolTable(f *elf.File, kind elf.SectionType) *symbolTable {
 }
 
 // compareNames puts the name that people use first: close before __close.
-func (t *symbolTable) compareNames(a, b uint32) int {
-	x, y := t.text(a), t.text(b)
+func compareNames(x, y string) int {
 	underscores := func(s string) int { return len(s) - len(strings.TrimLeft(s, "_")) }
 	if strings.HasPrefix(x, "_Z") && strings.HasPrefix(y, "_Z") {
 		return cmp.Or(cmp.Compare(len(x), len(y)), cmp.Compare(x, y))
@@ -297,13 +325,19 @@ func (t *symbolTable) text(off uint32) string {
 		return ""
 	}
 	s := t.strings[off:]
+	s = s[:min(len(s), 2*maxName)]
 	if i := bytes.IndexByte(s, 0); i >= 0 {
 		s = s[:i]
 	}
-	if len(s) > 2*maxName {
-		s = s[:2*maxName]
-	}
 	return string(s)
+}
+
+// first is the first byte of a name; 0: it has none.
+func (t *symbolTable) first(off uint32) byte {
+	if uint64(off) >= uint64(len(t.strings)) {
+		return 0
+	}
+	return t.strings[off]
 }
 
 // name is the function that covers an address; "" none.

@@ -125,6 +125,7 @@ type news struct {
 	process *record.Process // before the event
 	event   event.Event
 	isEvent bool
+	naming  *naming // of the event's stack
 	lost    tracer.Loss
 	now     time.Duration // no older event will come
 }
@@ -134,6 +135,7 @@ func (s *Session) run(ctx context.Context, t *tracer.Tracer) error {
 	end := func() error { return nil }
 	if w := s.cfg.Witness; w != nil && w.symbols != nil {
 		take, end = s.apart()
+		defer context.AfterFunc(ctx, w.ending)()
 	}
 	err := t.Run(ctx, tracer.Handler{
 		Event: func(e event.Event) error {
@@ -162,8 +164,8 @@ func (s *Session) take(n news) error {
 				return err
 			}
 		}
-		if n.event.Hook == event.HookStack {
-			s.cfg.Witness.Resolve(&n.event)
+		if n.naming != nil {
+			n.event.Stack = s.cfg.Witness.end(n.naming, s.behind())
 		}
 		return s.Event(n.event)
 	}
@@ -242,10 +244,13 @@ func (s *Session) follow(now time.Duration) error {
 const maxNews = 1 << 15
 
 // apart takes news in a goroutine of its own: to name a stack may take seconds,
-// and the next process must be looked at while it lives. The error of the
-// session comes with the following news, or at the end.
+// and the next process must be looked at while it lives. Names are looked for from
+// the beginning, and waited for only while there is room for more news: a program
+// that makes them costly must not cost events. The error of the session comes with
+// the following news, or at the end.
 func (s *Session) apart() (take func(news) error, end func() error) {
 	queue := make(chan news, maxNews)
+	s.behind = func() bool { return len(queue) > maxNews/2 }
 	failed := make(chan struct{})
 	done := make(chan struct{})
 	var err error
@@ -262,6 +267,9 @@ func (s *Session) apart() (take func(news) error, end func() error) {
 		}
 	}()
 	take = func(n news) error {
+		if n.isEvent && n.event.Hook == event.HookStack {
+			n.naming = s.cfg.Witness.begin(&n.event)
+		}
 		select {
 		case <-failed:
 			return errStopped

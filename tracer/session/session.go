@@ -124,6 +124,8 @@ type Session struct {
 	ticked, written  time.Duration // the last tick, and the last that was recorded
 	owed             bool          // a reader of the recording has not heard of the time since
 
+	behind func() bool // news wait for the session; only where stacks are named
+
 	held pairs[verdict.Verdict] // first ends that were not kept
 	told pairs[struct{}]        // first ends that were shown
 }

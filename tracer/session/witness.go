@@ -1,6 +1,7 @@
 package session
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -19,7 +20,9 @@ type Witness struct {
 	processes *enrich.Processes
 	cgroups   *enrich.Cgroups
 	tree      *lineage.Tree
-	symbols   *enrich.Symbols // nil: stacks are not taken
+	symbols   *enrich.Symbols // nil: stacks are not taken, or not named
+	patience  context.Context // until when names are waited for at all
+	hurry     func()          // ends it
 	descent   bool            // whose child each process is, is told, too
 	told      map[uint32]*telling
 	order     []uint32
@@ -74,7 +77,10 @@ func NewWitness(o WitnessOptions) (w *Witness, warnings []error) {
 	}
 	w.descent = o.Lineage
 	if o.Stacks {
-		w.symbols = enrich.NewSymbols(o.Procfs, maxModules)
+		if w.symbols, err = enrich.NewSymbols(o.Procfs, maxModules); err != nil {
+			warnings = append(warnings, fmt.Errorf("stacks have no names: %w", err))
+		}
+		w.patience, w.hurry = context.WithCancel(context.Background())
 	}
 	if w.tree, err = lineage.Open(o.Procfs, here.Initial); err != nil && o.Lineage {
 		warnings = append(warnings, fmt.Errorf("children whose parents are gone may be missed: %w", err))
@@ -89,6 +95,7 @@ func (w *Witness) Close() error {
 	}
 	var err error
 	if w.symbols != nil {
+		w.hurry()
 		err = w.symbols.Close()
 	}
 	if w.tree != nil {
@@ -97,22 +104,61 @@ func (w *Witness) Close() error {
 	return err
 }
 
-// Resolve names the functions of a stack. It may read the program's tables,
-// once, which can take a second for a large program.
-func (w *Witness) Resolve(e *event.Event) {
+const (
+	// maxNaming is how long an event waits for the names of its stack. A
+	// program's tables are read once, which can take a second for a large one.
+	maxNaming = 5 * time.Second
+	// maxEnding is for how long names are waited for once the run is to end.
+	maxEnding = 2 * time.Second
+)
+
+// naming is a stack whose names are looked for, and until when they are waited
+// for.
+type naming struct {
+	*enrich.Naming
+	until time.Time
+}
+
+// begin begins to name the functions of a stack; nil: there is nothing to name.
+func (w *Witness) begin(e *event.Event) *naming {
 	raw, ok := e.Stack.Raw()
 	if !ok || w == nil || w.symbols == nil || event.Outside(e.PID) {
-		return
+		return nil
+	}
+	return &naming{w.symbols.Name(e.PID, enrich.Owner{UID: e.UID, Cgroup: e.Cgroup}, raw), time.Now().Add(maxNaming)}
+}
+
+// end is the named stack. Who is late has no time to wait.
+func (w *Witness) end(n *naming, late bool) event.Stack {
+	ctx, cancel := context.WithDeadline(w.patience, n.until)
+	defer cancel()
+	if late {
+		cancel()
 	}
 	var frames []event.Frame
-	for _, f := range w.symbols.ResolveStack(e.PID, raw) {
+	for _, f := range n.Wait(ctx) {
 		x := event.Frame{Function: f.Function, File: f.File, Line: f.Line, Module: f.Module, Offset: f.Offset}
 		if f.Module == "" {
 			x.Addr = f.Address
 		}
 		frames = append(frames, x)
 	}
-	e.Stack = event.StackOf(frames)
+	return event.StackOf(frames)
+}
+
+// ending says that the run is to end soon.
+func (w *Witness) ending() {
+	if w != nil && w.symbols != nil {
+		time.AfterFunc(maxEnding, w.hurry)
+	}
+}
+
+// Unnamed says which stacks lack names that their programs may have; "" none.
+func (w *Witness) Unnamed() string {
+	if w == nil || w.symbols == nil {
+		return ""
+	}
+	return w.symbols.Unnamed().String()
 }
 
 // Look learns from an event while its process lives. It says true when there is
@@ -140,7 +186,7 @@ func (w *Witness) Look(e *event.Event) (record.Process, bool) {
 		return record.Process{}, false
 	}
 	if w.symbols != nil && !e.Exiting() {
-		w.symbols.Prepare(e.PID)
+		w.symbols.Prepare(e.PID, known == nil || known.died || e.Hook == event.HookExec)
 	}
 	p := w.ask(e.PID, e.Time, e.Cgroup)
 	if known == nil {
