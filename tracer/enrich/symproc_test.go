@@ -355,3 +355,9 @@ func TestEndsWithParent(t *testing.T) {
 		}
 	}
 }
+
+// event0 is a stack with registers, so that it is unwound.
+func event0(addresses []uint64) event.RawStack {
+	const sp = 0x7000_0000
+	return event.RawStack{PC: addresses[0], SP: sp, FP: sp + 64, Chain: addresses, Memory: make([]byte, 4096)}
+}
