@@ -19,11 +19,10 @@ import (
 type Witness struct {
 	processes *enrich.Processes
 	cgroups   *enrich.Cgroups
-	tree      *lineage.Tree
+	tree      *lineage.Tree   // nil: whose child a process is, nobody wants to know
 	symbols   *enrich.Symbols // nil: stacks are not taken, or not named
 	patience  context.Context // until when names are waited for at all
 	hurry     func()          // ends it
-	descent   bool            // whose child each process is, is told, too
 	told      map[uint32]*telling
 	order     []uint32
 }
@@ -32,12 +31,19 @@ type Witness struct {
 type telling struct {
 	record.Process
 	died  bool
-	asked time.Duration // of the event that it was looked at for
+	asked time.Duration // CLOCK_MONOTONIC
 }
 
-// again is how long what was told of a process holds without another look: what it
-// executes is told at once.
-const again = 100 * time.Millisecond
+// again is how long what was looked up of a process holds: a busy one is looked at
+// once a second. What no exec announces, a setuid or a move to another cgroup, is
+// not seen for as long.
+const again = time.Second
+
+// holds says whether what was told holds still. Where execs are not seen, the
+// leader has another name after one.
+func (t *telling) holds(e *event.Event) bool {
+	return e.Time-t.asked < again && (e.TID != e.PID || e.Comm == event.CommOf(string(t.Leader)))
+}
 
 // WitnessOptions are the places to look at. The zero value is right for a host.
 type WitnessOptions struct {
@@ -75,15 +81,17 @@ func NewWitness(o WitnessOptions) (w *Witness, warnings []error) {
 	case !here.Initial:
 		warnings = append(warnings, errors.New("PIDs are as this PID namespace has them; a process outside it has none, and only its name is known (to know more, share the host's PID namespace)"))
 	}
-	w.descent = o.Lineage
 	if o.Stacks {
 		if w.symbols, err = enrich.NewSymbols(o.Procfs, maxModules); err != nil {
 			warnings = append(warnings, fmt.Errorf("stacks have no names: %w", err))
 		}
 		w.patience, w.hurry = context.WithCancel(context.Background())
 	}
-	if w.tree, err = lineage.Open(o.Procfs, here.Initial); err != nil && o.Lineage {
-		warnings = append(warnings, fmt.Errorf("children whose parents are gone may be missed: %w", err))
+	// Not without need: the kernel then tells of every fork of anybody.
+	if o.Lineage {
+		if w.tree, err = lineage.Open(o.Procfs, here.Initial); err != nil {
+			warnings = append(warnings, fmt.Errorf("children whose parents are gone may be missed: %w", err))
+		}
 	}
 	return w, warnings
 }
@@ -176,10 +184,11 @@ func (w *Witness) Look(e *event.Event) (record.Process, bool) {
 		w.processes.Exited(e.PID, e.Time)
 		return record.Process{}, false
 	case e.Hook == event.HookExec:
-	case !known.died && e.Time-known.asked < again:
-		return record.Process{}, false
 	case e.Hook == event.HookConnect, e.Hook == event.HookAccept,
 		e.Hook == event.HookSetState && e.ToState == event.SynSent:
+		if !known.died && known.holds(e) {
+			return record.Process{}, false
+		}
 	case known.died && !e.Exiting():
 		// The PID is another process's by now.
 	default:
@@ -232,10 +241,10 @@ func (w *Witness) ask(pid uint32, at time.Duration, cgroup uint64) record.Proces
 			p.Container = record.Text(info.Container)
 		}
 	}
-	if p.Exe == "" {
-		p.Exe = record.Text(w.tree.Exe(pid)) // it is gone
-	}
-	if w.descent {
+	if w.tree != nil {
+		if p.Exe == "" {
+			p.Exe = record.Text(w.tree.Exe(pid)) // it is gone
+		}
 		p.Ancestors = w.tree.Ancestors(pid)
 	}
 	return p
