@@ -457,19 +457,22 @@ func FuzzForged(f *testing.F) {
 // FuzzHostile has forged files of megabytes read as those of a traced process are:
 // nothing but their names is lost.
 func FuzzHostile(f *testing.F) {
-	for _, b := range seeds()[:8] { // each has a process of its own
+	for _, b := range seeds()[:16] {
 		f.Add(b)
 	}
+	s := limitedSymbols(f, 8, limits{time.Second, 20 * time.Second, 256 << 20})
+	pid := uint32(nobodys)
 	f.Fuzz(func(t *testing.T, choices []byte) {
 		program := forge(choices, 1<<20)
-		s := limitedSymbols(t, 64, limits{time.Second, 10 * time.Second, 256 << 20})
-		theirs, own := invent(t, s, nobodys+1, program), invent(t, s, nobodys, honest())
+		pid += 2
+		evil := Owner{UID: pid}
+		theirs, own := invent(t, s, pid+1, program), invent(t, s, pid, honest())
 		var addresses []uint64
 		for i := range uint64(12) {
 			addresses = append(addresses, theirs+17*i)
 		}
 		began := time.Now()
-		frames := s.Name(nobodys+1, Owner{UID: 2}, event0(addresses)).Wait(t.Context())
+		frames := s.Name(pid+1, evil, event0(addresses)).Wait(t.Context())
 		if len(frames) < 1 {
 			t.Error("a stack without a frame")
 		}
@@ -481,7 +484,7 @@ func FuzzHostile(f *testing.F) {
 		if took := time.Since(began); took > time.Minute {
 			t.Errorf("%d bytes take %v", len(program), took)
 		}
-		if got, missed := s.names(nobodys, Owner{UID: 1}, own, own+33); missed || strings.Join(got, " ") != "first second" {
+		if got, missed := s.names(pid, Owner{UID: 1}, own, own+33); missed || strings.Join(got, " ") != "first second" {
 			t.Errorf("another program's: %q, %s", got, fmt.Sprint(s.Unnamed()))
 		}
 	})
