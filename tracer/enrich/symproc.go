@@ -35,7 +35,7 @@ type limits struct {
 }
 
 // usual are generous: the machine may be busy, and a file system slow.
-var usual = limits{5 * time.Second, 20 * time.Second, 768 << 20}
+var usual = limits{10 * time.Second, time.Minute, 768 << 20}
 
 const (
 	askStep = 20 * time.Millisecond

@@ -15,6 +15,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/tcpbye/tcpbye/tracer"
 	"github.com/tcpbye/tcpbye/tracer/conn"
@@ -51,7 +52,7 @@ func traced(t *testing.T, do func(wait func(local, remote net.Addr))) []ended {
 			}
 		}
 	}
-	witness, warnings := session.NewWitness(session.WitnessOptions{Stacks: true})
+	witness, warnings := session.NewWitness(session.WitnessOptions{Stacks: true, Patience: time.Minute})
 	for _, w := range warnings {
 		t.Log(w)
 	}
@@ -84,6 +85,9 @@ func traced(t *testing.T, do func(wait func(local, remote net.Addr))) []ended {
 	})
 	if err != nil {
 		t.Fatal(err)
+	}
+	if note := witness.Unnamed(); note != "" {
+		t.Log(note)
 	}
 	if refused != nil {
 		// What the loader puts in the place of bpf_probe_read_user there is refused.

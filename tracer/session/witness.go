@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,6 +24,7 @@ type Witness struct {
 	symbols   *enrich.Symbols // nil: stacks are not taken, or not named
 	patience  context.Context // until when names are waited for at all
 	hurry     func()          // ends it
+	ends      time.Duration   // how long after the run was told to end
 	told      map[uint32]*telling
 	order     []uint32
 }
@@ -53,6 +55,9 @@ type WitnessOptions struct {
 	Lineage bool
 	// Stacks also names the functions of user stacks.
 	Stacks bool
+	// Patience is how long names are waited for once the run is to end; 0: three
+	// seconds.
+	Patience time.Duration
 }
 
 const (
@@ -86,6 +91,7 @@ func NewWitness(o WitnessOptions) (w *Witness, warnings []error) {
 			warnings = append(warnings, fmt.Errorf("stacks have no names: %w", err))
 		}
 		w.patience, w.hurry = context.WithCancel(context.Background())
+		w.ends = cmp.Or(o.Patience, maxEnding)
 	}
 	// Not without need: the kernel then tells of every fork of anybody.
 	if o.Lineage {
@@ -114,10 +120,11 @@ func (w *Witness) Close() error {
 
 const (
 	// maxNaming is how long an event waits for the names of its stack. A
-	// program's tables are read once, which can take a second for a large one.
-	maxNaming = 5 * time.Second
+	// program's tables are read once, which can take a second for a large one, and
+	// much longer on a busy machine.
+	maxNaming = 30 * time.Second
 	// maxEnding is for how long names are waited for once the run is to end.
-	maxEnding = 2 * time.Second
+	maxEnding = 3 * time.Second
 )
 
 // naming is a stack whose names are looked for, and until when they are waited
@@ -157,7 +164,7 @@ func (w *Witness) end(n *naming, late bool) event.Stack {
 // ending says that the run is to end soon.
 func (w *Witness) ending() {
 	if w != nil && w.symbols != nil {
-		time.AfterFunc(maxEnding, w.hurry)
+		time.AfterFunc(w.ends, w.hurry)
 	}
 }
 
