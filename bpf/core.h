@@ -129,6 +129,7 @@ struct {
  * the switch may end after it.
  */
 volatile __u32 tracing SEC(".data.switch") = 0;
+#define TRACING_ASLEEP 2 /* on, and the reader is to be woken by the next event */
 
 static __always_inline void count_lost(__u32 kind)
 {
@@ -691,13 +692,14 @@ static __always_inline struct event *begin(__u8 hook, void *sk)
 
 /*
  * No wake-up for each event: it costs more than the event. The reader polls,
- * and is woken early when the ring fills.
+ * and is woken early when the ring fills. Only when nothing came for a while
+ * it sleeps, and says so.
  */
 static __always_inline int end(struct event *e)
 {
 	__u64 waiting = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
 
-	bpf_ringbuf_submit(e, waiting >= cfg_wake_bytes ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
+	bpf_ringbuf_submit(e, waiting >= cfg_wake_bytes || tracing == TRACING_ASLEEP ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
 	return 0;
 }
 

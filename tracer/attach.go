@@ -364,12 +364,15 @@ func (p *programs) loadSet(o object, names []string) (map[string]*ebpf.Program, 
 // switchMap holds the switch of the kernel half (tracing, bpf/core.h).
 const switchMap = ".data.switch"
 
+// What the switch says (bpf/core.h).
+const (
+	switchOff    = uint32(0)
+	switchOn     = uint32(1)
+	switchAsleep = uint32(2) // on, and the next event wakes the reader
+)
+
 // turn turns all programs on or off.
-func (p *programs) turn(on bool) error {
-	value := uint32(0)
-	if on {
-		value = 1
-	}
+func (p *programs) turn(value uint32) error {
 	if err := p.maps[switchMap].Put(uint32(0), value); err != nil {
 		return fmt.Errorf("turn the programs on or off: %w", err)
 	}

@@ -30,6 +30,13 @@ const (
 	lossEvery = 200 * time.Millisecond
 	// chunkBytes is how much is handed over at once.
 	chunkBytes = 256 << 10
+	// awake is for how long after the last record the reader polls on.
+	awake = 500 * time.Millisecond
+	// nap is how long it then sleeps, unless an event wakes it, and napLoss how
+	// often losses are asked for meanwhile. When an event comes they are asked for
+	// first, so none comes late.
+	nap     = time.Second
+	napLoss = 10 * time.Second
 	// clockEvery is after how many records the reader looks at the clock.
 	clockEvery = 64
 )
@@ -90,7 +97,13 @@ type reader struct {
 	lost  func() (uint64, error)        // counts what the kernel could not deliver
 	poll  time.Duration                 // how long an event may wait in the ring
 	queue *queue
+	// idle says whether nobody waits for the time to pass, and asleep that the
+	// next event is to wake the reader, or need not any more. nil: it never sleeps.
+	idle   func() bool
+	asleep func(bool) error
 
+	came    time.Duration // when a record was read last, or the first round was
+	napping bool          // the last round slept to its end
 	rec     ringbuf.Record
 	waiting bool          // rec has been read, and not taken
 	mark    time.Duration // when left was all that the ring had
@@ -122,12 +135,21 @@ func (r *reader) round() (empty bool, err error) {
 	if r.left <= 0 {
 		r.look(now)
 	}
-	if now-r.asked >= lossEvery {
+	if now-r.asked >= lossEvery && (!r.napping || now-r.asked >= napLoss) {
 		if err := r.ask(now); err != nil {
 			return false, err
 		}
 	}
 	r.hand(now)
+	if r.came == 0 {
+		r.came = now
+	}
+	r.napping = false
+	if r.idle != nil && r.left <= 0 && !r.waiting && now-r.came >= awake && r.idle() {
+		if r.napping, err = r.sleep(); r.napping || err != nil {
+			return r.napping, err
+		}
+	}
 	r.ring.SetDeadline(time.Now().Add(r.poll))
 	for n := 1; ; n++ {
 		if !r.waiting {
@@ -141,6 +163,7 @@ func (r *reader) round() (empty bool, err error) {
 			}
 		}
 		at := timeOf(r.rec.RawSample)
+		r.came = now
 		if r.waiting = at > r.asked+lossEvery; r.waiting {
 			return false, nil // losses are asked for first
 		}
@@ -161,6 +184,32 @@ func (r *reader) round() (empty bool, err error) {
 			return false, nil
 		}
 	}
+}
+
+// sleep waits for a record, for as long as a nap, and says whether none came.
+//
+// A program takes its place in the ring first, and looks then whether the reader
+// sleeps: so either it wakes the reader, or the reader sees its place. Were the
+// two not seen in this order by another CPU, the record would wait for a nap.
+func (r *reader) sleep() (none bool, err error) {
+	if err := r.asleep(true); err != nil {
+		return false, err
+	}
+	if r.ring.AvailableBytes() == 0 {
+		r.ring.SetDeadline(time.Now().Add(nap))
+		switch err = r.ring.ReadInto(&r.rec); {
+		case errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, ringbuf.ErrFlushed):
+			none, err = true, nil
+		case err != nil:
+			err = fmt.Errorf("read the ring buffer: %w", err)
+		default:
+			r.waiting = true // it is taken in the next round, as its losses are not asked for
+		}
+	}
+	if none {
+		r.bound, r.left = r.mark, 0
+	}
+	return none, errors.Join(err, r.asleep(false))
 }
 
 // look notes what has a place in the ring.

@@ -27,6 +27,7 @@ type fakeRing struct {
 	made  map[uint64]time.Duration // by number: when
 
 	deadline time.Duration
+	wake     func() // what may happen while nothing comes; nil: nothing
 }
 
 // slot is a place in the ring.
@@ -82,6 +83,9 @@ func (f *fakeRing) ReadInto(rec *ringbuf.Record) error {
 				return os.ErrDeadlineExceeded
 			}
 			f.now += time.Millisecond
+			if f.wake != nil {
+				f.wake()
+			}
 			continue
 		}
 		s := f.slots[0]
@@ -279,5 +283,73 @@ func TestQueueStandsStill(t *testing.T) {
 	}
 	if q.bytes > 1<<16+chunkBytes || len(q.chunks) > 50 || losses > 50 || q.refused() == 0 {
 		t.Errorf("the queue has %d chunks, %d bytes, %d losses, and refused %d", len(q.chunks), q.bytes, losses, q.refused())
+	}
+}
+
+// When nothing comes and nobody waits for the time, the reader sleeps; what comes
+// then wakes it, and nothing that it said before was wrong.
+func TestReaderSleeps(t *testing.T) {
+	f := &fakeRing{r: rand.New(rand.NewPCG(1, 2)), room: 1 << 20, made: map[uint64]time.Duration{}, now: time.Hour}
+	asked, asleep, naps, idle := 0, false, 0, true
+	r := &reader{
+		ring: f, clock: f.clock, poll: 50 * time.Millisecond, queue: newQueue(1 << 20),
+		lost: func() (uint64, error) { asked++; return f.count() },
+		idle: func() bool { return idle },
+		asleep: func(yes bool) error {
+			if asleep = yes; yes {
+				naps++
+			}
+			return nil
+		},
+	}
+	a := &audit{t: t, ring: f, got: map[uint64]bool{}}
+	rounds := func(until time.Duration) (n int) {
+		t.Helper()
+		for until += f.now; f.now < until; n++ {
+			if _, err := r.round(); err != nil {
+				t.Fatal(err)
+			}
+			if asleep {
+				t.Fatal("it reads, and is said to sleep")
+			}
+			for len(r.queue.chunks) > 0 {
+				c := r.queue.take()
+				a.chunk(c)
+				r.queue.done(c)
+			}
+		}
+		return n
+	}
+	if err := r.begin(); err != nil {
+		t.Fatal(err)
+	}
+	rounds(time.Second)
+	asked = 0
+	if n := rounds(30 * time.Second); n > 40 || asked > 4 || naps < 25 {
+		t.Errorf("in 30 s when nothing happens: %d rounds, losses asked for %d times, %d naps", n, asked, naps)
+	}
+	// A loss in its sleep, and then a burst.
+	from := f.now
+	f.wake = func() {
+		if !asleep {
+			return
+		}
+		switch {
+		case f.now > from+5300*time.Millisecond:
+			f.wake, f.rate = nil, 2
+			f.pass()
+		case f.now > from+5100*time.Millisecond && len(f.lost) == 0:
+			f.lost = append(f.lost, f.now)
+		}
+	}
+	rounds(5400 * time.Millisecond)
+	f.rate = 0
+	rounds(300 * time.Millisecond)
+	if len(a.got) == 0 || len(a.got) != int(f.next) || a.losses == nil {
+		t.Errorf("%d of %d records, and the losses %v", len(a.got), f.next, a.losses)
+	}
+	idle, naps = false, 0
+	if n := rounds(10 * time.Second); n < 150 || naps > 0 {
+		t.Errorf("in 10 s when somebody waits: %d rounds, %d naps", n, naps)
 	}
 }

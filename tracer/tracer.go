@@ -59,6 +59,7 @@ type Tracer struct {
 	events      atomic.Uint64
 	decode      atomic.Uint64
 
+	idle     atomic.Bool   // nothing waits for the time to pass
 	stopping atomic.Bool   // the reader is to end
 	read     chan struct{} // closed when it has; nil: it was not started
 	readErr  error         // why, once it has
@@ -139,6 +140,10 @@ type Handler struct {
 	// Tick is told, some twenty times a second, a time (CLOCK_MONOTONIC) before
 	// which no further event will come, and whose losses have all been told.
 	Tick func(now time.Duration) error
+	// Idle is asked after a Tick whether nothing waits for the time to pass. Then,
+	// and when nothing comes, Tick is called once a second, and the time it tells
+	// may stand still; nil: something waits.
+	Idle func() bool
 }
 
 // Start turns the kernel half on: from now on events happen, and are read.
@@ -147,11 +152,11 @@ func (t *Tracer) Start() error {
 	if t.read != nil {
 		return nil
 	}
-	r := &reader{ring: t.ring, clock: Monotonic, lost: t.kernelLost, poll: t.opts.Poll, queue: t.queue}
+	r := &reader{ring: t.ring, clock: Monotonic, lost: t.kernelLost, poll: t.opts.Poll, queue: t.queue, idle: t.idle.Load, asleep: t.asleep}
 	if err := r.begin(); err != nil {
 		return err
 	}
-	if err := t.programs.turn(true); err != nil {
+	if err := t.programs.turn(switchOn); err != nil {
 		return err
 	}
 	t.read = make(chan struct{})
@@ -178,11 +183,21 @@ func (t *Tracer) readRing(r *reader) (err error) {
 	return err
 }
 
+// asleep says whether the next event is to wake the reader.
+func (t *Tracer) asleep(yes bool) error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if yes {
+		return t.programs.turn(switchAsleep)
+	}
+	return t.programs.turn(switchOn)
+}
+
 // quiet turns the kernel half off and waits for the programs that run still.
 func (t *Tracer) quiet() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	err := t.programs.turn(false)
+	err := t.programs.turn(switchOff)
 	if err != nil || graceful() != nil {
 		// Closing a link waits, too (perf_event_free, synchronize_rcu).
 		err = t.programs.detach()
@@ -212,7 +227,10 @@ func (t *Tracer) Run(ctx context.Context, h Handler) error {
 	if err := t.Start(); err != nil {
 		return err
 	}
-	defer context.AfterFunc(ctx, func() { t.stopping.Store(true) })()
+	defer context.AfterFunc(ctx, func() {
+		t.stopping.Store(true)
+		_ = t.ring.Flush() // it may sleep; else it looks soon
+	})()
 	err := t.deliver(h)
 	t.stopping.Store(true)
 	t.queue.close()
@@ -260,6 +278,7 @@ func (t *Tracer) deliver(h Handler) error {
 		if err := h.Tick(told); err != nil {
 			return err
 		}
+		t.idle.Store(h.Idle != nil && h.Idle())
 		t.queue.done(c)
 	}
 }

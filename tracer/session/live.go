@@ -149,6 +149,7 @@ func (s *Session) run(ctx context.Context, t *tracer.Tracer) error {
 		},
 		Lost: func(l tracer.Loss) error { return take(news{lost: l}) },
 		Tick: func(now time.Duration) error { return take(news{now: now}) },
+		Idle: s.idle.Load,
 	})
 	if errors.Is(err, errStopped) {
 		err = nil // the session says why
@@ -178,6 +179,7 @@ func (s *Session) take(n news) error {
 	if err := s.Tick(n.now); err != nil {
 		return err
 	}
+	s.idle.Store(!s.owed && !s.join.Pending() && s.cfg.Time == nil && s.cfg.Command == nil)
 	if s.cfg.Pulse != nil {
 		return s.cfg.Pulse(s)
 	}
@@ -232,6 +234,9 @@ func (s *Session) follow(now time.Duration) error {
 		return err
 	}
 	p, by := &s.pulse, max(0, at-now)
+	if s.idle.Load() {
+		by = 0 // the time may stand still: nothing waits for it
+	}
 	if at-p.said < sayEvery || by < behind && s.counts.Lost == p.lost {
 		return nil
 	}

@@ -4,6 +4,7 @@ import (
 	"container/list"
 	"errors"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
@@ -71,8 +72,9 @@ type Config struct {
 	// Command says which process was run and is followed, once Started has been
 	// called; 0, or nil: none.
 	Command func() uint32
-	// Pulse is called twenty times a second, more or less; ErrEnough ends the
-	// run.
+	// Pulse is called twenty times a second, more or less, and once a second when
+	// nothing happens, nothing waits for the time and there is no Command; ErrEnough
+	// ends the run.
 	Pulse func(*Session) error
 	// Behind is told, at most once a second, that what is taken now was known so
 	// long ago, or that more events were lost: so many by now. nil: nobody is told.
@@ -125,6 +127,7 @@ type Session struct {
 	owed             bool          // a reader of the recording has not heard of the time since
 
 	behind func() bool // news wait for the session; only where stacks are named
+	idle   atomic.Bool // nothing waits for the time to pass
 
 	held pairs[verdict.Verdict] // first ends that were not kept
 	told pairs[struct{}]        // first ends that were shown
