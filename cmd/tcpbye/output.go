@@ -45,7 +45,7 @@ func (o *output) flags(cmd *cobra.Command, format report.Format) {
 		names = append(names, string(f))
 	}
 	cmd.Flags().StringVarP(&o.format, "output", "o", string(format), "how to show: "+strings.Join(names, ", "))
-	cmd.Flags().StringVarP(&o.write, "write", "w", "", "record every event in `FILE` (- for standard output)")
+	cmd.Flags().StringVarP(&o.write, "write", "w", "", "record the events in `FILE` (- for standard output)")
 	cmd.Flags().StringVar(&o.color, "color", "auto", "auto, always or never")
 	cmd.Flags().BoolVarP(&o.verbose, "verbose", "v", false, "show the events that prove each verdict")
 	o.attach.flag(cmd)

@@ -38,6 +38,7 @@ type tracing struct {
 	count     uint64
 	fileSize  string
 	fileCount int
+	allEvents bool
 	failOn    failOn
 
 	// kept says which endings the command is about, of those that are chosen;
@@ -68,6 +69,7 @@ func (t *tracing) flags(cmd *cobra.Command, format report.Format) {
 	f.StringArrayVarP(&t.read, "read", "r", nil, "read a recording from `FILE` (- for standard input) instead of tracing; several are read in their order")
 	f.StringVarP(&t.fileSize, "file-size", "C", "", "with -w: go on in another file after `SIZE` million bytes (or 64k, 10m, 1g)")
 	f.IntVarP(&t.fileCount, "file-count", "W", 0, "with -C: keep the last `COUNT` files")
+	f.BoolVar(&t.allEvents, "all-events", false, "with -w: record what the filters leave out, too")
 	f.StringVar(&t.readyFile, "ready-file", "", "create `FILE` once everything is attached")
 	f.BoolVar(&t.receive, "receive", false, "also watch every recv(2), to tell exactly what the application was told; costs a little for each call")
 	f.BoolVar(&t.stack, "stack", false, "take the user stack at close, shutdown and exit, and show functions with file and line")
@@ -154,6 +156,9 @@ func (t *tracing) check(cmd *cobra.Command, args []string) (*filter.Filter, erro
 	if t.rotation, err = rotation(t.fileSize, t.fileCount, t.write); err != nil {
 		return nil, usage(err)
 	}
+	if t.allEvents && t.write == "" {
+		return nil, usage(errors.New("--all-events goes with -w FILE"))
+	}
 	// What is wrong with the output is said before anything is attached.
 	if _, err := t.options(report.Clock{}); err != nil {
 		return nil, err
@@ -229,9 +234,12 @@ func (t *tracing) run(cmd *cobra.Command, args []string) error {
 		}
 		show := s.show(meta.Scenario)
 		c := session.Config{Record: s.record, Count: t.count, Wall: s.wall, Cut: t.env.signals.cut}
+		if !t.allEvents && (len(args) > 0 || !asked.Empty()) {
+			c.Pick = choice
+		}
 		// What a command's run showed its recording shows again.
 		c.Chosen = func(r record.Choice) {
-			if t.read != nil && len(asked.PIDs) == 0 {
+			if t.read != nil && r.Command != 0 && len(asked.PIDs) == 0 {
 				choice.PIDs, choice.Follow = []uint32{r.Command}, true
 			}
 		}
@@ -442,7 +450,7 @@ func (t *tracing) open(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
 		return usage(errors.New("--open runs no command"))
 	}
-	if err := excluded(cmd, "--open", "read", "write", "file-size", "file-count", "duration", "ready-file", "receive", "attach", "fail-on"); err != nil {
+	if err := excluded(cmd, "--open", "read", "write", "file-size", "file-count", "all-events", "duration", "ready-file", "receive", "attach", "fail-on"); err != nil {
 		return err
 	}
 	if f := report.Format(t.format); f != report.Table && f != report.JSON {

@@ -32,6 +32,13 @@ type Options struct {
 	// later event can add to that of its peer, which the judge looks at, too.
 	// nil: Advance and Flush return them, which is as good with Hold.
 	Done func(*Connection)
+	// Placed is told, for each event that Add took, in the order of their times, of
+	// which connections it became part (some may be named twice, and some are
+	// listeners); nil: nobody is told. order is what Arrived was after its Add.
+	Placed func(order uint64, told []*Connection)
+	// Gone is told of each socket that is not followed any more and was no
+	// connection; nil: nobody is told.
+	Gone func(*Connection)
 	// Who adds to a process what is known of it beside the event that showed
 	// it at a time. It must be a function of the stream of events; nil: nothing
 	// is added.
@@ -117,6 +124,7 @@ type Joiner struct {
 	unplaced []event.Event
 	n        int
 	late     uint64
+	arrived  uint64
 	byOwner  map[uint32][]*entry // by the PID of their owner
 	bySeq    map[isnKey][]*entry // by the initial sequence numbers
 	byThread map[uint32]*entry   // whose send(2) failed last in a thread, with SIGPIPE
@@ -151,7 +159,8 @@ func (j *Joiner) Late() uint64 { return j.late }
 // Add takes an event in any order within the window.
 func (j *Joiner) Add(e event.Event) {
 	a := j.waiting.room()
-	a.Event = e
+	j.arrived++
+	a.Event, a.order = e, j.arrived
 	if e.Time < j.now {
 		// Its place in the order is lost, and with it what the order proves.
 		j.late++
@@ -160,6 +169,12 @@ func (j *Joiner) Add(e event.Event) {
 	}
 	j.waiting.put(a)
 }
+
+// Arrived counts what Add took.
+func (j *Joiner) Arrived() uint64 { return j.arrived }
+
+// Window is how far behind Advance Now is.
+func (j *Joiner) Window() time.Duration { return j.opts.Window }
 
 // Lose marks every connection that lived at some time between two: events were
 // lost there. It must be called before Advance goes beyond from.
@@ -254,9 +269,11 @@ func (j *Joiner) settle(until time.Duration) {
 			continue
 		}
 		if j.again(a) || a.late && j.buried(&a.Event) {
-			continue // the latter: what it is about has been judged
+			j.tell(a.order) // the latter: what it is about has been judged
+			continue
 		}
 		j.place(&a.Event)
+		j.tell(a.order)
 		for _, c := range j.touched {
 			j.schedule(c)
 			if c.peer != nil {
@@ -265,6 +282,18 @@ func (j *Joiner) settle(until time.Duration) {
 		}
 		j.touched = j.touched[:0]
 	}
+}
+
+// tell tells of whom an event became part.
+func (j *Joiner) tell(order uint64) {
+	if j.opts.Placed == nil {
+		return
+	}
+	told := make([]*Connection, len(j.touched))
+	for i, c := range j.touched {
+		told[i] = c.Connection
+	}
+	j.opts.Placed(order, told)
 }
 
 // again says whether the very same event was placed just before. It keeps what has
@@ -314,6 +343,8 @@ func (j *Joiner) finish(c *entry) {
 		} else {
 			j.done = append(j.done, c.Connection)
 		}
+	} else if j.opts.Gone != nil {
+		j.opts.Gone(c.Connection)
 	}
 	if j.judged > 64 && j.judged > len(j.open)/2 {
 		j.open = slices.DeleteFunc(j.open, func(c *entry) bool { return c.judged })

@@ -52,6 +52,33 @@ func (f *Filter) MatchConnection(c *conn.Connection) bool {
 		f.someone(c)
 }
 
+// Empty says whether the filter keeps everything.
+func (f *Filter) Empty() bool {
+	return len(f.PIDs)+len(f.Comms)+len(f.Exes)+len(f.UIDs)+len(f.Cgroups)+len(f.Containers)+len(f.Ports)+
+		len(f.Local)+len(f.Remote)+len(f.NetNS)+len(f.Classes)+len(f.Causes) == 0
+}
+
+// Excludes says whether two addresses are those of no connection that is wanted,
+// from whichever of its ends they are seen. As long as one of them is not whole,
+// nothing is excluded.
+func (f *Filter) Excludes(a, b netip.AddrPort) bool {
+	if !whole(a) || !whole(b) {
+		return false
+	}
+	if !some(f.Ports, func(r Range) bool { return r.has(a) || r.has(b) }) {
+		return true
+	}
+	between := func(local, remote netip.AddrPort) bool {
+		return some(f.Local, func(p netip.Prefix) bool { return inside(p, local) }) &&
+			some(f.Remote, func(p netip.Prefix) bool { return inside(p, remote) })
+	}
+	return !between(a, b) && !between(b, a)
+}
+
+func whole(a netip.AddrPort) bool {
+	return a.IsValid() && a.Port() != 0 && !a.Addr().IsUnspecified()
+}
+
 // some says whether a condition with these values is satisfied; one without
 // values is.
 func some[T any](values []T, ok func(T) bool) bool {

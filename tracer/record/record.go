@@ -156,7 +156,10 @@ func (w *Writer) Seed(s Seed) error {
 
 // Choice says what a run was about, where its command line alone does not say it.
 type Choice struct {
-	Command uint32 `json:"command"` // PID of the command that was run and followed
+	Command uint32 `json:"command"` // PID of the command that was run and followed; 0: none
+	// Filters all had to be satisfied by what was to be recorded: it is not known
+	// of everything in time whether it is wanted. Each is JSON.
+	Filters []json.RawMessage `json:"filters,omitempty"`
 }
 
 // Choice records it. It stands before the events.
@@ -176,6 +179,24 @@ func (w *Writer) Tick(t Tick) error {
 	w.json(kindTick, t)
 	return w.result()
 }
+
+// Raw records what Append and AppendEvent made, with so many events in it.
+func (w *Writer) Raw(records []byte, events uint64) error {
+	if w.err == nil {
+		w.write(records)
+	}
+	return w.result()
+}
+
+// Fits says whether so many bytes go into this file, and Next begins another. A
+// Writer has one.
+func (w *Writer) Fits(int) bool { return true }
+
+// Rotates says whether there are several files.
+func (w *Writer) Rotates() bool { return false }
+
+// Next does nothing.
+func (w *Writer) Next() error { return w.result() }
 
 // Flush hands everything on that was recorded so far.
 func (w *Writer) Flush() error {
@@ -220,6 +241,24 @@ func (w *Writer) write(records []byte) {
 func AppendEvent(b []byte, e *event.Event) []byte {
 	start := len(b)
 	return seal(appendEvent(append(b, 0, 0, 0, 0, kindEvent), e), start)
+}
+
+// Append appends the record of what is not an event.
+func Append[T Loss | Process | Seed | Tick | Wall](b []byte, what T) []byte {
+	kind := byte(kindTick)
+	switch any(what).(type) {
+	case Loss:
+		kind = kindLoss
+	case Process:
+		kind = kindProcess
+	case Seed:
+		kind = kindSeed
+	case Wall:
+		kind = kindWall
+	}
+	// Numbers, addresses and Texts always have a form.
+	b, _ = appendJSON(b, kind, what)
+	return b
 }
 
 func appendJSON(b []byte, kind byte, v any) ([]byte, error) {

@@ -12,9 +12,9 @@ import (
 // Rotation says when a recording goes on in another file, as tcpdump's -C and
 // -W do.
 type Rotation struct {
-	// Size is how many bytes of events a file gets before the next one begins;
-	// 0: there is one file. What a file repeats of the ones before does not
-	// count, so a file is somewhat larger.
+	// Size is how many bytes a file has at most, with what it repeats of the ones
+	// before; 0: there is one file. Only a record that does not fit into a file
+	// of its own makes one larger.
 	Size int64
 	// Count is how many files there are at most: then the first is written
 	// again. 0: no limit.
@@ -38,21 +38,19 @@ func (how Rotation) Name(name string, file int) string {
 // Rotator is a Writer that writes a run to several files. Each file can be read
 // alone; in their order, one after the other, they are the whole run.
 type Rotator struct {
-	// Preamble writes what a file must repeat of the ones before, with Again
-	// set; nil: nothing.
-	Preamble func(*Writer) error
-
 	name   string
 	how    Rotation
 	meta   Meta
 	create func(name string) (io.WriteCloser, error)
 
-	w     *Writer
-	file  io.WriteCloser
-	size  counter
-	head  int64 // size of the current file's head
-	total End
-	err   error
+	w      *Writer
+	file   io.WriteCloser
+	size   counter
+	choice *Choice // is repeated in each file
+	walls  []Wall  // so are the last ones
+	head   int64   // size of the current file's head
+	total  End
+	err    error
 }
 
 // counter counts what goes into a file.
@@ -94,19 +92,43 @@ func (r *Rotator) begin() error {
 	}
 	r.file = file
 	r.size = counter{w: file}
-	if r.w, err = NewWriter(&r.size, r.meta); err == nil && r.meta.Part > 0 && r.Preamble != nil {
-		err = r.Preamble(r.w)
+	if r.w, err = NewWriter(&r.size, r.meta); err == nil && r.choice != nil {
+		err = r.w.Choice(*r.choice)
+	}
+	for _, wall := range r.walls {
+		if err == nil {
+			wall.Again = true
+			err = r.w.Wall(wall)
+		}
 	}
 	if err == nil {
 		err = r.w.Flush()
 	}
 	r.head = r.size.n
+	if least := 2 * r.head; err == nil && r.meta.Part == 0 && r.how.Size > 0 && r.how.Size < least {
+		err = errors.Join(fmt.Errorf("files of %d bytes are too small: the head of each takes %d of them; take %dk or more", r.how.Size, r.head, least>>10+1), file.Close())
+	}
 	return err
 }
 
-// next goes on in the next file when this one is full.
-func (r *Rotator) next() error {
-	if r.err != nil || r.how.Size == 0 || r.size.n+int64(r.w.w.Buffered())-r.head < r.how.Size {
+// endSize is more than the record of an End takes.
+const endSize = 80
+
+// Fits says whether so many bytes go into this file.
+func (r *Rotator) Fits(n int) bool {
+	if r.err != nil || r.how.Size == 0 {
+		return true
+	}
+	used := r.size.n + int64(r.w.w.Buffered())
+	return used == r.head || used+int64(n)+endSize <= r.how.Size
+}
+
+// Rotates says whether there are several files.
+func (r *Rotator) Rotates() bool { return r.how.Size > 0 }
+
+// Next goes on in the next file.
+func (r *Rotator) Next() error {
+	if r.err != nil {
 		return r.err
 	}
 	r.err = errors.Join(r.w.Close(r.total), r.file.Close())
@@ -117,35 +139,65 @@ func (r *Rotator) next() error {
 	return r.err
 }
 
-// Event records an event.
-func (r *Rotator) Event(e event.Event) error {
-	if err := r.next(); err != nil {
-		return err
-	}
-	r.total.Events++
-	return r.w.Event(e)
+// Raw records what Append and AppendEvent made, with so many events in it.
+func (r *Rotator) Raw(records []byte, events uint64) error {
+	err := r.put(records)
+	r.total.Events += events
+	return err
 }
+
+func (r *Rotator) put(records []byte) error {
+	if !r.Fits(len(records)) {
+		if err := r.Next(); err != nil {
+			return err
+		}
+	}
+	if r.err != nil {
+		return r.err
+	}
+	return r.w.Raw(records, 0)
+}
+
+// Event records an event.
+func (r *Rotator) Event(e event.Event) error { return r.Raw(AppendEvent(nil, &e), 1) }
 
 // Loss records a loss.
 func (r *Rotator) Loss(l Loss) error {
 	r.total.Lost += l.Lost
-	return r.w.Loss(l)
+	return r.put(Append(nil, l))
 }
 
 // Process records what is known of a process.
-func (r *Rotator) Process(p Process) error { return r.w.Process(p) }
+func (r *Rotator) Process(p Process) error { return r.put(Append(nil, p)) }
 
 // Seed records a connection that was there when the run began.
-func (r *Rotator) Seed(s Seed) error { return r.w.Seed(s) }
+func (r *Rotator) Seed(s Seed) error { return r.put(Append(nil, s)) }
 
-// Choice records what the run is about.
-func (r *Rotator) Choice(c Choice) error { return r.w.Choice(c) }
+// maxWalls is how many settings of the wall clock a file repeats.
+const maxWalls = 16
 
-// Wall records that the wall clock was set.
-func (r *Rotator) Wall(c Wall) error { return r.w.Wall(c) }
+// Wall records that the wall clock was set, in this file and the ones to come.
+func (r *Rotator) Wall(c Wall) error {
+	err := r.put(Append(nil, c))
+	if r.walls = append(r.walls, c); len(r.walls) > maxWalls {
+		r.walls = r.walls[1:]
+	}
+	return err
+}
 
 // Tick records that no older event will come.
-func (r *Rotator) Tick(t Tick) error { return r.w.Tick(t) }
+func (r *Rotator) Tick(t Tick) error { return r.put(Append(nil, t)) }
+
+// Choice records what the run is about, in this file and the ones to come.
+func (r *Rotator) Choice(c Choice) error {
+	r.choice = &c
+	if r.err != nil {
+		return r.err
+	}
+	r.err = errors.Join(r.w.Choice(c), r.w.Flush())
+	r.head = r.size.n // it is part of it
+	return r.err
+}
 
 // Flush hands everything on that was recorded so far.
 func (r *Rotator) Flush() error {

@@ -49,10 +49,8 @@ func writeRun(t *testing.T, d *disk, how Rotation, n int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.Preamble = func(w *Writer) error {
-		return errors.Join(
-			w.Process(Process{PID: 1, Exe: "/bin/true", Again: true}),
-			w.Seed(Seed{State: event.Established, Again: true}))
+	if err := r.Choice(Choice{Command: 7}); err != nil {
+		t.Fatal(err)
 	}
 	for i := range n {
 		if err := r.Event(event.Event{Time: time.Duration(i), Hook: event.HookDestroy}); err != nil {
@@ -71,21 +69,19 @@ func writeRun(t *testing.T, d *disk, how Rotation, n int) {
 }
 
 type contents struct {
-	metas     []Meta
-	times     []time.Duration
-	processes int
-	seeds     int
-	ends      []End
+	metas   []Meta
+	times   []time.Duration
+	choices []Choice
+	ends    []End
 }
 
 func readAll(t *testing.T, r io.Reader) (c contents) {
 	t.Helper()
 	err := Read(r, Handler{
-		Meta:    func(m Meta) error { c.metas = append(c.metas, m); return nil },
-		Event:   func(e event.Event) error { c.times = append(c.times, e.Time); return nil },
-		Process: func(p Process) error { c.processes++; return nil },
-		Seed:    func(Seed) error { c.seeds++; return nil },
-		End:     func(e End) error { c.ends = append(c.ends, e); return nil },
+		Meta:   func(m Meta) error { c.metas = append(c.metas, m); return nil },
+		Event:  func(e event.Event) error { c.times = append(c.times, e.Time); return nil },
+		Choice: func(x Choice) error { c.choices = append(c.choices, x); return nil },
+		End:    func(e End) error { c.ends = append(c.ends, e); return nil },
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -95,8 +91,8 @@ func readAll(t *testing.T, r io.Reader) (c contents) {
 
 func TestRotate(t *testing.T) {
 	var d disk
-	const n = 100
-	writeRun(t, &d, Rotation{Size: 200}, n)
+	const n, size = 100, 500
+	writeRun(t, &d, Rotation{Size: size}, n)
 	if len(d.created) < 5 || d.created[0] != "r" || d.created[1] != "r1" || d.created[2] != "r2" {
 		t.Fatalf("files %v", d.created)
 	}
@@ -107,8 +103,11 @@ func TestRotate(t *testing.T) {
 		if len(c.metas) != 1 || c.metas[0].Part != i || c.metas[0].Run != "a" {
 			t.Errorf("%s has the heads %+v", name, c.metas)
 		}
-		if want := min(i, 1); c.processes != want || c.seeds != want {
-			t.Errorf("%s repeats %d processes and %d seeds, want %d", name, c.processes, c.seeds, want)
+		if len(c.choices) != 1 || c.choices[0].Command != 7 {
+			t.Errorf("%s has the choices %+v", name, c.choices)
+		}
+		if len(b) > size {
+			t.Errorf("%s has %d bytes", name, len(b))
 		}
 		if len(c.times) == 0 || len(c.ends) != 1 || c.ends[0].Events != uint64(c.times[len(c.times)-1])+1 {
 			t.Errorf("%s has %d events and the ends %+v", name, len(c.times), c.ends)
@@ -132,7 +131,7 @@ func TestRotate(t *testing.T) {
 
 func TestRotateCount(t *testing.T) {
 	var d disk
-	writeRun(t, &d, Rotation{Size: 200, Count: 11}, 1000)
+	writeRun(t, &d, Rotation{Size: 500, Count: 11}, 1000)
 	if want := []string{"r00", "r01", "r02"}; !slices.Equal(d.created[:3], want) {
 		t.Errorf("files %v, want %v", d.created[:3], want)
 	}
@@ -160,7 +159,7 @@ func TestRotateNever(t *testing.T) {
 
 func TestRotateFails(t *testing.T) {
 	var d disk
-	r, err := NewRotator("r", Meta{}, Rotation{Size: 100}, d.create)
+	r, err := NewRotator("r", Meta{}, Rotation{Size: 500}, d.create)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -181,6 +180,13 @@ func TestRotateFails(t *testing.T) {
 	}
 	if _, err := NewRotator("r", Meta{}, Rotation{Size: -1}, d.create); err == nil {
 		t.Error("a negative size is taken")
+	}
+	d.full = nil
+	if _, err := NewRotator("r", Meta{Kernel: strings.Repeat("k", 3000)}, Rotation{Size: 4 << 10}, d.create); err == nil || !strings.Contains(err.Error(), "the head of each takes 31") || !strings.Contains(err.Error(), "take 7k or more") {
+		t.Errorf("a size that is too small: %v", err)
+	}
+	if d.open != 0 {
+		t.Errorf("%d files are left open", d.open)
 	}
 }
 

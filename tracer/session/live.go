@@ -353,18 +353,19 @@ func Replay(r io.Reader, prepare func(record.Meta) (Config, error)) (Counts, err
 			if err := p.over(e.Time); err != nil {
 				return err
 			}
+			p.meets(&e)
 			return p.s.Event(e)
 		},
 		Loss: func(l record.Loss) error { return p.s.lose(l) },
 		Process: func(r record.Process) error {
-			if p.s == nil || r.Again && p.goesOn {
+			if p.s == nil || r.Again && p.goesOn && p.first == 0 {
 				return nil
 			}
 			r.Again = false
 			return p.s.Process(r)
 		},
 		Seed: func(r record.Seed) error {
-			if p.s == nil || r.Again && p.goesOn {
+			if p.s == nil || r.Again && p.goesOn && !p.news(r) {
 				return nil
 			}
 			if len(r.Holders) > 0 {
@@ -407,10 +408,30 @@ type replay struct {
 	prepare func(record.Meta) (Config, error)
 	meta    record.Meta
 	s       *Session
-	goesOn  bool // this part continues the one before
-	gapped  bool // something is missing since the last event
-	damaged bool // the head of what is being read is missing
+	goesOn  bool               // this part continues the one before
+	first   int                // part of the run that was read
+	met     map[tuple]struct{} // where the first parts are missing: what was met since
+	gapped  bool               // something is missing since the last event
+	damaged bool               // the head of what is being read is missing
 	total   Counts
+}
+
+// meets notes a connection of a run whose first parts are missing.
+func (p *replay) meets(e *event.Event) {
+	if p.first == 0 || e.Has&event.HasTuple == 0 {
+		return
+	}
+	if p.met == nil {
+		p.met = map[tuple]struct{}{}
+	}
+	p.met[tuple{e.NetNS, e.Local, e.Remote}] = struct{}{}
+}
+
+// news says whether what a part tells again was told in none of the parts that were
+// read: each tells of what it has events of.
+func (p *replay) news(r record.Seed) bool {
+	_, met := p.met[tuple{r.NetNS, r.Local, r.Remote}]
+	return p.first > 0 && !met
 }
 
 // headless is an event of a run whose head was not read.
@@ -457,7 +478,7 @@ func (p *replay) head(m record.Meta) error {
 		return err
 	}
 	cfg.Scope = verdict.ScopeOf(m)
-	p.s = New(cfg)
+	p.s, p.first, p.met = New(cfg), m.Part, nil
 	return nil
 }
 

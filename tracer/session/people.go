@@ -67,18 +67,6 @@ func fill(who *conn.Process, r *record.Process) {
 	}
 }
 
-// each visits the last that is known of every process.
-func (p *people) each(visit func(record.Process) error) error {
-	for _, pid := range p.order {
-		if known := p.byPID[pid]; len(known) > 0 {
-			if err := visit(known[len(known)-1]); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
 // name completes the actors of a verdict, which the judge takes from events,
 // with what was known of them when they acted.
 func name(c *conn.Connection, v *verdict.Verdict) {

@@ -2,13 +2,17 @@ package session
 
 import (
 	"container/list"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"slices"
+	"strconv"
 	"sync/atomic"
 	"time"
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/event"
+	"github.com/tcpbye/tcpbye/tracer/filter"
 	"github.com/tcpbye/tcpbye/tracer/record"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
@@ -22,6 +26,13 @@ type Recorder interface {
 	Tick(record.Tick) error
 	Choice(record.Choice) error
 	Wall(record.Wall) error
+	// Raw takes records as record.Append makes them.
+	Raw(records []byte, events uint64) error
+	// Fits says whether so many bytes go into the current part, and Next begins
+	// another. Rotates says whether there are parts.
+	Fits(bytes int) bool
+	Next() error
+	Rotates() bool
 	Flush() error
 	Close(record.End) error
 }
@@ -47,13 +58,17 @@ type Config struct {
 	Time func(now time.Duration) error
 	// Count is how many endings are shown; then ErrEnough ends the run. 0: all.
 	Count uint64
-	// Record gets everything; nil: nothing is recorded.
+	// Record gets everything, or what Pick says; nil: nothing is recorded.
 	Record Recorder
 	// Wall is told that the wall clock was set, before anything of that time is
 	// shown; nil: nobody asks.
 	Wall func(record.Wall)
 	// Cut, once it is closed, ends the run with ErrCut; nil: nothing does.
 	Cut <-chan struct{}
+	// Pick says of which connections everything is recorded, from their first event
+	// on, and of both ends of a local one; nil: of all. It may be filled in until
+	// the first event.
+	Pick *filter.Filter
 	// Chosen is told what a replayed run was about; nil: nobody asks.
 	Chosen func(record.Choice)
 
@@ -116,9 +131,12 @@ type Session struct {
 	counts Counts
 	err    error // the first that showing gave
 
-	choice record.Choice // zero: none
-	walls  []record.Wall // how the wall clock was set
-	live   bool          // Tick alone says how far all is known
+	choice   record.Choice   // zero: none
+	recorded []filter.Filter // that a recording was made with
+	live     bool            // Tick alone says how far all is known
+	ledger   *ledger         // nil: what is recorded, if anything, is everything, in one file
+	ids      int             // of the ends that were shown
+	numbered map[*conn.Connection]struct{}
 
 	pulse pulse
 
@@ -138,11 +156,40 @@ func New(cfg Config) *Session {
 	s := &Session{cfg: cfg, people: newPeople()}
 	cfg.Join.Who = s.people.complete
 	cfg.Join.Done = s.judge
+	if cfg.Record != nil && (cfg.Pick != nil || cfg.Record.Rotates()) {
+		cfg.Join.Placed, cfg.Join.Gone = s.placed, s.gone
+	}
 	s.join = conn.New(cfg.Join)
-	if r, ok := cfg.Record.(*record.Rotator); ok {
-		r.Preamble = s.preamble
+	if cfg.Record != nil && (cfg.Pick != nil || cfg.Record.Rotates()) {
+		s.ledger = newLedger(cfg.Record, s.join, s.picks, s.chosen)
 	}
 	return s
+}
+
+// placed and gone tell the ledger what the join does.
+
+func (s *Session) placed(order uint64, told []*conn.Connection) { s.ledger.placed(order, told) }
+
+func (s *Session) gone(c *conn.Connection) { s.ledger.gone(c) }
+
+// picks are the filters for what is recorded.
+func (s *Session) picks() []*filter.Filter {
+	if s.cfg.Pick == nil || s.cfg.Pick.Empty() {
+		return nil
+	}
+	return []*filter.Filter{s.cfg.Pick}
+}
+
+// chosen says what a recording is about.
+func (s *Session) chosen() record.Choice {
+	c := s.choice
+	c.Filters = slices.Clone(c.Filters)
+	for _, f := range s.picks() {
+		// It is made of numbers, texts and prefixes, which all have a form.
+		b, _ := json.Marshal(f)
+		c.Filters = append(c.Filters, b)
+	}
+	return c
 }
 
 // Event takes an event.
@@ -155,18 +202,28 @@ func (s *Session) Event(e event.Event) error {
 		return err
 	}
 	e.Stack = e.Stack.Named() // what is not named yet holds memory
-	if s.cfg.Record != nil {
+	switch {
+	case s.ledger != nil:
+		late := e.Time < s.join.Now()
+		s.join.Add(e)
+		s.ledger.event(&e, s.join.Arrived(), late)
+	case s.cfg.Record != nil:
 		if err := s.cfg.Record.Event(e); err != nil {
 			return err
 		}
+		s.join.Add(e)
+	default:
+		s.join.Add(e)
 	}
-	s.join.Add(e)
 	s.owed = true
 	if s.newest = max(s.newest, e.Time); s.live || s.newest-s.advanced < step {
 		return nil
 	}
 	s.advanced = s.newest
 	s.join.Advance(s.newest - disorder)
+	if err := s.drain(s.newest); err != nil {
+		return err
+	}
 	return s.err
 }
 
@@ -182,13 +239,12 @@ func (s *Session) cut() bool {
 
 // Wall takes a new setting of the wall clock.
 func (s *Session) Wall(w record.Wall) error {
-	const most = 1 << 10
-	if len(s.walls) == most {
-		s.walls = slices.Delete(s.walls, 0, 1)
-	}
-	s.walls = append(s.walls, w)
 	if s.cfg.Wall != nil {
 		s.cfg.Wall(w)
+	}
+	if s.ledger != nil {
+		s.ledger.wall(w)
+		return nil
 	}
 	if s.cfg.Record != nil {
 		return s.cfg.Record.Wall(w)
@@ -199,6 +255,13 @@ func (s *Session) Wall(w record.Wall) error {
 // late records the time when something of a time comes too late for the join: a
 // replay must find so, too.
 func (s *Session) late(at time.Duration) error {
+	if s.ledger != nil {
+		// What told the time may be in no recording.
+		if at < s.join.Now() {
+			s.ledger.tick(s.join.Now() + s.join.Window())
+		}
+		return nil
+	}
 	if s.cfg.Record == nil || at >= s.join.Now() || s.ticked <= s.written {
 		return nil
 	}
@@ -211,6 +274,10 @@ func (s *Session) Process(p record.Process) error {
 		return err
 	}
 	s.people.learn(p)
+	if s.ledger != nil {
+		s.ledger.process(p)
+		return nil
+	}
 	if s.cfg.Record != nil {
 		return s.cfg.Record.Process(p)
 	}
@@ -222,7 +289,14 @@ func (s *Session) Choose(c record.Choice) error {
 	if s.choice = c; s.cfg.Chosen != nil {
 		s.cfg.Chosen(c)
 	}
-	if s.cfg.Record != nil {
+	for _, b := range c.Filters {
+		var f filter.Filter
+		if err := json.Unmarshal(b, &f); err != nil {
+			return fmt.Errorf("read what the recording was made of: %w", err)
+		}
+		s.recorded = append(s.recorded, f)
+	}
+	if s.cfg.Record != nil && s.ledger == nil {
 		return s.cfg.Record.Choice(c)
 	}
 	return nil
@@ -231,6 +305,10 @@ func (s *Session) Choose(c record.Choice) error {
 // Seed takes a connection that was there before, before any event.
 func (s *Session) Seed(seed conn.Seed) error {
 	s.join.Seed(seed)
+	if s.ledger != nil {
+		s.ledger.seed(seed)
+		return nil
+	}
 	if s.cfg.Record != nil {
 		return s.cfg.Record.Seed(seedRecord(seed))
 	}
@@ -246,6 +324,10 @@ func (s *Session) Hold(seed conn.Seed) error {
 	r := seedRecord(seed)
 	for i := range seed.Holders {
 		r.Holders = append(r.Holders, ownerRecord(seed.Time, &seed.Holders[i]))
+	}
+	if s.ledger != nil {
+		s.ledger.hold(seed, r)
+		return nil
 	}
 	return s.cfg.Record.Seed(r)
 }
@@ -264,6 +346,10 @@ func (s *Session) Lose(from, to time.Duration, n uint64) error {
 	}
 	s.counts.Lost += n
 	s.join.Lose(from, to)
+	if s.ledger != nil {
+		s.ledger.loss(record.Loss{From: from, Time: to, Lost: n})
+		return nil
+	}
 	if s.cfg.Record != nil {
 		return s.cfg.Record.Loss(record.Loss{From: from, Time: to, Lost: n})
 	}
@@ -289,8 +375,20 @@ func (s *Session) Tick(now time.Duration) error {
 		}
 	}
 	s.join.Advance(now)
+	if err := s.drain(now); err != nil {
+		return err
+	}
 	s.tell()
 	return s.err
+}
+
+// drain records what is known to be wanted by now.
+func (s *Session) drain(now time.Duration) error {
+	if s.ledger == nil {
+		return nil
+	}
+	s.ledger.now = max(s.ledger.now, now)
+	return s.ledger.drain(false)
 }
 
 // tell tells the run's own time.
@@ -302,6 +400,10 @@ func (s *Session) tell() {
 
 func (s *Session) writeTick(now time.Duration) error {
 	s.written = now
+	if s.ledger != nil {
+		s.ledger.tick(now)
+		return nil
+	}
 	return s.cfg.Record.Tick(record.Tick{Time: now})
 }
 
@@ -328,7 +430,15 @@ func (s *Session) Finish() error {
 	s.counts.Filtered += uint64(s.held.len()) // their peers were not seen
 	s.held = pairs[verdict.Verdict]{}
 	if s.cfg.Record != nil {
-		err = errors.Join(err, s.cfg.Record.Close(record.End{Events: s.counts.Events, Lost: s.counts.Lost}))
+		end := record.End{Events: s.counts.Events, Lost: s.counts.Lost}
+		if l := s.ledger; l != nil {
+			told := l.err != nil
+			if e := l.finish(); !told {
+				err = errors.Join(err, e)
+			}
+			end.Events = l.events
+		}
+		err = errors.Join(err, s.cfg.Record.Close(end))
 	}
 	return err
 }
@@ -346,11 +456,17 @@ func (s *Session) judge(c *conn.Connection) {
 	if s.err == nil && s.cut() {
 		s.err = ErrCut
 	}
-	if s.err != nil {
+	if s.err != nil && (s.ledger == nil || errors.Is(s.err, ErrCut)) {
 		return
 	}
 	v := verdict.Judge(c, s.cfg.Scope)
 	name(c, &v)
+	if s.ledger != nil {
+		s.ledger.judged(c, !slices.ContainsFunc(s.picks(), func(f *filter.Filter) bool { return !f.Match(c, v) }))
+	}
+	if s.err != nil {
+		return
+	}
 	s.counts.Seen++
 	if s.tell(); s.err == nil {
 		s.err = s.offer(c, v)
@@ -360,7 +476,7 @@ func (s *Session) judge(c *conn.Connection) {
 // offer shows an end that is kept, or whose peer is. An end that is not waits
 // for its peer to be judged.
 func (s *Session) offer(c *conn.Connection, v verdict.Verdict) error {
-	if s.cfg.Keep == nil {
+	if s.cfg.Keep == nil && len(s.recorded) == 0 {
 		return s.emit(c, v)
 	}
 	if c.Peer != nil {
@@ -368,7 +484,7 @@ func (s *Session) offer(c *conn.Connection, v verdict.Verdict) error {
 			return s.emit(c, v)
 		}
 	}
-	kept := s.cfg.Keep(c, v)
+	kept := s.keeps(c, v)
 	if c.Peer == nil {
 		if !kept {
 			s.counts.Filtered++
@@ -396,8 +512,41 @@ func (s *Session) offer(c *conn.Connection, v verdict.Verdict) error {
 	return nil
 }
 
+// keeps says whether an end is to be shown for itself.
+func (s *Session) keeps(c *conn.Connection, v verdict.Verdict) bool {
+	for i := range s.recorded {
+		if !s.recorded[i].Match(c, v) {
+			return false
+		}
+	}
+	return s.cfg.Keep == nil || s.cfg.Keep(c, v)
+}
+
+// number gives an end, and its peer, a number that does not depend on what else
+// there is, where a recording holds only what was chosen.
+func (s *Session) number(c *conn.Connection) {
+	if len(s.recorded) == 0 && (s.ledger == nil || len(s.picks()) == 0) {
+		return
+	}
+	if _, ok := s.numbered[c]; ok {
+		delete(s.numbered, c)
+		return
+	}
+	s.ids++
+	c.ID = strconv.Itoa(s.ids)
+	if c.Peer != nil {
+		s.ids++
+		c.Peer.ID = strconv.Itoa(s.ids)
+		if s.numbered == nil {
+			s.numbered = map[*conn.Connection]struct{}{}
+		}
+		s.numbered[c.Peer] = struct{}{}
+	}
+}
+
 func (s *Session) emit(c *conn.Connection, v verdict.Verdict) error {
 	s.counts.Shown++
+	s.number(c)
 	if s.cfg.Show != nil {
 		if err := s.cfg.Show(c, v); err != nil {
 			return err
@@ -444,43 +593,4 @@ func (p *pairs[T]) put(c *conn.Connection, v T) bool {
 	}
 	p.take(p.order.Front().Value.(first[T]).end)
 	return true
-}
-
-// preamble repeats, for a part of a recording that is read alone, what the parts
-// before told of processes and of connections that are still open.
-func (s *Session) preamble(w *record.Writer) error {
-	if s.choice != (record.Choice{}) {
-		if err := w.Choice(s.choice); err != nil {
-			return err
-		}
-	}
-	for _, wall := range s.walls {
-		wall.Again = true
-		if err := w.Wall(wall); err != nil {
-			return err
-		}
-	}
-	err := s.people.each(func(p record.Process) error {
-		p.Again = true
-		return w.Process(p)
-	})
-	again := func(seed conn.Seed) {
-		if err == nil {
-			r := seedRecord(seed)
-			r.Again = true
-			err = w.Seed(r)
-		}
-	}
-	s.join.Seeds(again)
-	s.join.Listeners(func(l conn.Listener) bool {
-		again(conn.Seed{Time: s.join.Now(), NetNS: l.NetNS, Local: l.Local, State: event.Listen, Owner: l.Owner})
-		return err == nil
-	})
-	s.join.Open(func(c *conn.Connection) bool {
-		if c.Ended == 0 && c.Local.Port() != 0 {
-			again(conn.Seed{Time: s.join.Now(), NetNS: c.NetNS, Local: c.Local, Remote: c.Remote, State: c.State(), Owner: c.Owner})
-		}
-		return err == nil
-	})
-	return err
 }
