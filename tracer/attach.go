@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 
@@ -85,6 +86,14 @@ func (p *programs) close() error {
 	}
 	p.maps = nil
 	return err
+}
+
+// release gives back what only loading needs: the kernel's types and the objects
+// are twice what a trace then takes.
+func (p *programs) release() {
+	p.kernel.btf, p.kernel.types = nil, nil
+	p.specs, p.together, p.wanted = nil, nil, nil
+	debug.FreeOSMemory()
 }
 
 func (p *programs) detach() error {
@@ -253,13 +262,13 @@ func (p *programs) try(r Rung) error {
 			err = fmt.Errorf("tracepoint: %w", err)
 		}
 	} else {
-		err = trial(r)
+		err = p.trial(r)
 	}
 	p.tried[r] = err
 	return err
 }
 
-func trial(r Rung) error {
+func (p *programs) trial(r Rung) error {
 	spec := &ebpf.ProgramSpec{
 		License:      "Dual MIT/GPL",
 		Instructions: asm.Instructions{asm.Mov.Imm(asm.R0, 0), asm.Return()},
@@ -275,11 +284,13 @@ func trial(r Rung) error {
 	default:
 		return nil // proven by each tracepoint alone
 	}
-	prog, err := ebpf.NewProgram(spec)
+	set, err := ebpf.NewCollectionWithOptions(&ebpf.CollectionSpec{Programs: map[string]*ebpf.ProgramSpec{"": spec}},
+		ebpf.CollectionOptions{Cache: p.kernel.types})
 	if err != nil {
 		return fmt.Errorf("%s: load a program that does nothing: %w", r, plain(err))
 	}
-	defer prog.Close()
+	defer set.Close()
+	prog := set.Programs[""]
 	var l link.Link
 	if r == RungFentry {
 		l, err = link.AttachTracing(link.TracingOptions{Program: prog})
@@ -345,7 +356,7 @@ func (p *programs) loadSet(o object, names []string) (map[string]*ebpf.Program, 
 		}
 		replace[n] = shared
 	}
-	coll, err := ebpf.NewCollectionWithOptions(set, ebpf.CollectionOptions{MapReplacements: replace})
+	coll, err := ebpf.NewCollectionWithOptions(set, ebpf.CollectionOptions{MapReplacements: replace, Cache: p.kernel.types})
 	if err != nil {
 		return nil, err
 	}

@@ -24,7 +24,10 @@ import (
 // moved the reset reason back and forth within one series
 // (tcp_send_active_reset has it third in 6.12.43, second in 6.12.117).
 type kernel struct {
-	btf *btf.Spec
+	// types holds btf for whoever loads programs: to read it takes a tenth of a
+	// second and 20 MB.
+	types *btf.Cache
+	btf   *btf.Spec
 
 	reasonArg        uint32 // position of enum sk_rst_reason, from 1; 0 none
 	passiveReasonArg uint32
@@ -53,11 +56,12 @@ type kernel struct {
 }
 
 func readKernel() (*kernel, error) {
-	spec, err := btf.LoadKernelSpec()
+	types := btf.NewCache()
+	spec, err := types.Kernel()
 	if err != nil {
 		return nil, fmt.Errorf("read this kernel's type information (/sys/kernel/btf/vmlinux): %w; tcpbye needs a kernel built with CONFIG_DEBUG_INFO_BTF", err)
 	}
-	k := &kernel{btf: spec}
+	k := &kernel{types: types, btf: spec}
 	k.reasonArg = k.position("tcp_send_active_reset", "sk_rst_reason")
 	k.passiveReasonArg = k.position("tcp_v4_send_reset", "sk_rst_reason")
 	k.acceptArgs = uint32(len(k.params("inet_csk_accept")))

@@ -119,6 +119,7 @@ func open(opts Options) (*Tracer, error) {
 			return nil, errors.Join(explain(fmt.Errorf("attach to the changes of a socket's state, without which nothing can be told: %w", a.Err)), t.Close())
 		}
 	}
+	p.release()
 	return t, nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"runtime"
 	"testing"
 	"time"
 
@@ -79,5 +80,22 @@ func TestLoopback(t *testing.T) {
 		if !seen[s] {
 			t.Errorf("no event led to %v", s)
 		}
+	}
+}
+
+// TestOpenGivesBack: a trace does not keep what only loading needs.
+func TestOpenGivesBack(t *testing.T) {
+	tr, err := Open(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tr.Close()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	// The kernel's types alone are more.
+	if kept := m.HeapSys - m.HeapReleased; kept > 12<<20 {
+		t.Errorf("%d kB are kept of the heap", kept>>10)
+	} else {
+		t.Logf("%d kB are kept of the heap", kept>>10)
 	}
 }

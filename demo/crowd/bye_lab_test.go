@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -116,7 +117,11 @@ func launchBye(t testing.TB, args ...string) *bye {
 		t.Fatal(err)
 	}
 	defer errs.Close()
-	b.cmd = exec.Command(byeProgram(t), append(args, "--ready-file", b.ready)...)
+	flags := len(args) // what follows two dashes is a command
+	if i := slices.Index(args, "--"); i >= 0 {
+		flags = i
+	}
+	b.cmd = exec.Command(byeProgram(t), slices.Insert(slices.Clone(args), flags, "--ready-file", b.ready)...)
 	b.cmd.Stdout, b.cmd.Stderr = out, errs
 	if err := b.cmd.Start(); err != nil {
 		t.Fatal(err)

@@ -39,7 +39,7 @@ const (
 
 // suite lists the lab tests that run in the guest, by package.
 var suite = map[string]string{
-	"./tracer":         "^(TestLoopback|TestHooks|TestWithoutProbeReads|TestPrivileges|TestDropPrivileges)$",
+	"./tracer":         "^(TestLoopback|TestHooks|TestWithoutProbeReads|TestPrivileges|TestDropPrivileges|TestOpenGivesBack)$",
 	"./demo/scenario":  "^(TestDemo|TestCatalogueIsJudged)$",
 	"./tracer/session": "^TestStackOf",
 	"./cmd/tcpbye":     "^(TestDoctor|TestTraceInContainer$)",
