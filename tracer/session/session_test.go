@@ -93,9 +93,13 @@ func run(r *rand.Rand, n int) []input {
 			e := event.Event{Time: at, Hook: hook, Has: event.HasTuple | event.HasPreempt | event.HasTCP | event.HasSocket,
 				Family: event.IPv4, NetNS: 1, State: from, ToState: to, Context: event.ContextSoftirq}
 			e.Local, e.Remote, e.Sock, e.Conn = a, b, uint64(0x10000+16*i), uint64(2*i+1)
+			mine, theirs := uint32(1<<28+i<<16), uint32(1<<31+i<<16)
+			e.BytesAcked = 1 // the SYN of who opened it
 			if !client {
 				e.Local, e.Remote, e.Sock, e.Conn = b, a, uint64(0x90000+16*i), uint64(2*i+2)
+				mine, theirs, e.BytesAcked = theirs, mine, 0
 			}
+			e.WriteSeq, e.SndUna, e.SndNxt, e.RcvNxt, e.CopiedSeq = mine+1, mine+1, mine+1, theirs+1, theirs+1
 			if hook != event.HookSetState || to == event.FinWait1 || to == event.LastAck || to == event.SynSent {
 				e.Context, e.PID, e.TID, e.Comm = event.ContextProcess, pid, pid, event.CommOf(fmt.Sprint("p", pid))
 			}
