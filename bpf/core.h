@@ -1597,6 +1597,22 @@ static __always_inline int on_signal(int sig, int target)
 	return end(e);
 }
 
+/*
+ * Whether the kernel chose the process to get its memory back (mark_oom_victim,
+ * mm/oom_kill.c, sets oom_mm, and it stays until the process is reaped).
+ */
+static __always_inline int oom_victim(void)
+{
+	if (cfg_task_btf)
+		return bpf_get_current_task_btf()->signal->oom_mm ? OOM_VICTIM : OOM_NONE;
+	if (cfg_probe_read) {
+		struct task_struct *task = (void *)bpf_get_current_task();
+
+		return BPF_CORE_READ(task, signal, oom_mm) ? OOM_VICTIM : OOM_NONE;
+	}
+	return OOM_UNKNOWN;
+}
+
 static __always_inline int on_process(__u8 hook)
 {
 	__u32 pid = bpf_get_current_pid_tgid() >> 32;
@@ -1607,8 +1623,10 @@ static __always_inline int on_process(__u8 hook)
 	e = begin(hook, NULL);
 	if (!e)
 		return 0;
-	if (hook == HOOK_EXIT)
+	if (hook == HOOK_EXIT) {
 		bpf_map_delete_elem(&procs, &pid);
+		e->arg = oom_victim();
+	}
 	return end(e);
 }
 

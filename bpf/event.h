@@ -32,7 +32,7 @@ enum hook {
 	HOOK_STREAM_ERROR = 18,	     /* sk_stream_error; arg: the errno that send(2) returns, negative; arg2: enum pipe_signal */
 	HOOK_SIGNAL = 19,	     /* tp signal:signal_generate; arg: signal number */
 	HOOK_EXEC = 20,		     /* tp sched:sched_process_exec */
-	HOOK_EXIT = 21,		     /* tp sched:sched_process_exit of a process's last thread */
+	HOOK_EXIT = 21,		     /* tp sched:sched_process_exit of a process's last thread; arg: enum oom */
 	HOOK_FILE_CLOSE = 22,	     /* filp_close / filp_flush of a TCP socket's file; refs: references left, this one included */
 	HOOK_SYN_DROP = 23,	     /* tcp_conn_request with a full accept queue; sock: the listener */
 	HOOK_TWSK_SCHEDULE = 24,     /* __inet_twsk_schedule of a mini-socket that already runs; arg: substate */
@@ -63,6 +63,12 @@ enum twsk_end {
 	TWSK_END_UNKNOWN = 0,
 	TWSK_END_EARLY = 1, /* inet_twsk_deschedule_put: a segment, a call, the end of the namespace */
 	TWSK_END_TIMER = 2, /* its time was over */
+};
+
+enum oom {
+	OOM_UNKNOWN = 0,
+	OOM_VICTIM = 1, /* the kernel killed the process to get its memory back */
+	OOM_NONE = 2,
 };
 
 enum loss {

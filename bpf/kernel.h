@@ -297,10 +297,13 @@ typedef struct {
 	int counter;
 } atomic_t;
 
+struct mm_struct;
+
 struct signal_struct {
 	atomic_t live;
 	int nr_threads;
 	unsigned int flags;
+	struct mm_struct *oom_mm;
 };
 
 struct pid_namespace {

@@ -32,12 +32,13 @@ func newRst(env environment) *cobra.Command {
 		Short: "explain the connections that did not end gracefully",
 		Long: `Each ending that was not graceful, as it happens: who, how, why and when in the
 connection's life, what was lost, whether the request can be sent again, what the
-application saw, what to do; with -v also the timeline that proves it. Repeats of
-the same cause, process and peer are counted, with how old and how idle those
-connections were: always the same is a timer. ^C stops and shows a table by cause
-and process. Harmless resets are counted, not shown: those after both ends had
-said goodbye, and those of who opens a connection and aborts it at once, as health
-checks do.` + "\n" + commandHelp,
+application saw, what to do; with -v also the timeline that proves it. So are those
+shown that the service ended without an answer, which are graceful on the wire.
+Repeats of the same cause, process and peer are counted, with how old and how idle
+those connections were: always the same is a timer. ^C stops and shows a table by
+cause and process. Harmless resets are counted, not shown: those after both ends
+had said goodbye, and those of who opens a connection and aborts it at once, as
+health checks do.` + "\n" + commandHelp,
 		Args: commandArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if top < 0 {
@@ -46,7 +47,7 @@ checks do.` + "\n" + commandHelp,
 			if interval < 0 {
 				return usage(fmt.Errorf("--interval %v: want a time to come", interval))
 			}
-			if err := shown(t.choose.Classes, t.choose.Causes, all); err != nil {
+			if err := shown(t.choose.Classes, t.choose.Causes); err != nil {
 				return usage(err)
 			}
 			if t.format != formatResets {
@@ -85,7 +86,7 @@ checks do.` + "\n" + commandHelp,
 			}
 			t.kept = func(c *conn.Connection, v verdict.Verdict) bool {
 				harmless := v.Harmless || v.Probe
-				if v.Class == verdict.Open || v.Class == verdict.Graceful && !harmless || !all && verdict.Unheard(c, v) {
+				if v.Class == verdict.Open || v.Class == verdict.Graceful && !harmless && v.Unanswered == nil || !all && verdict.Unheard(c, v) {
 					return false
 				}
 				if harmless && !all {
@@ -111,13 +112,13 @@ checks do.` + "\n" + commandHelp,
 }
 
 // shown says why rst can show nothing of those classes and causes; nil: it can,
-// or there are no such.
-func shown(classes, causes []string, all bool) error {
+// or there are no such. Of graceful ends it shows those without an answer.
+func shown(classes, causes []string) error {
 	f, err := filter.Parse(filter.Spec{Classes: classes, Causes: causes}, filter.World{})
 	if err != nil {
 		return nil // it is told when the whole filter is read
 	}
-	shows := func(c verdict.Class) bool { return c != verdict.Open && (c != verdict.Graceful || all) }
+	shows := func(c verdict.Class) bool { return c != verdict.Open }
 	class, cause := len(f.Classes) == 0, len(f.Causes) == 0
 	for _, c := range f.Classes {
 		class = class || shows(c)
@@ -128,7 +129,7 @@ func shown(classes, causes []string, all bool) error {
 	if class && cause {
 		return nil
 	}
-	return errors.New("of these classes and causes rst shows nothing: it shows what did not end gracefully; tcpbye trace shows all")
+	return errors.New("of these classes and causes rst shows nothing: it shows what has ended; tcpbye trace shows all")
 }
 
 // summing is the table of rst, at the end and in between.
@@ -185,6 +186,7 @@ func (s *summing) Close() error {
 type failOn struct {
 	classes []verdict.Class
 	causes  []verdict.Cause
+	silent  bool // without an answer
 	text    string
 	first   string // that ended so
 }
@@ -198,6 +200,10 @@ func (f *failOn) Set(list string) error {
 	for name := range strings.SplitSeq(list, ",") {
 		name = strings.TrimSpace(name)
 		class, cause := false, false
+		if name == verdict.UnansweredName {
+			f.silent = true
+			continue
+		}
 		for _, r := range verdict.Rules() {
 			class = class || string(r.Class) == name
 			cause = cause || string(r.Cause) == name
@@ -209,7 +215,7 @@ func (f *failOn) Set(list string) error {
 			f.causes = append(f.causes, verdict.Cause(name))
 		}
 		if !class && !cause {
-			return fmt.Errorf("%q is no class (graceful, aborted, timed-out, refused, open, unknown) and no cause (tcpbye explain lists them)", name)
+			return fmt.Errorf("%q is no class (graceful, aborted, timed-out, refused, open, unknown), not unanswered, and no cause (tcpbye explain lists them)", name)
 		}
 	}
 	if f.text != "" {
@@ -225,14 +231,19 @@ func (f *failOn) see(c *conn.Connection, v verdict.Verdict) {
 	class := slices.Contains(f.classes, v.Class) ||
 		// Why the RST came is what is not known then.
 		v.Class == verdict.Unknown && v.Reset != nil && slices.Contains(f.classes, verdict.Aborted)
-	if f.first != "" || !slices.Contains(f.causes, v.Cause) && (harmless || !class) {
+	silent := f.silent && v.Unanswered != nil
+	if f.first != "" || !silent && !slices.Contains(f.causes, v.Cause) && (harmless || !class) {
 		return
+	}
+	how := string(v.Cause)
+	if silent {
+		how += ", " + verdict.UnansweredName
 	}
 	who := c.Local.String()
 	if c.Owner != nil {
 		who = report.Quote(c.Owner.Comm) + "/" + event.PIDText(c.Owner.PID)
 	}
-	f.first = fmt.Sprintf("%s → %s ended so: %s, %s", who, c.Remote, v.Class, v.Cause)
+	f.first = fmt.Sprintf("%s → %s ended so: %s, %s", who, c.Remote, v.Class, how)
 }
 
 // failed is the end of the run, when something ended so.

@@ -75,7 +75,7 @@ func (t *tracing) flags(cmd *cobra.Command, format report.Format) {
 	f.BoolVar(&t.stack, "stack", false, "take the user stack at close, shutdown and exit, and show functions with file and line")
 	f.DurationVar(&t.duration, "duration", 0, "stop after this long; 0: on ^C")
 	f.Uint64Var(&t.count, "count", 0, "stop after showing so many endings; 0: on ^C")
-	f.Var(&t.failOn, "fail-on", "exit with status 1 when one of the chosen connections ended as one of these `ENDINGS`: classes and causes, with commas (aborted,retransmit-timeout); a harmless reset only when its cause is named")
+	f.Var(&t.failOn, "fail-on", "exit with status 1 when one of the chosen connections ended as one of these `ENDINGS`: classes, causes, unanswered, with commas (aborted,retransmit-timeout); a harmless reset only when its cause is named")
 }
 
 const commandHelp = `

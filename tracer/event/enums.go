@@ -33,7 +33,7 @@ const (
 	HookStreamError          // send(2) fails; Arg: negative errno; Arg2: what became of SIGPIPE, as PipeDelivered
 	HookSignal               // Arg: signal; Arg2: PID that gets it
 	HookExec
-	HookExit         // a process's last thread
+	HookExit         // a process's last thread; Arg: OOMVictim, OOMNone
 	HookFileClose    // a reference to the socket's file is dropped; Refs: how many there were
 	HookSynDrop      // a SYN meets a full accept queue
 	HookTwskSchedule // a mini-socket's time starts again; Arg: substate
@@ -79,6 +79,12 @@ func (h Hook) String() string {
 
 // Valid says whether the hook is one that this version knows.
 func (h Hook) Valid() bool { return h > HookNone && h < hookLast }
+
+// What HookExit's Arg says; 0: not known.
+const (
+	OOMVictim = 1 // the kernel killed the process to get its memory back
+	OOMNone   = 2
+)
 
 // Hooks lists every hook.
 func Hooks() []Hook {

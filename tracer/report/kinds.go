@@ -50,6 +50,7 @@ func (p parties) swapped() parties {
 // resetKind is what makes two endings the same, whichever end tells of them.
 type resetKind struct {
 	cause           verdict.Cause
+	unanswered      bool
 	client, service string // names of their processes; "" not known
 	actor           string
 	port            uint16     // the service's: it does not change from connection to connection
@@ -69,7 +70,7 @@ func kindsOf(j *Judged) []resetKind {
 }
 
 func (p parties) kind(j *Judged) resetKind {
-	k := resetKind{cause: j.Verdict.Cause, port: p.service.addr.Port(), remote: p.service.addr.Addr()}
+	k := resetKind{cause: j.Verdict.Cause, unanswered: unanswered(&j.Verdict), port: p.service.addr.Port(), remote: p.service.addr.Addr()}
 	switch {
 	case !p.client.here:
 		k.far, k.remote = conn.ThisSide, p.client.addr.Addr()
@@ -82,6 +83,16 @@ func (p parties) kind(j *Judged) resetKind {
 		}
 	}
 	return k
+}
+
+// what names the kind: a cause, or what is to be explained.
+func (k resetKind) what() string { return whatOf(k.cause, k.unanswered) }
+
+func whatOf(cause verdict.Cause, unanswered bool) string {
+	if unanswered {
+		return verdict.UnansweredName
+	}
+	return string(cause)
 }
 
 func (k resetKind) anyPeer() resetKind {

@@ -33,13 +33,15 @@ type Record struct {
 	Lost      LostRecord    `json:"lost"`
 	Bytes     BytesRecord   `json:"bytes"`
 	HalfClose *float64      `json:"half_close_ms"`
-	TimeWait  bool          `json:"time_wait"`
-	Events    []EventRecord `json:"events"`
-	Scenario  string        `json:"scenario,omitempty"`
-	Fin       FinRecord     `json:"fin"`
-	Age       *float64      `json:"age_ms"`
-	Idle      *float64      `json:"idle_ms"`
-	Reset     *ResetRecord  `json:"reset"`
+	// Unanswered: the service ended it without an answer; nil: it did not.
+	Unanswered *UnansweredRecord `json:"unanswered"`
+	TimeWait   bool              `json:"time_wait"`
+	Events     []EventRecord     `json:"events"`
+	Scenario   string            `json:"scenario,omitempty"`
+	Fin        FinRecord         `json:"fin"`
+	Age        *float64          `json:"age_ms"`
+	Idle       *float64          `json:"idle_ms"`
+	Reset      *ResetRecord      `json:"reset"`
 	// Connection is the same at both ends, on whatever hosts they are.
 	Connection *string `json:"connection"`
 }
@@ -73,6 +75,29 @@ type VerdictRecord struct {
 	Retry      *string      `json:"retry"`
 	RetryWhy   *string      `json:"retry_why"`
 	Probe      bool         `json:"probe"`
+}
+
+// UnansweredRecord is how the service ended without an answer.
+type UnansweredRecord struct {
+	Received *uint64 `json:"received"` // since it sent last
+	Sent     *uint64 `json:"sent"`     // before
+	Act      *string `json:"act"`
+	Signal   *string `json:"signal"`
+	Status   *int    `json:"status"` // of its exit
+	OOM      bool    `json:"oom"`
+	PID      *uint32 `json:"pid"`
+	Comm     *string `json:"comm"`
+}
+
+func unansweredRecord(u *verdict.Unanswered) *UnansweredRecord {
+	if u == nil {
+		return nil
+	}
+	r := &UnansweredRecord{Received: u.Received, Sent: u.Sent, Act: known(string(u.Act)), Signal: known(signalName(u.Signal)), Status: u.Status, OOM: u.OOM}
+	if u.Actor != nil {
+		r.PID, r.Comm = event.PIDHere(u.Actor.PID), &u.Actor.Comm
+	}
+	return r
 }
 
 // ActorRecord is the task that did the act.
@@ -251,6 +276,7 @@ func newRecord(j Judged, clock Clock, events bool) *Record {
 			NSPID: known(a.NSPID), Exe: known(a.Exe), User: known(a.User), Container: known(a.Container)}
 	}
 	r.HalfClose = milliseconds(v.HalfClose)
+	r.Unanswered = unansweredRecord(v.Unanswered)
 	if !events {
 		return r
 	}

@@ -74,7 +74,7 @@ func NewResets(w io.Writer, o Options) *ResetsSink {
 
 // ill says whether an ending belongs among the resets.
 func ill(j *Judged) bool {
-	return j != nil && j.Verdict.Class != verdict.Open && (j.Verdict.Class != verdict.Graceful || j.Verdict.Harmless)
+	return j != nil && j.Verdict.Class != verdict.Open && (j.Verdict.Class != verdict.Graceful || j.Verdict.Harmless || j.Verdict.Unanswered != nil)
 }
 
 // End implements Sink.
@@ -309,7 +309,7 @@ func (s *ResetsSink) again(n *resetCount, now time.Duration) error {
 		count += " in " + lasting(n.last-n.first)
 	}
 	n.told, n.said, n.wait = n.n, now, min(2*n.wait, longest)
-	if err := s.headline(n.last, n.header, s.pen.text(string(n.kinds[0].cause))+" again", s.pen.glyphs(count), plainInk); err != nil {
+	if err := s.headline(n.last, n.header, s.pen.text(n.kinds[0].what())+" again", s.pen.glyphs(count), plainInk); err != nil {
 		return err
 	}
 	var doc strings.Builder
@@ -409,8 +409,8 @@ func (s *ResetsSink) headline(at time.Duration, who, what, aside string, in ink)
 		if limit > 0 {
 			end = min(limit, measure)
 		}
-		if gap := end - used - width(aside); gap >= 2 || limit == 0 {
-			out += strings.Repeat(" ", max(2, gap)) + s.pen.ink(aside, yellow)
+		if gap := end - used - width(aside); gap >= 3 || limit == 0 {
+			out += strings.Repeat(" ", max(3, gap)) + s.pen.ink(aside, yellow)
 		} else {
 			out += "\n" + strings.Repeat(" ", 10) + s.pen.ink(aside, yellow)
 		}
@@ -426,7 +426,11 @@ func (s *ResetsSink) block(st *story, main *Judged, n *resetCount) error {
 	}
 	v := &main.Verdict
 	at := st.ended(main)
-	if err := s.headline(at, n.header, s.pen.glyphs(ended(main, at)), "", classInk(v)); err != nil {
+	in := classInk(v)
+	if unanswered(v) {
+		in = yellow
+	}
+	if err := s.headline(at, n.header, s.pen.glyphs(ended(main, at)), counts(v.Unanswered), in); err != nil {
 		return err
 	}
 	p := s.pen
@@ -461,7 +465,7 @@ func (s *ResetsSink) block(st *story, main *Judged, n *resetCount) error {
 	if r := v.Reset; r != nil && r.Seen && (s.o.Verbose || r.Elsewhere()) {
 		write("Segment", wireText(main))
 	}
-	explain := "tcpbye explain " + p.text(string(v.Cause))
+	explain := "tcpbye explain " + p.text(whatOf(v.Cause, unanswered(v)))
 	if s.o.Verbose {
 		write("Proof", explain)
 		doc.WriteByte('\n')
@@ -491,6 +495,12 @@ func ended(j *Judged, at time.Duration) string {
 	what := map[verdict.Class]string{verdict.Aborted: "reset", verdict.TimedOut: "timed out", verdict.Refused: "refused",
 		verdict.Graceful: "a late reset, harmless"}[v.Class]
 	switch {
+	case unanswered(v):
+		what = map[verdict.Act]string{verdict.ActKilled: "killed", verdict.ActExit: "exited"}[v.Unanswered.Act]
+		if what == "" {
+			what = "closed"
+		}
+		what += " without an answer"
 	case v.Probe:
 		what = "a health check or a scan, reset"
 	case what == "" && v.Reset != nil:
@@ -513,6 +523,19 @@ func ended(j *Judged, at time.Duration) string {
 		what += ", the last " + seconds(*v.Idle) + " s idle"
 	}
 	return what
+}
+
+// unanswered says whether that an answer is missing is what is wrong with an ending.
+func unanswered(v *verdict.Verdict) bool {
+	return v.Unanswered != nil && v.Class == verdict.Graceful && !v.Harmless
+}
+
+// counts says for a headline what the service had received and sent.
+func counts(u *verdict.Unanswered) string {
+	if u == nil || u.Received == nil || u.Sent == nil {
+		return ""
+	}
+	return fmt.Sprintf("received %s, sent %d", bytesText(*u.Received), *u.Sent)
 }
 
 // shortly is a time in a headline: seconds as in the timeline, or microseconds.

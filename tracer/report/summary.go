@@ -30,8 +30,9 @@ type Summary struct {
 }
 
 type summaryKey struct {
-	cause verdict.Cause
-	comm  string
+	cause      verdict.Cause
+	unanswered bool
+	comm       string
 }
 
 type summaryRow struct {
@@ -72,8 +73,11 @@ func (s *Summary) End(j Judged) error {
 	if !ill(&j) {
 		return nil
 	}
-	key := summaryKey{cause: j.Verdict.Cause, comm: "-"}
+	key := summaryKey{cause: j.Verdict.Cause, unanswered: unanswered(&j.Verdict), comm: "-"}
 	who := j.Verdict.Actor
+	if u := j.Verdict.Unanswered; key.unanswered {
+		key.cause, who = "", u.Actor // however it was closed on the wire
+	}
 	if who == nil {
 		who = headOf(&j)
 	}
@@ -207,13 +211,13 @@ func (s *Summary) table(out *output) error {
 		}
 		look := LookWarn
 		switch {
-		case r.class == verdict.Graceful:
+		case r.class == verdict.Graceful && !r.unanswered:
 			look = LookGood
 		case r.class == verdict.Aborted:
 			look = LookBad
 		}
 		cells = append(cells, []GridCell{{Text: number(uint64(r.n))}, {Text: fmt.Sprintf("%.0f%%", 100*float64(r.n)/float64(s.total))},
-			{Text: string(r.cause), Look: look}, {Text: r.comm}, {Text: lost}, {Text: clock(r.first)}, {Text: clock(r.last)}})
+			{Text: whatOf(r.cause, r.unanswered), Look: look}, {Text: r.comm}, {Text: lost}, {Text: clock(r.first)}, {Text: clock(r.last)}})
 	}
 	if err := WriteGrid(out, s.o, columns, cells); err != nil {
 		return err

@@ -342,6 +342,13 @@ func (v *Verdict) fill(r *Rule, x *finding, a, b *facts, mine bool, s Scope) {
 	if x.harmless || v.Probe {
 		v.Advice = ""
 	}
+	if u := v.unanswered(self, other); u != nil && v.Cause != UnknownCause {
+		v.Unanswered = u
+		v.Sentence += " " + u.tell(self, other)
+		if v.Class == Graceful || u.OOM {
+			v.Advice = u.advice()
+		}
+	}
 }
 
 // killedAdvice is what to do about a process that was killed: it could not have

@@ -143,9 +143,18 @@ var symptoms = []Symptom{
 
 	// Messages.
 	{
+		Names: []string{UnansweredName, "without an answer", "no answer", "no response", "empty reply", "empty reply from server", "empty response", "ended without an answer",
+			"remote end closed connection without response", "RemoteDisconnected", "server closed the connection unexpectedly"},
+		Kind: "message",
+		Meaning: "The service had received payload since it sent last, and then closed, exited or was killed: the client reads the end of input where an answer was due. " +
+			"On the wire it is a polite end, and each byte was acknowledged; so no counter moves and no capture shows a fault.",
+		Causes: []Cause{OrderlyClose, HalfClose, CloseUnread, DataAfterClose},
+		Note: "`tcpbye rst` shows each, with how the service's process ended: by a signal, for want of memory (the kernel's OOM killer), with an exit status, or alive and by close(2): then a rule, a limit, or an error that is caught in its log. " +
+			"`tcpbye trace --fail-on unanswered -- COMMAND` fails when one came. A client that closes when it has its answer, or that said its last word and closes, is not meant.",
+	},
+	{
 		Names: []string{"EOF", "unexpected EOF", "premature close", "end of file", "socket hang up", "UND_ERR_SOCKET other side closed", "other side closed",
-			"remote end closed connection without response", "RemoteDisconnected", "IncompleteRead", "empty reply from server", "transfer closed with",
-			"server closed the connection unexpectedly", "connection unexpectedly closed", "connection closed by remote host", "connection closed by peer",
+			"IncompleteRead", "transfer closed with", "connection unexpectedly closed", "connection closed by remote host", "connection closed by peer",
 			"unexpected end of file", "EOF occurred in violation of protocol", "unexpected eof while reading"},
 		Kind: "message",
 		Meaning: "The peer said goodbye with a FIN where the protocol still expected something (an answer, the rest of a body, a close_notify). TCP itself ended cleanly. " +

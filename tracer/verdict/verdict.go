@@ -173,7 +173,10 @@ type Verdict struct {
 
 	HalfClose *time.Duration // from the first FIN, by shutdown, to the other; nil: no half-close
 	TimeWait  bool           // this end kept the TIME_WAIT
-	LocalFin  *Goodbye       // nil: this end sent no FIN
-	PeerFin   *Goodbye       // nil: no FIN came; Actor only when the peer is local
-	Evidence  []Evidence     // in time order
+	// Unanswered: the service ended it while what the client had sent last had no
+	// answer; nil: it did not, or that is not known. Both ends have it.
+	Unanswered *Unanswered
+	LocalFin   *Goodbye   // nil: this end sent no FIN
+	PeerFin    *Goodbye   // nil: no FIN came; Actor only when the peer is local
+	Evidence   []Evidence // in time order
 }
