@@ -119,7 +119,8 @@ type Joiner struct {
 	acts      map[uint64]event.Event // last act on a listener, by socket
 	seeds     map[seedKey]Seed       // connections of before the trace, not yet seen
 	listeners listeners
-	touched   []*entry // by the event that is being placed
+	touched   []*entry                  // by the event that is being placed
+	dialing   map[netip.AddrPort]*entry // by the local address of connect(2)
 	// unplaced are resets to ends whose port is not known yet.
 	unplaced []event.Event
 	n        int
@@ -499,6 +500,7 @@ func (c *entry) ended() time.Duration {
 // forget drops a judged connection from the indexes, except that its address
 // stays taken until the socket is destroyed.
 func (j *Joiner) forget(c *entry) {
+	j.hangsUp(c)
 	if j.bySock[c.Sock] == c && c.destroyed {
 		delete(j.bySock, c.Sock)
 	}
@@ -595,6 +597,7 @@ func (j *Joiner) reset(e *event.Event) {
 	// The other end, when it lives here, is told by whom it was reset, unless
 	// its peer has the event already.
 	switch c := j.sender(mine.reverse(), e); {
+	case c == nil && j.strayAnswer(e):
 	case c == nil:
 		j.waitForTuple(e)
 	case !c.judged && (own == nil || c.Peer != own.Connection):
@@ -620,13 +623,14 @@ func (j *Joiner) placeWaiting(c *entry) {
 		// A refused connection's port is known at once; one whose SYN is
 		// dropped tells it when it gives up (tcp_syn_retries: two minutes).
 		keep := time.Second
-		if e.Hook == event.HookSynDrop {
+		if e.Hook == event.HookSynDrop || answersSYN(&e) {
 			keep = 3 * time.Minute
 		}
 		if j.now-e.Time > keep {
 			return true
 		}
-		if c.tuple != (ends{e.Remote, e.Local}) || e.Time < c.First || !c.isn.sends(&e) || c.Local.Addr().IsLoopback() && e.NetNS != c.NetNS && e.NetNS != 0 {
+		if !c.strayAnswer(&e) && (c.tuple != (ends{e.Remote, e.Local}) || !c.isn.sends(&e)) || e.Time < c.First ||
+			c.Local.Addr().IsLoopback() && e.NetNS != c.NetNS && e.NetNS != 0 {
 			return false
 		}
 		j.aside(c, &e)
@@ -970,6 +974,7 @@ func (j *Joiner) address(c *entry, e *event.Event) {
 		return
 	}
 	c.tuple = ends{c.Local, c.Remote}
+	j.dials(c, e)
 	j.byEnds[c.tuple] = append(j.byEnds[c.tuple], c)
 	j.pair(c, e)
 }

@@ -197,3 +197,46 @@ func (j *Joiner) listens(c *entry, e *event.Event) {
 		c.Listeners = j.listeners.instead(netns, c.Remote)
 	}
 }
+
+// answersSYN says whether a reset answers a SYN-ACK.
+func answersSYN(e *event.Event) bool {
+	return e.Hook == event.HookSendReset && e.Has&event.HasSegment != 0 &&
+		e.Segment.Flags&(event.SYN|event.ACK|event.RST) == event.SYN|event.ACK
+}
+
+// dials notes a connection whose SYN is not answered yet.
+func (j *Joiner) dials(c *entry, e *event.Event) {
+	if e.State != event.SynSent && e.ToState != event.SynSent {
+		return
+	}
+	if j.dialing == nil {
+		j.dialing = map[netip.AddrPort]*entry{}
+	}
+	j.dialing[c.Local] = c
+}
+
+// hangsUp forgets it.
+func (j *Joiner) hangsUp(c *entry) {
+	if j.dialing[c.Local] == c {
+		delete(j.dialing, c.Local)
+	}
+}
+
+// strayAnswer gives a connection the reset of a SYN-ACK that answered its SYN from an
+// address that it had not called: this kernel knows no connection with that one.
+func (j *Joiner) strayAnswer(e *event.Event) bool {
+	if !answersSYN(e) {
+		return false
+	}
+	c := j.dialing[e.Local]
+	if c == nil || !c.strayAnswer(e) {
+		return false
+	}
+	j.aside(c, e)
+	return true
+}
+
+func (c *entry) strayAnswer(e *event.Event) bool {
+	return answersSYN(e) && e.Local == c.Local && e.Remote != c.Remote && (e.NetNS == c.NetNS || e.NetNS == 0) &&
+		!c.judged && c.Established == 0 && c.Open == OpenActive
+}

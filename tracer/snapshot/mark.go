@@ -52,21 +52,53 @@ func (s *Socket) waits() bool {
 
 // Mark is why a connection will not end by itself.
 type Mark struct {
-	Cause verdict.Cause // still-open: nothing is wrong that can be seen
+	Cause verdict.Cause // still-open: nothing is wrong with the connection that can be seen
 	Note  string        // for a person; "" nothing to say
+	// Stuck: it is open, and stays so: a process is stopped, or the other end is
+	// not there.
+	Stuck bool
 }
 
 // Marked says whether the mark is one.
-func (m Mark) Marked() bool { return m.Cause != verdict.StillOpen }
+func (m Mark) Marked() bool { return m.Cause != verdict.StillOpen || m.Stuck }
 
-// Mark judges a socket by its state, its holders and its queues.
+// Mark judges a socket by its state, its holders and its queues, and those of its
+// other end.
 func (s *Socket) Mark() Mark {
+	m := s.mark()
+	add := func(note string) {
+		if m.Stuck = true; m.Note != "" {
+			note = m.Note + "; " + note
+		}
+		m.Note = note
+	}
+	here := s.holder()
+	switch {
+	case here != nil && here.Halt != Running:
+		add(here.halted())
+	case s.Peer != nil && s.Peer.holder() != nil && s.Peer.holder().Halt != Running:
+		add("at the other end " + s.Peer.holder().halted())
+	}
+	if here != nil && here.Full > 0 {
+		add(fmt.Sprintf("%s has all its %d descriptors in use (RLIMIT_NOFILE): accept(2) fails with EMFILE", here.name(), here.Full))
+	}
+	if age := s.Info; s.Alone && s.State == event.Established && age != nil && age.LastAckReceived >= settled {
+		add("no socket mirrors it: the other end is gone, or never came to be (the last ACK of the handshake was lost under SYN cookies)")
+	}
+	return m
+}
+
+// settled is how long nothing must have come before a missing other end counts: the
+// sockets are not listed in one moment.
+const settled = time.Second
+
+func (s *Socket) mark() Mark {
 	age, bound := s.Age()
 	switch {
 	case s.waits() && s.Listener != nil:
-		return Mark{verdict.NeverAccepted, "established, but the process has not accepted it" + ended(s.State)}
+		return Mark{Cause: verdict.NeverAccepted, Note: "established, but the process has not accepted it" + ended(s.State)}
 	case s.waits():
-		return Mark{verdict.StillOpen, "no process has it"}
+		return Mark{Cause: verdict.StillOpen, Note: "no process has it"}
 	case s.State == event.CloseWait:
 		note := "peer finished; this process has not closed"
 		if bound == AtLeast && age >= LeakAfter {
@@ -75,9 +107,9 @@ func (s *Socket) Mark() Mark {
 		if s.Unread > 0 {
 			note += fmt.Sprintf(", with %s unread", Bytes(s.Unread))
 		}
-		return Mark{verdict.CloseWaitLeak, note}
+		return Mark{Cause: verdict.CloseWaitLeak, Note: note}
 	case s.State == event.FinWait2 && s.Inode != 0:
-		return Mark{verdict.FinWait2Held, "this process finished sending; the peer has not, and nothing limits the wait"}
+		return Mark{Cause: verdict.FinWait2Held, Note: "this process finished sending; the peer has not, and nothing limits the wait"}
 	case s.State == event.FinWait1 || s.State == event.LastAck || s.State == event.Closing:
 		return s.stuck()
 	}
@@ -99,11 +131,11 @@ func (s *Socket) stuck() Mark {
 	}
 	switch {
 	case s.Unacked > 0 && s.Timer == TimerProbe:
-		return Mark{verdict.FinStuck, fmt.Sprintf("FIN is stuck behind %s: the peer's window is 0", Bytes(s.Unacked))}
+		return Mark{Cause: verdict.FinStuck, Note: fmt.Sprintf("FIN is stuck behind %s: the peer's window is 0", Bytes(s.Unacked))}
 	case s.Unacked > 0 && s.Timer == TimerRetransmit && tries > 0:
-		return Mark{verdict.FinStuck, fmt.Sprintf("FIN is stuck behind %s: the peer does not acknowledge, sent again %s", Bytes(s.Unacked), times(tries))}
+		return Mark{Cause: verdict.FinStuck, Note: fmt.Sprintf("FIN is stuck behind %s: the peer does not acknowledge, sent again %s", Bytes(s.Unacked), times(tries))}
 	case tries > 0:
-		return Mark{verdict.FinStuck, "the peer does not acknowledge the FIN, sent again " + times(tries)}
+		return Mark{Cause: verdict.FinStuck, Note: "the peer does not acknowledge the FIN, sent again " + times(tries)}
 	}
 	return Mark{Cause: verdict.StillOpen}
 }

@@ -175,6 +175,7 @@ type holderRecord struct {
 	UID       uint32  `json:"uid"`
 	User      *string `json:"user"`
 	Container *string `json:"container"`
+	Halt      *string `json:"halt"` // "stopped", "traced", "frozen"; null: it runs
 }
 
 // JSON writes one object a line and socket.
@@ -220,7 +221,8 @@ func recordOf(h *Holder) *holderRecord {
 		return nil
 	}
 	return &holderRecord{PID: h.PID, TID: h.TID, FD: h.FD, InCall: h.InCall, Comm: h.Comm, Exe: known(h.Exe), UID: h.UID,
-		User: known(h.User), Container: known(h.Container)}
+		User: known(h.User), Container: known(h.Container),
+		Halt: known([...]string{Stopped: "stopped", Traced: "traced", Frozen: "frozen"}[h.Halt])}
 }
 
 func known[T comparable](v T) *T {

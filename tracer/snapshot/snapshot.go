@@ -37,6 +37,9 @@ type Socket struct {
 
 	Holders  []Holder // by PID and descriptor
 	Listener *Holder  // of a connection that waits to be accepted; nil: not known
+	Peer     *Socket  // the other end, when it was found on this machine
+	// Alone: the other end must be on this machine, and there is no such socket.
+	Alone bool
 }
 
 // Timer is the timer that runs for a socket (inet_csk_diag_fill).
@@ -66,6 +69,10 @@ type Holder struct {
 	conn.Process
 	FD     int  // InCall: -1
 	InCall bool // TID is the thread
+	Halt   Halt
+	// Full is how many descriptors the process may have, where it has that many
+	// and none is left; 0: some are, or that is not known.
+	Full int
 }
 
 // Owner is the process to name for a socket: that of the lowest PID, which in a
@@ -141,6 +148,7 @@ func Take(o Options) (*Snapshot, error) {
 	own, _ := netnsOf(o.Procfs, "self")
 	s := &Snapshot{}
 	var listeners []Socket
+	known := map[place]bool{} // whatever its state
 	for _, ns := range namespaces(o.Procfs, pids, own) {
 		all, err := ns.dump(o.Procfs, own)
 		if err != nil {
@@ -150,6 +158,7 @@ func Take(o Options) (*Snapshot, error) {
 		for i := range all {
 			k := &all[i]
 			k.Time, k.NetNS = now, ns.inode
+			known[place{k.NetNS, k.Local, k.Remote}] = true
 			switch {
 			case k.State == event.Listen:
 				listeners = append(listeners, *k)
@@ -175,7 +184,31 @@ func Take(o Options) (*Snapshot, error) {
 		}
 		return a.Remote.Compare(b.Remote)
 	})
+	mirror(s.Sockets, known)
 	return s, nil
+}
+
+// place is where a socket is.
+type place struct {
+	netns         uint32
+	local, remote netip.AddrPort
+}
+
+// mirror finds the other end of each connection, and those that have none where
+// they must.
+func mirror(sockets []Socket, known map[place]bool) {
+	at := map[place]*Socket{}
+	for i := range sockets {
+		at[place{sockets[i].NetNS, sockets[i].Local, sockets[i].Remote}] = &sockets[i]
+	}
+	for i := range sockets {
+		s := &sockets[i]
+		k := place{s.NetNS, s.Remote, s.Local}
+		if s.Peer = at[k]; s.Peer == s {
+			s.Peer = nil // it is connected to itself
+		}
+		s.Alone = s.Remote.Addr().IsLoopback() && !known[k]
+	}
 }
 
 // hold finds the processes behind the inodes. all: there are no others than pids.
@@ -212,6 +245,9 @@ func hold(o Options, pids []int, all bool, sockets, listeners []Socket) {
 		k := &sockets[i]
 		if k.Inode != 0 {
 			k.Holders = wanted[k.Inode]
+			for h := range k.Holders {
+				k.Holders[h].Halt = haltOf(o.Procfs, k.Holders[h].PID)
+			}
 			continue
 		}
 		if !k.waits() {
@@ -219,6 +255,7 @@ func hold(o Options, pids []int, all bool, sockets, listeners []Socket) {
 		}
 		if l := listenerOf(k, listeners); l != nil && len(wanted[l.Inode]) > 0 {
 			h := wanted[l.Inode][0]
+			h.Halt, h.Full = haltOf(o.Procfs, h.PID), fullOf(o.Procfs, h.PID)
 			k.Listener = &h
 		}
 	}

@@ -177,14 +177,17 @@ func TestParseText(t *testing.T) {
 }
 
 // sockets are one of each kind.
+var end = netip.MustParseAddrPort
+
+func holder(comm string, pid uint32, fd int) []Holder {
+	return []Holder{{Process: conn.Process{PID: pid, Comm: comm, Exe: "/bin/x"}, FD: fd}}
+}
+
+func ago(d time.Duration) *Info {
+	return &Info{LastAckReceived: d, LastDataSent: d + 3*time.Second, LastDataReceived: d}
+}
+
 func sockets() []Socket {
-	end := netip.MustParseAddrPort
-	holder := func(comm string, pid uint32, fd int) []Holder {
-		return []Holder{{Process: conn.Process{PID: pid, Comm: comm, Exe: "/bin/x"}, FD: fd}}
-	}
-	ago := func(d time.Duration) *Info {
-		return &Info{LastAckReceived: d, LastDataSent: d + 3*time.Second, LastDataReceived: d}
-	}
 	leak := func(port uint16, d time.Duration) Socket {
 		return Socket{State: event.CloseWait, Family: event.IPv4, Local: end("10.0.0.5:2379"),
 			Remote: netip.AddrPortFrom(netip.MustParseAddr("10.0.0.8"), port), Inode: 5, Holders: holder("etcd", 431, 57), Info: ago(d)}
@@ -255,7 +258,7 @@ func TestJSON(t *testing.T) {
 	want := map[string]any{
 		"schema": "tcpbye.socket/1", "state": "CLOSE_WAIT", "age_ms": 720000.0, "age_bound": "at-least", "family": "ipv4",
 		"local": "10.0.0.5:2379", "remote": "10.0.0.8:40022", "netns": nil, "inode": 5.0, "listener": nil, "unread": 0.0, "unacked": 0.0,
-		"owner": map[string]any{"pid": 431.0, "tid": 0.0, "fd": 57.0, "in_call": false, "comm": "etcd", "exe": "/bin/x", "uid": 0.0, "user": nil, "container": nil},
+		"owner": map[string]any{"pid": 431.0, "tid": 0.0, "fd": 57.0, "in_call": false, "comm": "etcd", "exe": "/bin/x", "uid": 0.0, "user": nil, "container": nil, "halt": nil},
 		"cause": "close-wait-leak", "note": "peer finished; this process never closes: a leak",
 		"last_data_sent_ms": 723000.0, "last_data_received_ms": 720000.0, "last_ack_received_ms": 720000.0,
 	}

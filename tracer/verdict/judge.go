@@ -342,6 +342,7 @@ func (v *Verdict) fill(r *Rule, x *finding, a, b *facts, mine bool, s Scope) {
 	if x.harmless || v.Probe {
 		v.Advice = ""
 	}
+	v.addHint(self, other)
 	if u := v.unanswered(self, other); u != nil && v.Cause != UnknownCause {
 		v.Unanswered = u
 		v.Sentence += " " + u.tell(self, other)

@@ -56,7 +56,7 @@ const apart = 20 * time.Millisecond
 
 // unanswered finds whether the service ended without an answer.
 func (v *Verdict) unanswered(self, peer *facts) *Unanswered {
-	if v.Class == Open || v.Class == Refused || self.subflow {
+	if v.Class == Open || v.Class == Refused || self.subflow || self.toItself() {
 		return nil
 	}
 	switch self.c.Service() {
