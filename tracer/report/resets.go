@@ -50,6 +50,7 @@ type ResetsSink struct {
 
 // resetCount counts the endings of a kind.
 type resetCount struct {
+	ends        owners
 	kinds       []resetKind   // under which it is found; the first is what it is
 	guess       bool          // it may be the second
 	n, told     int           // how often it came, and how many of that were told
@@ -200,7 +201,7 @@ func (s *ResetsSink) ended(a, b *Judged) error {
 		clear(s.peers)
 	}
 	n = &resetCount{kinds: kinds, guess: len(kinds) > 1, first: at, last: at, said: s.now, wait: quiet}
-	n.header = s.between(main, kinds[0])
+	n.header, n.ends = s.between(main, kinds[0]), ownersOf(main)
 	n.add(main, other, at)
 	for _, k := range kinds {
 		s.kinds[k] = n
@@ -347,21 +348,50 @@ func (n *resetCount) alike(cause verdict.Cause) string {
 	}
 	// A connection that was never used is as old as it is idle: the first says it.
 	if at, ok := n.idles.fixed(); ok {
-		return with(sameTime("silence", verdict.SpanIdle, at))
+		return with(sameTime("silence", verdict.SpanIdle, at, n.ends))
 	}
 	if at, ok := n.ages.fixed(); ok {
-		return with(sameTime("age", span, at))
+		return with(sameTime("age", span, at, n.ends))
 	}
 	return strings.Join(parts, ", ")
 }
 
 // sameTime says what it means that a time is always the same.
-func sameTime(what string, span verdict.Span, at time.Duration) string {
+func sameTime(what string, span verdict.Span, at time.Duration, of owners) string {
 	text := "The same " + what + " each time is a timer"
-	if found := verdict.FindTimeouts(span, at); len(found) > 0 {
+	if found := of.find(span, at); len(found) > 0 {
 		return text + "; by default so long: " + programs(found) + "."
 	}
+	if of.here {
+		return text + ", of one of the two programs."
+	}
 	return text + ", of a program or of a device on the path."
+}
+
+// owners are the processes at the ends of a connection.
+type owners struct {
+	names []string
+	here  bool // both ends are on this machine
+}
+
+func ownersOf(j *Judged) owners {
+	p := sides(j)
+	o := owners{here: p.client.here && p.service.here}
+	for _, end := range []party{p.client, p.service} {
+		switch {
+		case !end.here:
+		case end.who == nil:
+			o.names = append(o.names, "")
+		default:
+			o.names = append(o.names, end.who.Comm)
+		}
+	}
+	return o
+}
+
+// find lists whose timers a time can be.
+func (o owners) find(span verdict.Span, d time.Duration) []verdict.Timeout {
+	return slices.DeleteFunc(verdict.FindTimeouts(span, d), func(t verdict.Timeout) bool { return !t.CanBe(o.here, o.names...) })
 }
 
 func programs(found []verdict.Timeout) string {
@@ -450,7 +480,7 @@ func (s *ResetsSink) block(st *story, main *Judged, n *resetCount) error {
 	f := st.findings(p)
 	write("Who", s.who(main, at))
 	write("Why", f.sentences...)
-	write("Timer", p.glyphs(timer(v)))
+	write("Timer", p.glyphs(timer(v, n.ends)))
 	write("Bytes", moved(st, p, main))
 	for _, fd := range f.fields {
 		label := fd.label
@@ -547,10 +577,10 @@ func shortly(d time.Duration) string {
 }
 
 // timer says whose default a time is. One time only may be chance.
-func timer(v *verdict.Verdict) string {
+func timer(v *verdict.Verdict, of owners) string {
 	const least = 2 * time.Second // below, too much is of that length by chance
 	if v.Idle != nil && *v.Idle >= least {
-		if found := verdict.FindTimeouts(verdict.SpanIdle, *v.Idle); len(found) > 0 {
+		if found := of.find(verdict.SpanIdle, *v.Idle); len(found) > 0 {
 			return "the silence was as long as a timeout that is the default of " + programs(found)
 		}
 	}
@@ -559,7 +589,7 @@ func timer(v *verdict.Verdict) string {
 		span = verdict.SpanConnect
 	}
 	if v.Age != nil && *v.Age >= least {
-		if found := verdict.FindTimeouts(span, *v.Age); len(found) > 0 {
+		if found := of.find(span, *v.Age); len(found) > 0 {
 			return "it took as long as a timeout that is the default of " + programs(found)
 		}
 	}

@@ -1,7 +1,9 @@
 package verdict
 
 import (
+	"maps"
 	"slices"
+	"strings"
 	"time"
 )
 
@@ -21,6 +23,56 @@ type Timeout struct {
 	Period  time.Duration
 	Program string
 	Setting string // as the program spells it
+}
+
+// owners are the names that a process with a program's timer may have. A program that
+// is not here is a library in any program (Go's, Rust's), or no process at all: a
+// kernel, a service of a cloud.
+var owners = map[string][]string{
+	"Apache httpd":       {"apache2", "httpd"},
+	"ASP.NET Kestrel":    {"dotnet", ".NET"},
+	"Envoy":              {"envoy", "wrk:"},
+	"gunicorn":           {"gunicorn", "python"},
+	"HikariCP":           {"java"},
+	"Jetty":              {"java"},
+	"MySQL":              {"mysqld", "mariadbd", "connection"},
+	"nginx":              {"nginx", "openresty", "angie"},
+	"Node.js up to 25":   {"node", "MainThread"},
+	"Node.js, newer":     {"node", "MainThread"},
+	"PgBouncer":          {"pgbouncer"},
+	"Puma":               {"puma", "ruby", "bundle"},
+	"Tomcat, as shipped": {"java", "http-nio", "tomcat"},
+	"Traefik":            {"traefik"},
+	"uvicorn":            {"uvicorn", "python"},
+}
+
+// kernels have timers on any machine that a connection comes through, its own
+// included.
+var kernels = map[string]bool{"Linux IPVS": true, "Linux conntrack": true, "Linux keepalive": true, "Linux before 6.5": true, "Linux from 6.5": true}
+
+// libraries are parts of any program that is not known to be another.
+var libraries = map[string]bool{"Go net/http client": true, "hyper, reqwest": true}
+
+// CanBe says whether a timer can be that of a connection whose ends have processes of
+// these names, "" one that is not known. all: these are both ends, on one machine, and
+// nothing but its kernel is between them.
+func (t Timeout) CanBe(all bool, names ...string) bool {
+	if kernels[t.Program] {
+		return true
+	}
+	mine, library := owners[t.Program], libraries[t.Program]
+	if mine == nil && !library {
+		return !all // a service between the ends
+	}
+	for _, name := range names {
+		switch {
+		case name == "" || slices.ContainsFunc(mine, func(own string) bool { return strings.HasPrefix(name, own) }):
+			return true
+		case library && !slices.ContainsFunc(slices.Concat(slices.Collect(maps.Values(owners))...), func(own string) bool { return strings.HasPrefix(name, own) }):
+			return true
+		}
+	}
+	return !all
 }
 
 const (

@@ -45,3 +45,37 @@ func TestTimeoutsAreComplete(t *testing.T) {
 		seen[x] = true
 	}
 }
+
+// TestCanBe: a timer is named after a program only where a process can be one.
+func TestCanBe(t *testing.T) {
+	for _, x := range []struct {
+		program string
+		all     bool
+		names   []string
+		want    bool
+	}{
+		{"nginx", true, []string{"nginx", "gunicorn"}, true},
+		{"nginx", true, []string{"curl", "python3"}, false},
+		{"nginx", true, []string{"curl", ""}, true}, // who it is was not seen
+		{"nginx", false, []string{"curl"}, true},    // the other end may be one
+		{"uvicorn", true, []string{"curl", "python3"}, true},
+		{"Go net/http client", true, []string{"nginx", "node"}, false},
+		{"Go net/http client", true, []string{"myservice", "node"}, true},
+		{"AWS Network Load Balancer", true, []string{"nginx", "node"}, false},
+		{"AWS Network Load Balancer", false, []string{"nginx"}, true},
+		{"Linux conntrack", true, []string{"a", "b"}, true},
+	} {
+		found := false
+		for _, timeout := range verdict.Timeouts() {
+			if timeout.Program != x.program {
+				continue
+			}
+			if found = true; timeout.CanBe(x.all, x.names...) != x.want {
+				t.Errorf("%s, %v, all %v: want %v", x.program, x.names, x.all, x.want)
+			}
+		}
+		if !found {
+			t.Errorf("there is no %s", x.program)
+		}
+	}
+}
