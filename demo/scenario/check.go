@@ -202,6 +202,9 @@ func (o *Outcome) checkVerdict(e *End, x Expect, j JudgedEnd) []error {
 	differ("harmless", v.Harmless, x.Harmless)
 	differ("TIME_WAIT", v.TimeWait, x.TimeWait)
 	differ("half-close", v.HalfClose != nil, x.HalfClose)
+	if x.Class == verdict.Graceful {
+		differ("unanswered", v.Unanswered != nil, x.Unanswered)
+	}
 	differ("confidence", v.Confidence, confidence)
 	differ("family", j.Family, e.Family)
 	saw := x.AppSaw

@@ -356,7 +356,7 @@ var polite = []Scenario{
 			s.Close()
 			followUp(s, c)
 		},
-		Ends: politely("server", verdict.ActClose).pair("server", first, "client", then),
+		Ends: unansweredBoth(politely("server", verdict.ActClose).pair("server", first, "client", then)),
 	},
 }
 

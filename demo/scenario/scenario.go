@@ -43,18 +43,21 @@ type Scenario struct {
 
 // Expect is what is due to one end of a connection.
 type Expect struct {
-	Class      verdict.Class
-	Cause      verdict.Cause
-	Ender      verdict.Ender
-	Act        verdict.Act
-	Signal     int    // with ActKilled
-	Actor      string // the role of the process that acted; "" nobody, or another machine
-	ActorComm  string // "": the role
-	Lost       Lost   // not looked at where Class is open
-	AppSaw     []string
-	Harmless   bool
-	TimeWait   bool
-	HalfClose  bool
+	Class     verdict.Class
+	Cause     verdict.Cause
+	Ender     verdict.Ender
+	Act       verdict.Act
+	Signal    int    // with ActKilled
+	Actor     string // the role of the process that acted; "" nobody, or another machine
+	ActorComm string // "": the role
+	Lost      Lost   // not looked at where Class is open
+	AppSaw    []string
+	Harmless  bool
+	TimeWait  bool
+	HalfClose bool
+	// Unanswered: the service ended it without an answer. It is looked at where the
+	// end is graceful.
+	Unanswered bool
 	Confidence verdict.Confidence // "": certain
 
 	FIN int // different FINs that left from this end's address for its peer's
@@ -142,7 +145,7 @@ func Execute(ctx context.Context, s Scenario, opt Options) (o Outcome, err error
 
 // All lists the catalogue, in the order in which it is best read.
 func All() []Scenario {
-	return slices.Concat(polite, descriptors, abort, answers, refused, timeouts, unsents, strays, unfinished, remotes, multipath)
+	return slices.Concat(polite, descriptors, abort, answers, refused, timeouts, unsents, strays, unanswered, unfinished, remotes, multipath)
 }
 
 // Find returns the scenario of this name.
