@@ -195,6 +195,12 @@ const (
 	ClassicPipeSignalPIPE_RAISED    ClassicPipeSignal = 3
 )
 
+type ClassicPortRange struct {
+	_     structs.HostLayout
+	First uint16
+	Last  uint16
+}
+
 type ClassicPreemptSource uint32
 
 const (
@@ -204,6 +210,12 @@ const (
 	ClassicPreemptSourcePREEMPT_THREAD   ClassicPreemptSource = 3
 	ClassicPreemptSourcePREEMPT_ADDRESS  ClassicPreemptSource = 4
 )
+
+type ClassicPrefix struct {
+	_    structs.HostLayout
+	Addr [4]uint32
+	Mask [4]uint32
+}
 
 type ClassicQueue uint32
 
@@ -286,16 +298,25 @@ const (
 	ClassicProgClassicTcpSendResetOld       = "classic_tcp_send_reset_old"
 	ClassicVarCfgAcceptArgs                 = "cfg_accept_args"
 	ClassicVarCfgCalls                      = "cfg_calls"
+	ClassicVarCfgFilter                     = "cfg_filter"
 	ClassicVarCfgIncoming                   = "cfg_incoming"
+	ClassicVarCfgLocal                      = "cfg_local"
+	ClassicVarCfgLocals                     = "cfg_locals"
+	ClassicVarCfgNamespaces                 = "cfg_namespaces"
+	ClassicVarCfgNetns                      = "cfg_netns"
 	ClassicVarCfgPassiveReasonArg           = "cfg_passive_reason_arg"
 	ClassicVarCfgPercpuOffsets              = "cfg_percpu_offsets"
 	ClassicVarCfgPidnsDev                   = "cfg_pidns_dev"
 	ClassicVarCfgPidnsIno                   = "cfg_pidns_ino"
+	ClassicVarCfgPort                       = "cfg_port"
+	ClassicVarCfgPorts                      = "cfg_ports"
 	ClassicVarCfgPreemptOffset              = "cfg_preempt_offset"
 	ClassicVarCfgPreemptSource              = "cfg_preempt_source"
 	ClassicVarCfgProbeRead                  = "cfg_probe_read"
 	ClassicVarCfgReasonArg                  = "cfg_reason_arg"
 	ClassicVarCfgRecvmsgArgs                = "cfg_recvmsg_args"
+	ClassicVarCfgRemote                     = "cfg_remote"
+	ClassicVarCfgRemotes                    = "cfg_remotes"
 	ClassicVarCfgResetSkb                   = "cfg_reset_skb"
 	ClassicVarCfgTaskBtf                    = "cfg_task_btf"
 	ClassicVarCfgTaskRegs                   = "cfg_task_regs"
@@ -400,16 +421,25 @@ type ClassicMapSpecs struct {
 type ClassicVariableSpecs struct {
 	CfgAcceptArgs       *ebpf.VariableSpec `ebpf:"cfg_accept_args"`
 	CfgCalls            *ebpf.VariableSpec `ebpf:"cfg_calls"`
+	CfgFilter           *ebpf.VariableSpec `ebpf:"cfg_filter"`
 	CfgIncoming         *ebpf.VariableSpec `ebpf:"cfg_incoming"`
+	CfgLocal            *ebpf.VariableSpec `ebpf:"cfg_local"`
+	CfgLocals           *ebpf.VariableSpec `ebpf:"cfg_locals"`
+	CfgNamespaces       *ebpf.VariableSpec `ebpf:"cfg_namespaces"`
+	CfgNetns            *ebpf.VariableSpec `ebpf:"cfg_netns"`
 	CfgPassiveReasonArg *ebpf.VariableSpec `ebpf:"cfg_passive_reason_arg"`
 	CfgPercpuOffsets    *ebpf.VariableSpec `ebpf:"cfg_percpu_offsets"`
 	CfgPidnsDev         *ebpf.VariableSpec `ebpf:"cfg_pidns_dev"`
 	CfgPidnsIno         *ebpf.VariableSpec `ebpf:"cfg_pidns_ino"`
+	CfgPort             *ebpf.VariableSpec `ebpf:"cfg_port"`
+	CfgPorts            *ebpf.VariableSpec `ebpf:"cfg_ports"`
 	CfgPreemptOffset    *ebpf.VariableSpec `ebpf:"cfg_preempt_offset"`
 	CfgPreemptSource    *ebpf.VariableSpec `ebpf:"cfg_preempt_source"`
 	CfgProbeRead        *ebpf.VariableSpec `ebpf:"cfg_probe_read"`
 	CfgReasonArg        *ebpf.VariableSpec `ebpf:"cfg_reason_arg"`
 	CfgRecvmsgArgs      *ebpf.VariableSpec `ebpf:"cfg_recvmsg_args"`
+	CfgRemote           *ebpf.VariableSpec `ebpf:"cfg_remote"`
+	CfgRemotes          *ebpf.VariableSpec `ebpf:"cfg_remotes"`
 	CfgResetSkb         *ebpf.VariableSpec `ebpf:"cfg_reset_skb"`
 	CfgTaskBtf          *ebpf.VariableSpec `ebpf:"cfg_task_btf"`
 	CfgTaskRegs         *ebpf.VariableSpec `ebpf:"cfg_task_regs"`
@@ -488,16 +518,25 @@ func (m *ClassicMaps) Close() error {
 type ClassicVariables struct {
 	CfgAcceptArgs       *ebpf.Variable `ebpf:"cfg_accept_args"`
 	CfgCalls            *ebpf.Variable `ebpf:"cfg_calls"`
+	CfgFilter           *ebpf.Variable `ebpf:"cfg_filter"`
 	CfgIncoming         *ebpf.Variable `ebpf:"cfg_incoming"`
+	CfgLocal            *ebpf.Variable `ebpf:"cfg_local"`
+	CfgLocals           *ebpf.Variable `ebpf:"cfg_locals"`
+	CfgNamespaces       *ebpf.Variable `ebpf:"cfg_namespaces"`
+	CfgNetns            *ebpf.Variable `ebpf:"cfg_netns"`
 	CfgPassiveReasonArg *ebpf.Variable `ebpf:"cfg_passive_reason_arg"`
 	CfgPercpuOffsets    *ebpf.Variable `ebpf:"cfg_percpu_offsets"`
 	CfgPidnsDev         *ebpf.Variable `ebpf:"cfg_pidns_dev"`
 	CfgPidnsIno         *ebpf.Variable `ebpf:"cfg_pidns_ino"`
+	CfgPort             *ebpf.Variable `ebpf:"cfg_port"`
+	CfgPorts            *ebpf.Variable `ebpf:"cfg_ports"`
 	CfgPreemptOffset    *ebpf.Variable `ebpf:"cfg_preempt_offset"`
 	CfgPreemptSource    *ebpf.Variable `ebpf:"cfg_preempt_source"`
 	CfgProbeRead        *ebpf.Variable `ebpf:"cfg_probe_read"`
 	CfgReasonArg        *ebpf.Variable `ebpf:"cfg_reason_arg"`
 	CfgRecvmsgArgs      *ebpf.Variable `ebpf:"cfg_recvmsg_args"`
+	CfgRemote           *ebpf.Variable `ebpf:"cfg_remote"`
+	CfgRemotes          *ebpf.Variable `ebpf:"cfg_remotes"`
 	CfgResetSkb         *ebpf.Variable `ebpf:"cfg_reset_skb"`
 	CfgTaskBtf          *ebpf.Variable `ebpf:"cfg_task_btf"`
 	CfgTaskRegs         *ebpf.Variable `ebpf:"cfg_task_regs"`

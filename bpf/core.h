@@ -75,7 +75,7 @@ struct {
  * key: address of a sock. value: ns of its first sight, which makes an address
  * that is used again another connection. Inserted at the first event of a
  * socket, replaced at its birth events (CLOSE to SYN_SENT, LISTEN to SYN_RECV),
- * deleted at tcp_destroy_sock.
+ * deleted at tcp_destroy_sock. NOT_CHOSEN: a filter does not want it.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -645,13 +645,15 @@ static __always_inline void fill_segment(struct event *e, struct sk_buff *skb, b
 	}
 }
 
+#include "filter.h"
+
 /* The id of a socket's connection; `birth` starts a new one. */
 static __always_inline __u64 conn_id(__u64 key, __u64 now, bool birth)
 {
 	__u64 *id = birth ? NULL : bpf_map_lookup_elem(&conns, &key);
 
 	if (id)
-		return *id;
+		return *id & ~UNDECIDED;
 	if (bpf_map_update_elem(&conns, &key, &now, birth ? BPF_ANY : BPF_NOEXIST)) {
 		/* Another CPU may have seen the socket first, too: its id counts. */
 		id = bpf_map_lookup_elem(&conns, &key);
@@ -703,6 +705,16 @@ static __always_inline int end(struct event *e)
 	return 0;
 }
 
+/* An event that belongs to no socket of `conns`. */
+static __always_inline int end_chosen(struct event *e)
+{
+	if (e->conn == NOT_CHOSEN || !event_may_match(e)) {
+		bpf_ringbuf_discard(e, BPF_RB_NO_WAKEUP);
+		return 0;
+	}
+	return end(e);
+}
+
 static __always_inline void remember_process(void)
 {
 	__u32 pid = bpf_get_current_pid_tgid() >> 32;
@@ -714,6 +726,12 @@ static __always_inline void remember_process(void)
 static __always_inline bool is_tcp(struct sock *sk)
 {
 	return READ(sk, sk_protocol) == IPPROTO_TCP;
+}
+
+/* Whether a hook's socket is one to tell of. */
+static __always_inline bool wanted(struct sock *sk)
+{
+	return is_tcp(sk) && chosen(sk, false, false);
 }
 
 /*
@@ -831,9 +849,21 @@ static __always_inline int on_state(struct sock *sk, int from, int to)
 {
 	bool birth = to == TCP_SYN_SENT || (from == TCP_LISTEN && to == TCP_SYN_RECV);
 	struct event *e;
+	__u64 born;
 
-	if (!is_tcp(sk))
+	if (!is_tcp(sk) || !chosen(sk, birth, to == TCP_SYN_SENT))
 		return 0;
+	born = put_off(sk);
+	if (born) {
+		e = begin(HOOK_SET_STATE, sk);
+		if (e) {
+			e->time = e->conn = born;
+			fill_full(e, sk);
+			e->state = TCP_LISTEN;
+			e->to_state = TCP_SYN_RECV;
+			end(e);
+		}
+	}
 	e = begin(HOOK_SET_STATE, sk);
 	if (!e)
 		return 0;
@@ -855,7 +885,7 @@ static __always_inline int on_full(__u8 hook, struct sock *sk, int arg, __u64 ot
 {
 	struct event *e;
 
-	if (!is_tcp(sk))
+	if (!wanted(sk))
 		return 0;
 	e = begin(hook, sk);
 	if (!e)
@@ -876,7 +906,7 @@ static __always_inline int on_marker(__u8 hook, struct sock *sk, int arg, __u64 
 {
 	struct event *e;
 
-	if (!is_tcp(sk))
+	if (!wanted(sk))
 		return 0;
 	e = begin(hook, sk);
 	if (!e)
@@ -917,9 +947,9 @@ static __always_inline int on_destroy(struct sock *sk)
 
 	if (!id)
 		return 0; /* never seen doing anything */
-	e = begin(HOOK_DESTROY, sk);
+	e = *id == NOT_CHOSEN ? NULL : begin(HOOK_DESTROY, sk);
 	if (e) {
-		e->conn = *id;
+		e->conn = *id & ~UNDECIDED;
 		fill_tuple(e, sk);
 		fill_socket(e, sk);
 		end(e);
@@ -965,12 +995,12 @@ static __always_inline int on_send_reset(struct sock *sk, struct sk_buff *skb, i
 			key = (__u64)sk;
 			id = bpf_map_lookup_elem(&conns, &key);
 			if (id)
-				e->conn = *id;
+				e->conn = *id & ~UNDECIDED;
 		}
 		from_segment = e->state == TCP_LISTEN || e->state == TCP_NEW_SYN_RECV;
 	}
 	fill_segment(e, skb, from_segment);
-	return end(e);
+	return end_chosen(e);
 }
 
 /*
@@ -1114,7 +1144,7 @@ static __always_inline int on_reset(struct sock *sk, struct sk_buff *skb)
 	bool known = false;
 	struct event *e;
 
-	if (!is_tcp(sk))
+	if (!wanted(sk))
 		return 0;
 	/* A segment in SYN_SENT does not pass there, and addresses are used again. */
 	if (cfg_incoming && READ(sk, __sk_common.skc_state) != TCP_SYN_SENT) {
@@ -1143,8 +1173,11 @@ static __always_inline int on_reset(struct sock *sk, struct sk_buff *skb)
 
 static __always_inline int on_mini_socket(__u8 hook, struct inet_timewait_sock *tw)
 {
-	struct event *e = begin(hook, tw);
+	struct event *e;
 
+	if (!may_match((struct sock *)tw))
+		return 0;
+	e = begin(hook, tw);
 	if (!e)
 		return 0;
 	fill_tuple(e, (struct sock *)tw);
@@ -1166,7 +1199,7 @@ static __always_inline int on_time_wait(struct sock *sk, int substate, int timeo
 {
 	struct event *e;
 
-	if (!is_tcp(sk))
+	if (!wanted(sk))
 		return 0;
 	e = begin(HOOK_TIME_WAIT, sk);
 	if (!e)
@@ -1237,7 +1270,7 @@ static __always_inline int on_icmp(struct sk_buff *skb, __u8 family, __u8 type, 
 	e->sport = bpf_ntohs(ports[0]);
 	e->dport = bpf_ntohs(ports[1]);
 	e->has |= HAS_TUPLE;
-	return end(e);
+	return end_chosen(e);
 unread:
 	count_lost(LOST_READ);
 	bpf_ringbuf_discard(e, BPF_RB_NO_WAKEUP);
@@ -1257,7 +1290,7 @@ static __always_inline int on_neighbor(struct sk_buff *skb)
 	if (!sk)
 		return 0; /* forwarded */
 	state = READ(sk, __sk_common.skc_state);
-	if (state == TCP_TIME_WAIT || state == TCP_NEW_SYN_RECV || state == TCP_CLOSE || !is_tcp(sk))
+	if (state == TCP_TIME_WAIT || state == TCP_NEW_SYN_RECV || state == TCP_CLOSE || !wanted(sk))
 		return 0;
 	e = begin(HOOK_NEIGHBOR, sk);
 	if (!e)
@@ -1337,7 +1370,7 @@ static __always_inline int on_stream_error(struct sock *sk, int flags, int err)
 {
 	struct event *e;
 
-	if (err == -EAGAIN || err >= 0 || !is_tcp(sk))
+	if (err == -EAGAIN || err >= 0 || !wanted(sk))
 		return 0;
 	e = begin(HOOK_STREAM_ERROR, sk);
 	if (!e)
@@ -1359,7 +1392,7 @@ static __always_inline int on_receive(struct sock *sk, int flags, int ret)
 
 	if (ret > 0 && !(flags & MSG_PEEK))
 		return 0;
-	if (ret == -EAGAIN || ret == -EINTR || ret <= -ERESTARTSYS || !is_tcp(sk))
+	if (ret == -EAGAIN || ret == -EINTR || ret <= -ERESTARTSYS || !wanted(sk))
 		return 0;
 	/* recv(2) of no bytes returns 0, too: the end is SOCK_DONE or RCV_SHUTDOWN. */
 	if (!ret && !(READ(sk, __sk_common.skc_flags) & 2) && !(READ(sk, sk_shutdown) & 1))
@@ -1386,7 +1419,7 @@ static __always_inline int on_syn_drop(struct sock *sk, struct sk_buff *skb)
 	fill_tuple(e, sk);
 	fill_socket(e, sk);
 	fill_segment(e, skb, true);
-	return end(e);
+	return end_chosen(e);
 }
 
 static __always_inline int on_file_close(struct file *file)
@@ -1412,7 +1445,7 @@ static __always_inline int on_file_close(struct file *file)
 		return 0;
 	key = (__u64)sk;
 	if (!is_tcp(sk) || (READ(sk, __sk_common.skc_family) != AF_INET &&
-			    READ(sk, __sk_common.skc_family) != AF_INET6))
+			    READ(sk, __sk_common.skc_family) != AF_INET6) || !chosen(sk, false, false))
 		return 0;
 	if (bpf_core_field_exists(struct file___new, f_ref)) {
 		struct file___new *new = (void *)file;
@@ -1533,7 +1566,7 @@ static __always_inline int on_stack(void *ctx, __u8 act, struct sock *sk)
 {
 	struct event *e;
 
-	if (sk && !is_tcp(sk))
+	if (sk && !wanted(sk))
 		return 0;
 	e = begin_stack(ctx, act, sk);
 	if (!e)

@@ -120,8 +120,30 @@ struct ns_common {
 	unsigned int inum;
 };
 
+/* 6.8 (tcp/dccp: change source port selection at connect() time) packed the two into one. */
+struct local_ports {
+	__u32 range; /* low 16 bits: the first */
+};
+
+struct netns_ipv4 {
+	struct local_ports ip_local_ports;
+};
+
 struct net {
 	struct ns_common ns;
+	struct netns_ipv4 ipv4;
+};
+
+struct local_ports___old {
+	int range[2];
+};
+
+struct netns_ipv4___old {
+	struct local_ports___old ip_local_ports;
+};
+
+struct net___old {
+	struct netns_ipv4___old ipv4;
 };
 
 typedef struct {

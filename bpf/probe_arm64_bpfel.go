@@ -186,6 +186,12 @@ const (
 	ProbePipeSignalPIPE_RAISED    ProbePipeSignal = 3
 )
 
+type ProbePortRange struct {
+	_     structs.HostLayout
+	First uint16
+	Last  uint16
+}
+
 type ProbePreemptSource uint32
 
 const (
@@ -195,6 +201,12 @@ const (
 	ProbePreemptSourcePREEMPT_THREAD   ProbePreemptSource = 3
 	ProbePreemptSourcePREEMPT_ADDRESS  ProbePreemptSource = 4
 )
+
+type ProbePrefix struct {
+	_    structs.HostLayout
+	Addr [4]uint32
+	Mask [4]uint32
+}
 
 type ProbeQueue uint32
 
@@ -323,16 +335,25 @@ const (
 	ProbeProgProbeTcpWriteWakeup         = "probe_tcp_write_wakeup"
 	ProbeProgProbeTcpWriteWakeupReturn   = "probe_tcp_write_wakeup_return"
 	ProbeVarCfgAcceptArgs                = "cfg_accept_args"
+	ProbeVarCfgFilter                    = "cfg_filter"
 	ProbeVarCfgIncoming                  = "cfg_incoming"
+	ProbeVarCfgLocal                     = "cfg_local"
+	ProbeVarCfgLocals                    = "cfg_locals"
+	ProbeVarCfgNamespaces                = "cfg_namespaces"
+	ProbeVarCfgNetns                     = "cfg_netns"
 	ProbeVarCfgPassiveReasonArg          = "cfg_passive_reason_arg"
 	ProbeVarCfgPercpuOffsets             = "cfg_percpu_offsets"
 	ProbeVarCfgPidnsDev                  = "cfg_pidns_dev"
 	ProbeVarCfgPidnsIno                  = "cfg_pidns_ino"
+	ProbeVarCfgPort                      = "cfg_port"
+	ProbeVarCfgPorts                     = "cfg_ports"
 	ProbeVarCfgPreemptOffset             = "cfg_preempt_offset"
 	ProbeVarCfgPreemptSource             = "cfg_preempt_source"
 	ProbeVarCfgProbeRead                 = "cfg_probe_read"
 	ProbeVarCfgReasonArg                 = "cfg_reason_arg"
 	ProbeVarCfgRecvmsgArgs               = "cfg_recvmsg_args"
+	ProbeVarCfgRemote                    = "cfg_remote"
+	ProbeVarCfgRemotes                   = "cfg_remotes"
 	ProbeVarCfgResetSkb                  = "cfg_reset_skb"
 	ProbeVarCfgTaskBtf                   = "cfg_task_btf"
 	ProbeVarCfgTaskRegs                  = "cfg_task_regs"
@@ -465,16 +486,25 @@ type ProbeMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type ProbeVariableSpecs struct {
 	CfgAcceptArgs       *ebpf.VariableSpec `ebpf:"cfg_accept_args"`
+	CfgFilter           *ebpf.VariableSpec `ebpf:"cfg_filter"`
 	CfgIncoming         *ebpf.VariableSpec `ebpf:"cfg_incoming"`
+	CfgLocal            *ebpf.VariableSpec `ebpf:"cfg_local"`
+	CfgLocals           *ebpf.VariableSpec `ebpf:"cfg_locals"`
+	CfgNamespaces       *ebpf.VariableSpec `ebpf:"cfg_namespaces"`
+	CfgNetns            *ebpf.VariableSpec `ebpf:"cfg_netns"`
 	CfgPassiveReasonArg *ebpf.VariableSpec `ebpf:"cfg_passive_reason_arg"`
 	CfgPercpuOffsets    *ebpf.VariableSpec `ebpf:"cfg_percpu_offsets"`
 	CfgPidnsDev         *ebpf.VariableSpec `ebpf:"cfg_pidns_dev"`
 	CfgPidnsIno         *ebpf.VariableSpec `ebpf:"cfg_pidns_ino"`
+	CfgPort             *ebpf.VariableSpec `ebpf:"cfg_port"`
+	CfgPorts            *ebpf.VariableSpec `ebpf:"cfg_ports"`
 	CfgPreemptOffset    *ebpf.VariableSpec `ebpf:"cfg_preempt_offset"`
 	CfgPreemptSource    *ebpf.VariableSpec `ebpf:"cfg_preempt_source"`
 	CfgProbeRead        *ebpf.VariableSpec `ebpf:"cfg_probe_read"`
 	CfgReasonArg        *ebpf.VariableSpec `ebpf:"cfg_reason_arg"`
 	CfgRecvmsgArgs      *ebpf.VariableSpec `ebpf:"cfg_recvmsg_args"`
+	CfgRemote           *ebpf.VariableSpec `ebpf:"cfg_remote"`
+	CfgRemotes          *ebpf.VariableSpec `ebpf:"cfg_remotes"`
 	CfgResetSkb         *ebpf.VariableSpec `ebpf:"cfg_reset_skb"`
 	CfgTaskBtf          *ebpf.VariableSpec `ebpf:"cfg_task_btf"`
 	CfgTaskRegs         *ebpf.VariableSpec `ebpf:"cfg_task_regs"`
@@ -548,16 +578,25 @@ func (m *ProbeMaps) Close() error {
 // It can be passed to LoadProbeObjects or ebpf.CollectionSpec.LoadAndAssign.
 type ProbeVariables struct {
 	CfgAcceptArgs       *ebpf.Variable `ebpf:"cfg_accept_args"`
+	CfgFilter           *ebpf.Variable `ebpf:"cfg_filter"`
 	CfgIncoming         *ebpf.Variable `ebpf:"cfg_incoming"`
+	CfgLocal            *ebpf.Variable `ebpf:"cfg_local"`
+	CfgLocals           *ebpf.Variable `ebpf:"cfg_locals"`
+	CfgNamespaces       *ebpf.Variable `ebpf:"cfg_namespaces"`
+	CfgNetns            *ebpf.Variable `ebpf:"cfg_netns"`
 	CfgPassiveReasonArg *ebpf.Variable `ebpf:"cfg_passive_reason_arg"`
 	CfgPercpuOffsets    *ebpf.Variable `ebpf:"cfg_percpu_offsets"`
 	CfgPidnsDev         *ebpf.Variable `ebpf:"cfg_pidns_dev"`
 	CfgPidnsIno         *ebpf.Variable `ebpf:"cfg_pidns_ino"`
+	CfgPort             *ebpf.Variable `ebpf:"cfg_port"`
+	CfgPorts            *ebpf.Variable `ebpf:"cfg_ports"`
 	CfgPreemptOffset    *ebpf.Variable `ebpf:"cfg_preempt_offset"`
 	CfgPreemptSource    *ebpf.Variable `ebpf:"cfg_preempt_source"`
 	CfgProbeRead        *ebpf.Variable `ebpf:"cfg_probe_read"`
 	CfgReasonArg        *ebpf.Variable `ebpf:"cfg_reason_arg"`
 	CfgRecvmsgArgs      *ebpf.Variable `ebpf:"cfg_recvmsg_args"`
+	CfgRemote           *ebpf.Variable `ebpf:"cfg_remote"`
+	CfgRemotes          *ebpf.Variable `ebpf:"cfg_remotes"`
 	CfgResetSkb         *ebpf.Variable `ebpf:"cfg_reset_skb"`
 	CfgTaskBtf          *ebpf.Variable `ebpf:"cfg_task_btf"`
 	CfgTaskRegs         *ebpf.Variable `ebpf:"cfg_task_regs"`

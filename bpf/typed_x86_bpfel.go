@@ -179,6 +179,12 @@ const (
 	TypedPipeSignalPIPE_RAISED    TypedPipeSignal = 3
 )
 
+type TypedPortRange struct {
+	_     structs.HostLayout
+	First uint16
+	Last  uint16
+}
+
 type TypedPreemptSource uint32
 
 const (
@@ -188,6 +194,12 @@ const (
 	TypedPreemptSourcePREEMPT_THREAD   TypedPreemptSource = 3
 	TypedPreemptSourcePREEMPT_ADDRESS  TypedPreemptSource = 4
 )
+
+type TypedPrefix struct {
+	_    structs.HostLayout
+	Addr [4]uint32
+	Mask [4]uint32
+}
 
 type TypedQueue uint32
 
@@ -306,16 +318,25 @@ const (
 	TypedProgTypedTcpSendActiveReset    = "typed_tcp_send_active_reset"
 	TypedProgTypedTcpSendReset          = "typed_tcp_send_reset"
 	TypedVarCfgAcceptArgs               = "cfg_accept_args"
+	TypedVarCfgFilter                   = "cfg_filter"
 	TypedVarCfgIncoming                 = "cfg_incoming"
+	TypedVarCfgLocal                    = "cfg_local"
+	TypedVarCfgLocals                   = "cfg_locals"
+	TypedVarCfgNamespaces               = "cfg_namespaces"
+	TypedVarCfgNetns                    = "cfg_netns"
 	TypedVarCfgPassiveReasonArg         = "cfg_passive_reason_arg"
 	TypedVarCfgPercpuOffsets            = "cfg_percpu_offsets"
 	TypedVarCfgPidnsDev                 = "cfg_pidns_dev"
 	TypedVarCfgPidnsIno                 = "cfg_pidns_ino"
+	TypedVarCfgPort                     = "cfg_port"
+	TypedVarCfgPorts                    = "cfg_ports"
 	TypedVarCfgPreemptOffset            = "cfg_preempt_offset"
 	TypedVarCfgPreemptSource            = "cfg_preempt_source"
 	TypedVarCfgProbeRead                = "cfg_probe_read"
 	TypedVarCfgReasonArg                = "cfg_reason_arg"
 	TypedVarCfgRecvmsgArgs              = "cfg_recvmsg_args"
+	TypedVarCfgRemote                   = "cfg_remote"
+	TypedVarCfgRemotes                  = "cfg_remotes"
 	TypedVarCfgResetSkb                 = "cfg_reset_skb"
 	TypedVarCfgTaskBtf                  = "cfg_task_btf"
 	TypedVarCfgTaskRegs                 = "cfg_task_regs"
@@ -456,16 +477,25 @@ type TypedMapSpecs struct {
 // It can be passed ebpf.CollectionSpec.Assign.
 type TypedVariableSpecs struct {
 	CfgAcceptArgs       *ebpf.VariableSpec `ebpf:"cfg_accept_args"`
+	CfgFilter           *ebpf.VariableSpec `ebpf:"cfg_filter"`
 	CfgIncoming         *ebpf.VariableSpec `ebpf:"cfg_incoming"`
+	CfgLocal            *ebpf.VariableSpec `ebpf:"cfg_local"`
+	CfgLocals           *ebpf.VariableSpec `ebpf:"cfg_locals"`
+	CfgNamespaces       *ebpf.VariableSpec `ebpf:"cfg_namespaces"`
+	CfgNetns            *ebpf.VariableSpec `ebpf:"cfg_netns"`
 	CfgPassiveReasonArg *ebpf.VariableSpec `ebpf:"cfg_passive_reason_arg"`
 	CfgPercpuOffsets    *ebpf.VariableSpec `ebpf:"cfg_percpu_offsets"`
 	CfgPidnsDev         *ebpf.VariableSpec `ebpf:"cfg_pidns_dev"`
 	CfgPidnsIno         *ebpf.VariableSpec `ebpf:"cfg_pidns_ino"`
+	CfgPort             *ebpf.VariableSpec `ebpf:"cfg_port"`
+	CfgPorts            *ebpf.VariableSpec `ebpf:"cfg_ports"`
 	CfgPreemptOffset    *ebpf.VariableSpec `ebpf:"cfg_preempt_offset"`
 	CfgPreemptSource    *ebpf.VariableSpec `ebpf:"cfg_preempt_source"`
 	CfgProbeRead        *ebpf.VariableSpec `ebpf:"cfg_probe_read"`
 	CfgReasonArg        *ebpf.VariableSpec `ebpf:"cfg_reason_arg"`
 	CfgRecvmsgArgs      *ebpf.VariableSpec `ebpf:"cfg_recvmsg_args"`
+	CfgRemote           *ebpf.VariableSpec `ebpf:"cfg_remote"`
+	CfgRemotes          *ebpf.VariableSpec `ebpf:"cfg_remotes"`
 	CfgResetSkb         *ebpf.VariableSpec `ebpf:"cfg_reset_skb"`
 	CfgTaskBtf          *ebpf.VariableSpec `ebpf:"cfg_task_btf"`
 	CfgTaskRegs         *ebpf.VariableSpec `ebpf:"cfg_task_regs"`
@@ -539,16 +569,25 @@ func (m *TypedMaps) Close() error {
 // It can be passed to LoadTypedObjects or ebpf.CollectionSpec.LoadAndAssign.
 type TypedVariables struct {
 	CfgAcceptArgs       *ebpf.Variable `ebpf:"cfg_accept_args"`
+	CfgFilter           *ebpf.Variable `ebpf:"cfg_filter"`
 	CfgIncoming         *ebpf.Variable `ebpf:"cfg_incoming"`
+	CfgLocal            *ebpf.Variable `ebpf:"cfg_local"`
+	CfgLocals           *ebpf.Variable `ebpf:"cfg_locals"`
+	CfgNamespaces       *ebpf.Variable `ebpf:"cfg_namespaces"`
+	CfgNetns            *ebpf.Variable `ebpf:"cfg_netns"`
 	CfgPassiveReasonArg *ebpf.Variable `ebpf:"cfg_passive_reason_arg"`
 	CfgPercpuOffsets    *ebpf.Variable `ebpf:"cfg_percpu_offsets"`
 	CfgPidnsDev         *ebpf.Variable `ebpf:"cfg_pidns_dev"`
 	CfgPidnsIno         *ebpf.Variable `ebpf:"cfg_pidns_ino"`
+	CfgPort             *ebpf.Variable `ebpf:"cfg_port"`
+	CfgPorts            *ebpf.Variable `ebpf:"cfg_ports"`
 	CfgPreemptOffset    *ebpf.Variable `ebpf:"cfg_preempt_offset"`
 	CfgPreemptSource    *ebpf.Variable `ebpf:"cfg_preempt_source"`
 	CfgProbeRead        *ebpf.Variable `ebpf:"cfg_probe_read"`
 	CfgReasonArg        *ebpf.Variable `ebpf:"cfg_reason_arg"`
 	CfgRecvmsgArgs      *ebpf.Variable `ebpf:"cfg_recvmsg_args"`
+	CfgRemote           *ebpf.Variable `ebpf:"cfg_remote"`
+	CfgRemotes          *ebpf.Variable `ebpf:"cfg_remotes"`
 	CfgResetSkb         *ebpf.Variable `ebpf:"cfg_reset_skb"`
 	CfgTaskBtf          *ebpf.Variable `ebpf:"cfg_task_btf"`
 	CfgTaskRegs         *ebpf.Variable `ebpf:"cfg_task_regs"`

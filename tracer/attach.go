@@ -157,6 +157,11 @@ func newPrograms(opts Options) (*programs, error) {
 		if err := k.configure(name, spec); err != nil {
 			return nil, fmt.Errorf("configure the BPF object: %w", err)
 		}
+		if name != objectClassic {
+			if err := opts.Filter.configure(spec); err != nil {
+				return nil, err
+			}
+		}
 		if opts.Stack {
 			// A stack is named while its process lives.
 			if err := spec.Variables[bpf.ProbeVarCfgWakeBytes].Set(uint32(0)); err != nil {

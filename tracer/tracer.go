@@ -29,6 +29,8 @@ type Options struct {
 	// Attach forces one rung for every hook; "": the best that works for each.
 	// A hook that has no way on that rung is missing.
 	Attach Rung
+	// Filter is what the kernel half leaves out.
+	Filter Filter
 }
 
 // Stats counts what did not get through.

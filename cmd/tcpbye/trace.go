@@ -329,7 +329,9 @@ func (t *tracing) live(ctx context.Context, args []string, choice *filter.Filter
 	for _, w := range warnings {
 		fmt.Fprintf(t.env.stderr, "tcpbye: %s\n", oneLine(w))
 	}
-	counts, err = session.Live(ctx, tracer.Options{Receive: t.receive, Stack: t.stack, Attach: tracer.Rung(t.attach)}, func(m record.Meta, attached []tracer.Attachment) (session.Config, error) {
+	counts, err = session.Live(ctx, tracer.Options{
+		Receive: t.receive, Stack: t.stack, Attach: tracer.Rung(t.attach), Filter: session.KernelFilter(choice),
+	}, func(m record.Meta, attached []tracer.Attachment) (session.Config, error) {
 		degraded(t.env.stderr, attached)
 		c, err := config(m)
 		c.Witness = witness
