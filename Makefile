@@ -9,7 +9,7 @@ BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w'
 # staticcheck knows no language version newer than itself: pinned.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 
-.PHONY: help demo test compilers test-unit test-native test-lab test-matrix test-rungs test-arm64 test-real test-crowd trust lint check-objects generate record build dist test-dist clean
+.PHONY: help demo test compilers test-unit test-native test-lab test-matrix test-rungs test-arm64 test-real test-crowd trust bench lint check-objects generate record build dist test-dist clean
 
 help:
 	@echo 'make demo         both experiments, traced here or in the lab'
@@ -20,6 +20,7 @@ help:
 	@echo 'make test-real    nginx, redis, haproxy, curl, ...: real programs, on Linux $(KERNEL)'
 	@echo 'make test-crowd   hundreds of processes, thousands of connections, at once, on Linux $(KERNEL)'
 	@echo 'make trust        recordings damaged in every way, 1,000 seeds: how many verdicts are certain and wrong'
+	@echo 'make bench        what tracing costs a connection, in instructions, beside other tools, on Linux $(RUNGS)'
 	@echo 'make lint         gofmt, go vet, staticcheck'
 	@echo 'make generate     the BPF objects, again, from the C sources'
 	@echo 'make check-objects  are the committed BPF objects what the sources make?'
@@ -83,6 +84,10 @@ test-crowd:
 # A row again, or one seed of it: -trust.row='silent' -trust.first=17 -trust.seeds=1
 trust:
 	$(GO) test ./tracer/verdict -count=1 -v -timeout 60m -run '^TestTrust$$' -trust.seeds=1000 $(TRUST)
+
+bench:
+	@bpf/need libbpf-tools tcpdump
+	$(GO) test -tags lab -count=1 -v -timeout 300m -run '^TestBench$$' ./demo/bench -bench.kernel=$(RUNGS) $(LONG)
 
 lint:
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }

@@ -1,0 +1,17 @@
+// Package bench measures what tracing costs a connection, beside other tools.
+//
+// It counts instructions, not time: a guest of the lab whose clock advances one
+// nanosecond for each instruction (lab.Config.ICount) gives the same figure
+// again within a percent, on any machine and however busy that is.
+//
+// A connection is both of its ends on one machine, a byte each way, closed by
+// the client and then by the server. Its cost is what the guest needs for it more
+// than without a tracer, and what the tracer's own threads use afterwards until
+// they are quiet: a tracer that works later does not get that for nothing. What
+// the tracer uses when nothing happens is measured apart and taken off.
+//
+// The share of BPF programs is the kernel's own count (kernel.bpf_stats_enabled).
+// That counting is in the figures, about 170 instructions for each run.
+//
+// Only tests use this package; make bench runs them.
+package bench
