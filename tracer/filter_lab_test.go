@@ -95,8 +95,9 @@ func told(t *testing.T, o Options) map[int]string {
 			for i, talk := range talks {
 				_, port, _ := net.SplitHostPort(talk.server)
 				p := netip.MustParseAddrPort("0.0.0.0:" + port).Port()
-				// Not its listener, which a filter lets through.
-				if e.Local.Port() != p && e.Remote.Port() != p || !e.Remote.IsValid() || e.Remote.Port() == 0 {
+				// Not its listener, which a filter lets through, nor the birth of
+				// its child, which has no addresses yet, unless a filter put it off.
+				if e.ToState == event.SynRecv || e.Local.Port() != p && e.Remote.Port() != p || !e.Remote.IsValid() || e.Remote.Port() == 0 {
 					continue
 				}
 				if hooks[i] == nil {
