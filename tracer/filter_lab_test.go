@@ -89,9 +89,12 @@ func told(t *testing.T, o Options) map[int]string {
 	hooks := map[int]map[string]int{}
 	ctx, cancel := context.WithCancel(context.Background())
 	defer cancel()
+	if err := tr.Start(); err != nil {
+		t.Fatal(err)
+	}
 	done := make(chan error, 1)
 	go func() {
-		done <- tr.Run(ctx, func(e event.Event) error {
+		done <- tr.Run(ctx, Handler{Event: func(e event.Event) error {
 			for i, talk := range talks {
 				_, port, _ := net.SplitHostPort(talk.server)
 				p := netip.MustParseAddrPort("0.0.0.0:" + port).Port()
@@ -106,7 +109,7 @@ func told(t *testing.T, o Options) map[int]string {
 				hooks[i][fmt.Sprint(e.Hook, e.ToState)]++
 			}
 			return nil
-		}, func(time.Duration) error { return nil })
+		}, Tick: func(time.Duration) error { return nil }})
 	}()
 	for _, talk := range talks {
 		hold(t, talk)
