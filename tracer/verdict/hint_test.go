@@ -62,7 +62,9 @@ func TestHints(t *testing.T) {
 		}
 		f.see(9*time.Second, event.HookReset, at(state), segment(event.Segment{Flags: event.RST}))
 		f.see(9*time.Second, event.HookSetState, move(state, event.Close), failed(unix.ECONNRESET))
-		return aside(f, func(e *event.Event) { e.Sock, e.State, e.Segment.Flags = 7, event.SynSent, event.ACK })
+		return aside(f, func(e *event.Event) {
+			e.Time, e.Sock, e.State, e.Segment.Flags = f.c.First+9*time.Second, 7, event.SynSent, event.ACK
+		})
 	}
 	moved := func(netns uint32) *far {
 		f := newFar(conn.OpenActive).established(57).exchange(100, 100)

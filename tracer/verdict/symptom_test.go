@@ -105,7 +105,7 @@ func TestFindSymptom(t *testing.T) {
 		"Error: socket hang up":                                       "EOF",
 		"Error: Premature close":                                      "EOF",
 		"unexpected EOF":                                              "EOF",
-		"curl: (52) Empty reply from server":                          "EOF",
+		"curl: (52) Empty reply from server":                          UnansweredName,
 		"curl: (56) Recv failure: Connection reset by peer":           "ECONNRESET",
 		"curl: (18) transfer closed with 812 bytes remaining to read": "EOF",
 		"Connection reset by peer (os error 104)":                     "ECONNRESET",

@@ -17,7 +17,8 @@ var (
 	// An end had said goodbye, and its kernel answered what came with a RST.
 	refusals = []verdict.Cause{verdict.DataAfterClose, verdict.DataAfterShutdown}
 	// An end is gone, and no packet said so.
-	silent = []verdict.Cause{verdict.RepairClose, verdict.RetransmitTimeout, verdict.UserTimeout, verdict.ZeroWindowTimeout, verdict.OrphanTimeout}
+	silent = []verdict.Cause{verdict.RepairClose, verdict.RetransmitTimeout, verdict.UserTimeout, verdict.ZeroWindowTimeout, verdict.OrphanTimeout,
+		verdict.SendFailed, verdict.NamespaceRemoved}
 	// A RST came, from wherever.
 	resets = []verdict.Cause{verdict.PeerAbort, verdict.PeerGone, verdict.PathReset, verdict.NoSocket, verdict.PortReuse}
 	// An end stands, for all that this end knows.
@@ -36,7 +37,7 @@ var together = []struct {
 	{graceful, []verdict.Cause{verdict.StillOpen, verdict.FinStuck}, "one end has everything; the other still waits in LAST_ACK or CLOSING for the last acknowledgement"},
 	{graceful, []verdict.Cause{verdict.CloseUnread, verdict.LingerZero, verdict.Disconnect, verdict.SockDestroy, verdict.MPTCPReset, verdict.OrphanLimit, verdict.RepairClose},
 		"one end has everything and was gone, when the other, whose FIN was sent, threw away what it had not read, or was ended"},
-	{graceful, []verdict.Cause{verdict.OrphanTimeout, verdict.RetransmitTimeout, verdict.UserTimeout}, "the last acknowledgement was lost, again and again"},
+	{graceful, []verdict.Cause{verdict.OrphanTimeout, verdict.RetransmitTimeout, verdict.UserTimeout, verdict.SendFailed}, "the last acknowledgement was lost, again and again"},
 	{graceful, resets, "one end has everything; a RST came to the other's LAST_ACK"},
 	{aborts, resets, "it arrived"},
 	{aborts, aborts, "both aborted, before the other's RST came; or it was lost"},
