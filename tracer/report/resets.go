@@ -516,6 +516,16 @@ func (st *story) ended(main *Judged) time.Duration {
 			return st.zero + st.rows[n].at
 		}
 	}
+	if v := &main.Verdict; unanswered(v) {
+		// When the service let go of it, and not when the client followed.
+		at := endedAt(main, nil)
+		for _, fin := range []*verdict.Goodbye{v.LocalFin, v.PeerFin} {
+			if fin != nil && fin.At != 0 {
+				at = min(at, fin.At)
+			}
+		}
+		return at
+	}
 	return endedAt(main, st.other(main))
 }
 
