@@ -83,7 +83,7 @@ func TestTraceInContainer(t *testing.T) {
 	cmd := exec.CommandContext(ctx, "unshare", "--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "sh", "-c", `
 		mkfifo "$3/ready" "$3/over"
 		"$0" trace -o json --port "$4" --ready-file "$3/ready" > "$3/out" 2> "$3/err" &
-		read -r ready < "$3/ready" && "$1" -test.run=^$ && read -r over < "$3/over" && kill -TERM $! && wait $!`,
+		read -r ready < "$3/ready" && "$1" -test.run=^$ && read -r over < "$3/over" && kill -HUP $! && wait $!`,
 		path, self, "", dir, fmt.Sprint(l.Addr().(*net.TCPAddr).Port))
 	cmd.Env = append(os.Environ(), callerEnv+"="+l.Addr().String())
 	var stdout, stderr bytes.Buffer

@@ -121,13 +121,17 @@ func whole(t *testing.T) tracer.Health {
 	return tracer.Full
 }
 
+// beyondLoopback are hooks that only a segment that cannot leave this host, an ICMP
+// error or an address that goes away runs through; the catalogue has such endings.
+var beyondLoopback = []string{"tcp_retransmit_skb", "tcp_write_wakeup", "tcp_v4_err", "arp_error_report", "fib_del_ifaddr"}
+
 func TestDoctorAsRoot(t *testing.T) {
 	x := doctor(t, nil, built(t), "doctor", "-o", "json")
 	if x.Health != whole(t) {
 		t.Errorf("%s, not %s: %v", x.Health, whole(t), x.Missing)
 	}
 	for _, h := range x.Hooks {
-		if h.State == tracer.Unproven {
+		if h.State == tracer.Unproven && !slices.Contains(beyondLoopback, h.Name) {
 			t.Errorf("%s was not exercised: %s", h.Name, h.Reason)
 		}
 	}
