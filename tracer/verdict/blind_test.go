@@ -50,7 +50,7 @@ func classicView(e event.Event) (event.Event, bool) {
 	}
 	return event.Event{
 		Time: e.Time, Hook: e.Hook, Has: e.Has &^ (event.HasTCP | event.HasSocket), CPU: e.CPU, Sock: e.Sock, Conn: e.Conn,
-		PID: e.PID, TID: e.TID, UID: e.UID, Comm: e.Comm, Cgroup: e.Cgroup, TaskFlags: e.TaskFlags, ExitCode: e.ExitCode,
+		PID: e.PID, TID: e.TID, UID: e.UID, Comm: e.Comm, Cgroup: e.Cgroup, TaskFlags: e.TaskFlags, ExitCode: e.ExitCode, Task: e.Task,
 		Syscall: e.Syscall, Call: e.Call, Family: e.Family, Local: e.Local, Remote: e.Remote, NetNS: e.NetNS,
 		State: e.State, ToState: e.ToState, Protocol: e.Protocol, Arg: e.Arg, Arg2: e.Arg2,
 	}, ok

@@ -389,6 +389,8 @@ func mptcpReset(a, b *facts, s Scope) *finding {
 		return nil
 	}
 	x := &finding{by: byKernel, a: []int{a.active, a.closed}}
+	// One that answers a segment may answer a reset that was not seen.
+	x.likely = e.Context == event.ContextSoftirq
 	if p := process(e); p != nil {
 		x.by, x.actor = byProcess, p
 		x.act, x.signal = act(e)

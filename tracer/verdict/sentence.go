@@ -115,7 +115,7 @@ func (t *telling) how() string {
 	case ActThread:
 		return "by the exit of a thread that had descriptors of its own (the process lives on)"
 	case ActDiscard:
-		return "by throwing it away in recvmsg(2): no descriptor was free, or no room for one (MSG_CTRUNC),"
+		return "by throwing it away in recvmsg(2) (MSG_CTRUNC: no descriptor was free, or there was no room for it)"
 	case ActShutWr:
 		return "with shutdown(SHUT_WR)"
 	case ActShutRdWr:
