@@ -329,8 +329,12 @@ func (t *tracing) live(ctx context.Context, args []string, choice *filter.Filter
 	for _, w := range warnings {
 		fmt.Fprintf(t.env.stderr, "tcpbye: %s\n", oneLine(w))
 	}
+	var kernelFilter tracer.Filter
+	if !t.allEvents {
+		kernelFilter = session.KernelFilter(choice)
+	}
 	counts, err = session.Live(ctx, tracer.Options{
-		Receive: t.receive, Stack: t.stack, Attach: tracer.Rung(t.attach), Filter: session.KernelFilter(choice),
+		Receive: t.receive, Stack: t.stack, Attach: tracer.Rung(t.attach), Filter: kernelFilter,
 	}, func(m record.Meta, attached []tracer.Attachment) (session.Config, error) {
 		degraded(t.env.stderr, attached)
 		c, err := config(m)
