@@ -67,14 +67,16 @@ func (s Scenario) Grade(o Outcome, judged []JudgedEnd) (grades []Grade, unknown 
 	return grades, unknown
 }
 
-// wider is the cause that says less, and is so too.
-var wider = map[verdict.Cause]verdict.Cause{
-	verdict.AcceptOverflow: verdict.ConnectTimeout, // no SYN was answered, for whatever reason
-	verdict.HalfClose:      verdict.OrderlyClose,   // one end finished, the other followed
-	verdict.DescriptorHeld: verdict.StillOpen,
-	verdict.NeverAccepted:  verdict.StillOpen,
+// wider are the causes that say less, and are so too.
+var wider = map[verdict.Cause][]verdict.Cause{
+	verdict.AcceptOverflow: {verdict.ConnectTimeout}, // no SYN was answered, for whatever reason
+	verdict.HalfClose:      {verdict.OrderlyClose},   // one end finished, the other followed
+	verdict.DescriptorHeld: {verdict.StillOpen},
+	verdict.NeverAccepted:  {verdict.StillOpen},
 	// Data after the close is what the kernel answered at once.
-	verdict.Linger2Negative: verdict.DataAfterClose,
+	verdict.Linger2Negative: {verdict.DataAfterClose},
+	// A timer ran out. That nothing left this host is what the missing hook tells.
+	verdict.SendFailed: {verdict.RetransmitTimeout, verdict.KeepaliveTimeout, verdict.OrphanTimeout, verdict.UserTimeout, verdict.ConnectTimeout},
 }
 
 // essential says whether a field is of who, how and why.
@@ -112,7 +114,7 @@ func (o *Outcome) grade(name string, e *End, x Expect, j JudgedEnd, ok bool) Gra
 	// something that answers for it, and the sentence says so.
 	refused := x.Class == verdict.Refused && x.Cause == verdict.PathReset &&
 		v.Cause == verdict.PortClosed && v.Confidence == verdict.Likely && slices.Contains(v.Missing, event.HookSendReset.String())
-	if v.Cause == wider[x.Cause] || refused {
+	if slices.Contains(wider[x.Cause], v.Cause) || refused {
 		lacks("cause")
 	} else {
 		field("cause", v.Cause, x.Cause, verdict.UnknownCause)
