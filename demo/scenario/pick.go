@@ -47,11 +47,14 @@ func (o *Outcome) space(e event.Event) uint32 {
 		return e.NetNS
 	}
 	for _, end := range o.Ends {
-		switch {
-		case e.Local == end.Local && e.Remote == end.Remote:
+		if e.Local == end.Local && e.Remote == end.Remote {
 			return end.NetNS
-		case e.Local == end.Remote && e.Remote == end.Local:
-			// It happened to the other end, which may have no socket.
+		}
+	}
+	// It happened to an end that the story does not have: the other one of a
+	// connection, without a socket.
+	for _, end := range o.Ends {
+		if e.Local == end.Remote && e.Remote == end.Local {
 			return o.across(end.NetNS)
 		}
 	}

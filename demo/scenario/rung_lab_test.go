@@ -191,9 +191,6 @@ func playOnRung(t *testing.T, name string, rung tracer.Rung) {
 					defer func() { <-slots }()
 					ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 					defer cancel()
-					if name == string(tracer.RungClassic) && s.Name == "namespace-removed" {
-						t.Skip("known to fail: a classic tracepoint records no namespace, and one run in three tells this end as two")
-					}
 					sum.play(ctx, t, st, s, family, kernel, len(missing) > 0)
 				})
 			}

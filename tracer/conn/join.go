@@ -792,13 +792,13 @@ func (j *Joiner) replace(old *entry, e *event.Event) {
 
 // another says whether an event is of another connection than the one that is
 // known by its socket's address: how that one ended was lost, and how this one
-// began. The namespace of a classic tracepoint's event is not the socket's own.
+// began.
 func (c *entry) another(e *event.Event) bool {
 	if c.tuple == (ends{}) || e.Hook == event.HookDestroy || e.Hook == event.HookStack {
 		return false
 	}
 	if e.Has&event.HasTuple != 0 && e.Local.Port() != 0 && e.Remote.Port() != 0 && !e.Local.Addr().IsUnspecified() && !e.Remote.Addr().IsUnspecified() &&
-		(ends{e.Local, e.Remote} != c.tuple || e.Has&event.HasSocket != 0 && e.NetNS != c.NetNS && e.NetNS != 0 && c.NetNS != 0) {
+		(ends{e.Local, e.Remote} != c.tuple || e.NetNS != c.NetNS && e.NetNS != 0 && c.NetNS != 0) {
 		return true
 	}
 	return c.Ended != 0 && e.Hook == event.HookSetState && e.State != event.Close
