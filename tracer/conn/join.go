@@ -122,7 +122,7 @@ type Joiner struct {
 	touched   []*entry                  // by the event that is being placed
 	dialing   map[netip.AddrPort]*entry // by the local address of connect(2)
 	// unplaced are resets to ends whose port is not known yet.
-	unplaced []event.Event
+	unplaced []unplaced
 	n        int
 	late     uint64
 	arrived  uint64
@@ -137,6 +137,7 @@ type Joiner struct {
 	// lossyUntil: what begins before this may have begun within a loss.
 	lossyUntil time.Duration
 	lostUntil  time.Duration // of what was lost indeed; 0: nothing was
+	passed     passed
 }
 
 // New makes a Joiner.
@@ -273,7 +274,11 @@ func (j *Joiner) settle(until time.Duration) {
 			j.tell(a.order) // the latter: what it is about has been judged
 			continue
 		}
-		j.place(&a.Event)
+		if a.story != nil {
+			j.placeStory(a)
+		} else {
+			j.place(&a.Event)
+		}
 		j.tell(a.order)
 		for _, c := range j.touched {
 			j.schedule(c)
@@ -307,7 +312,7 @@ func (j *Joiner) again(a *arrival) bool {
 		}
 		j.moment = j.moment[:0]
 	}
-	twice := slices.ContainsFunc(j.moment, func(old *arrival) bool { return old.Event == a.Event })
+	twice := slices.ContainsFunc(j.moment, func(old *arrival) bool { return old.Event == a.Event && a.story == nil && old.story == nil })
 	j.moment = append(j.moment, a)
 	return twice
 }
@@ -525,7 +530,10 @@ func (j *Joiner) place(e *event.Event) {
 	switch e.Hook {
 	case event.HookSignal:
 		j.signal(e)
+	case event.HookProcess:
+		// It is for whoever looks processes up.
 	case event.HookExit, event.HookExec:
+		j.passed.add(e)
 		for _, c := range j.byOwner[e.PID] {
 			j.aside(c, e)
 		}
@@ -544,15 +552,17 @@ func (j *Joiner) place(e *event.Event) {
 		if c := j.other(ends{e.Remote, e.Local}, e.NetNS); c != nil {
 			j.aside(c, e)
 		} else {
-			j.waitForTuple(e)
+			j.waitForTuple(e, nil)
 		}
 	case event.HookSendReset:
 		j.reset(e)
 	case event.HookICMP:
+		j.passed.add(e)
 		if c := j.newest(ends{e.Local, e.Remote}, e.NetNS); c != nil && !c.judged {
 			j.append(c, e)
 		}
 	case event.HookAddress:
+		j.passed.add(e)
 		for _, c := range j.open {
 			if !c.judged && c.Local.Addr() == e.Local.Addr() && c.NetNS == e.NetNS {
 				j.append(c, e)
@@ -578,7 +588,10 @@ func (j *Joiner) reset(e *event.Event) {
 		// A new connection's reset of a challenge ACK hits the old twin, which
 		// is not its peer.
 		if e.State == event.SynSent {
-			if c := j.sender(mine.reverse(), e); c != nil && !c.judged {
+			switch c := j.sender(mine.reverse(), e); {
+			case c == nil:
+				j.waitForTuple(e, nil) // its story has not been told yet
+			case !c.judged:
 				j.aside(c, e)
 			}
 		}
@@ -599,27 +612,35 @@ func (j *Joiner) reset(e *event.Event) {
 	switch c := j.sender(mine.reverse(), e); {
 	case c == nil && j.strayAnswer(e):
 	case c == nil:
-		j.waitForTuple(e)
+		j.waitForTuple(e, own)
 	case !c.judged && (own == nil || c.Peer != own.Connection):
 		j.aside(c, e)
 	}
 }
 
-// waitForTuple keeps a reset for an end whose port is not known yet: without
-// the hook on tcp_connect the first event that tells the port of a refused
-// connection is the arrival of the reset.
-func (j *Joiner) waitForTuple(e *event.Event) {
+// waitForTuple keeps a reset for an end that is not known yet, or whose port is
+// not: without the hook on tcp_connect the first event that tells the port of a
+// refused connection is the arrival of the reset, and that of one which was plain
+// until then brings its story. own: the end that has it as its own; nil: none.
+func (j *Joiner) waitForTuple(e *event.Event, own *entry) {
 	const most = 256
 	if len(j.unplaced) == most {
 		j.unplaced = slices.Delete(j.unplaced, 0, 1)
 	}
-	j.unplaced = append(j.unplaced, *e)
+	j.unplaced = append(j.unplaced, unplaced{*e, own})
+}
+
+// unplaced is a reset that waits, and the end that has it as its own.
+type unplaced struct {
+	event.Event
+	own *entry
 }
 
 // placeWaiting gives an end whose tuple has become known the resets that were
 // sent to it just before.
 func (j *Joiner) placeWaiting(c *entry) {
-	j.unplaced = slices.DeleteFunc(j.unplaced, func(e event.Event) bool {
+	j.unplaced = slices.DeleteFunc(j.unplaced, func(w unplaced) bool {
+		e := w.Event
 		// A refused connection's port is known at once; one whose SYN is
 		// dropped tells it when it gives up (tcp_syn_retries: two minutes).
 		keep := time.Second
@@ -633,7 +654,9 @@ func (j *Joiner) placeWaiting(c *entry) {
 			c.Local.Addr().IsLoopback() && e.NetNS != c.NetNS && e.NetNS != 0 {
 			return false
 		}
-		j.aside(c, &e)
+		if w.own == nil || c.peer != w.own {
+			j.aside(c, &e)
+		}
 		return true
 	})
 }
@@ -918,7 +941,7 @@ func (j *Joiner) state(c *entry, e *event.Event) {
 		c.listener = true
 	case e.ToState == event.SynSent:
 		c.Open, c.Opened = OpenActive, e.Time
-		if c.Opener == nil && e.Context != event.ContextSoftirq {
+		if c.Opener == nil && e.Context != event.ContextSoftirq && !e.KernelThread() {
 			c.Opener = j.process(e)
 			c.Owner = c.Opener
 		}
@@ -993,7 +1016,7 @@ func (j *Joiner) pair(c *entry, e *event.Event) {
 		// An end that is older than the trace may be heard of for the first time
 		// when the other one has reset it. Else this is another connection with
 		// the same addresses, or how it ended was not seen.
-		if (p.destroyed || p.Ended != 0 && p.mini == 0) && (c.born || p.born || e.State == event.Close) {
+		if (p.destroyed || p.Ended != 0 && p.mini == 0) && (c.born || p.born || e.State == event.Close) && p.ended() < c.First {
 			continue
 		}
 		if p.NetNS != c.NetNS && c.Local.Addr().IsLoopback() {

@@ -15,6 +15,7 @@ type arrival struct {
 	loss  bool
 	late  bool
 	until time.Duration // of a loss
+	story []event.Event // nil: Event is all
 }
 
 // queue holds what has arrived by time; equal times keep their order of arrival.

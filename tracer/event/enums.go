@@ -50,6 +50,12 @@ const (
 	HookNeighbor // a segment is thrown away, since its neighbor does not answer
 	HookAddress  // an address of this host is taken away: Local, NetNS
 	hookLast
+
+	// HookStory is no event: a socket's story so far (package story).
+	HookStory = hookLast
+	// HookProcess comes from no function of its own: a process acts on a TCP socket
+	// for the first time. It tells the task alone.
+	HookProcess = HookStory + 1
 )
 
 var hookNames = [...]string{
@@ -67,6 +73,7 @@ var hookNames = [...]string{
 	HookStack: "user_stack", HookHandshake: "tcp_finish_connect",
 	HookRetransmit: "tcp_retransmit_skb", HookProbe: "tcp_write_wakeup", HookICMP: "tcp_v4_err",
 	HookNeighbor: "arp_error_report", HookAddress: "fib_del_ifaddr",
+	HookStory: "story", HookProcess: "process",
 }
 
 // String is the kernel's name of the hook.
@@ -78,7 +85,7 @@ func (h Hook) String() string {
 }
 
 // Valid says whether the hook is one that this version knows.
-func (h Hook) Valid() bool { return h > HookNone && h < hookLast }
+func (h Hook) Valid() bool { return h > HookNone && h < hookLast || h == HookProcess }
 
 // What HookExit's Arg says; 0: not known.
 const (
@@ -86,7 +93,7 @@ const (
 	OOMNone   = 2
 )
 
-// Hooks lists every hook.
+// Hooks lists every hook that is attached to something.
 func Hooks() []Hook {
 	var all []Hook
 	for h := HookNone + 1; h < hookLast; h++ {

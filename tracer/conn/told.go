@@ -1,0 +1,122 @@
+package conn
+
+import (
+	"slices"
+	"time"
+
+	"github.com/tcpbye/tcpbye/tracer/event"
+)
+
+// AddStory takes what the kernel half kept of a socket until now, in the order of
+// its times. It has its place among the other events by when it was told; what it
+// tells is older.
+func (j *Joiner) AddStory(told time.Duration, events []event.Event) {
+	if len(events) == 0 {
+		return
+	}
+	a := j.waiting.room()
+	j.arrived++
+	a.Time, a.Sock, a.Conn, a.story, a.order = told, events[0].Sock, events[0].Conn, events, j.arrived
+	if told < j.now {
+		j.late++
+		a.late = true
+		j.heedLoss(told)
+	}
+	j.waiting.put(a)
+}
+
+// placeStory places a story's events, and what happened to its connection while
+// nobody knew of it.
+func (j *Joiner) placeStory(a *arrival) {
+	for i := range a.story {
+		j.place(&a.story[i])
+	}
+	c := j.bySock[a.Sock]
+	if c == nil || c.Gen != a.Conn {
+		// A final story has taken its socket's address out.
+		if c = j.lastTouched(a.Sock, a.Conn); c == nil {
+			return
+		}
+	}
+	if c.judged {
+		return
+	}
+	if c.tuple == (ends{}) {
+		// Of a socket that is connecting the kernel half tells the port that was
+		// chosen since.
+		e := a.story[len(a.story)-1]
+		e.Hook = event.HookNone
+		if j.address(c, &e); c.tuple != (ends{}) {
+			j.placeWaiting(c)
+			j.adopt(c)
+		}
+	}
+	before := len(c.Elsewhere)
+	j.passed.visit(c.First, a.Time, func(e *event.Event) {
+		switch {
+		case e.Hook == event.HookICMP:
+			if (ends{e.Local, e.Remote}) == c.tuple && (e.NetNS == 0 || e.NetNS == c.NetNS) {
+				j.insert(c, e)
+			}
+		case e.Hook == event.HookAddress:
+			if c.Local.Addr() == e.Local.Addr() && c.NetNS == e.NetNS && (c.Ended == 0 || e.Time <= c.Ended) {
+				j.insert(c, e)
+			}
+		case c.Owner != nil && c.Owner.PID == e.PID:
+			j.aside(c, e)
+		}
+	})
+	if len(c.Elsewhere) > before {
+		slices.SortStableFunc(c.Elsewhere, byTime)
+	}
+}
+
+func byTime(a, b event.Event) int { return int(min(1, max(-1, a.Time-b.Time))) }
+
+func (j *Joiner) lastTouched(sock, gen uint64) *entry {
+	for i := len(j.touched) - 1; i >= 0; i-- {
+		if c := j.touched[i]; c.Sock == sock && c.Gen == gen {
+			return c
+		}
+	}
+	return nil
+}
+
+// insert gives a connection an event of its own that is older than its last.
+func (j *Joiner) insert(c *entry, e *event.Event) {
+	i := len(c.Events)
+	for i > 0 && c.Events[i-1].Time > e.Time {
+		i--
+	}
+	c.Events = slices.Insert(c.Events, i, *e)
+	j.touch(c)
+}
+
+// passed are the last events that were about connections by what those had: an
+// address, an owner. A connection whose story is told later may be one of them.
+type passed struct {
+	events []event.Event // a ring
+	next   int
+}
+
+// maxPassed is how many are kept.
+const maxPassed = 1024
+
+func (p *passed) add(e *event.Event) {
+	if len(p.events) < maxPassed {
+		p.events = append(p.events, *e)
+		return
+	}
+	p.events[p.next] = *e
+	p.next = (p.next + 1) % maxPassed
+}
+
+// visit visits those of a time, in their order.
+func (p *passed) visit(from, to time.Duration, visit func(*event.Event)) {
+	n := len(p.events)
+	for i := range n {
+		if e := &p.events[(p.next+i)%n]; e.Time >= from && e.Time <= to {
+			visit(e)
+		}
+	}
+}
