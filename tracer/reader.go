@@ -212,9 +212,12 @@ func (r *reader) sleep() (none bool, err error) {
 	return none, errors.Join(err, r.asleep(false))
 }
 
-// look notes what has a place in the ring.
+// look notes what has a place in the ring, and what was read and not taken yet.
 func (r *reader) look(now time.Duration) {
 	r.mark, r.left = now, r.ring.AvailableBytes()
+	if r.waiting {
+		r.left += recordBytes(len(r.rec.RawSample))
+	}
 	if r.left == 0 {
 		r.bound = now
 	}

@@ -353,3 +353,79 @@ func TestReaderSleeps(t *testing.T) {
 		t.Errorf("in 10 s when somebody waits: %d rounds, %d naps", n, naps)
 	}
 }
+
+// handRing holds what a test puts into it. Each record that is read takes some time.
+type handRing struct {
+	now     time.Duration
+	each    time.Duration
+	records [][]byte
+	coming  int // that come while the reader waits
+}
+
+func (h *handRing) put(at time.Duration) {
+	h.records = append(h.records, binary.LittleEndian.AppendUint64(nil, uint64(at)))
+}
+
+func (h *handRing) SetDeadline(time.Time) {}
+
+func (h *handRing) AvailableBytes() (n int) {
+	for _, r := range h.records {
+		n += recordBytes(len(r))
+	}
+	return n
+}
+
+func (h *handRing) ReadInto(rec *ringbuf.Record) error {
+	if len(h.records) == 0 {
+		h.now += 50 * time.Millisecond
+		for ; h.coming > 0; h.coming-- {
+			h.put(h.now)
+		}
+	}
+	if len(h.records) == 0 {
+		return os.ErrDeadlineExceeded
+	}
+	rec.RawSample = append(rec.RawSample[:0], h.records[0]...)
+	h.records = h.records[1:]
+	h.now += h.each
+	return nil
+}
+
+// A record that waits until losses were asked for is none of those that the ring
+// has: of the last of these nobody has heard when as many bytes were taken.
+func TestReaderCountsWhatWaits(t *testing.T) {
+	h := &handRing{now: time.Hour, each: 30 * time.Millisecond}
+	r := &reader{
+		ring: h, clock: func() (time.Duration, error) { return h.now, nil }, lost: func() (uint64, error) { return 0, nil },
+		poll: 50 * time.Millisecond, queue: newQueue(1 << 20),
+	}
+	if err := r.begin(); err != nil {
+		t.Fatal(err)
+	}
+	waited := false
+	chance := rand.New(rand.NewPCG(1, 4))
+	for i := range 1000 {
+		h.now += time.Duration(chance.Int64N(int64(20 * time.Millisecond)))
+		if chance.IntN(8) == 0 {
+			h.coming = 4
+		}
+		_, err := r.round()
+		if err != nil {
+			t.Fatal(err)
+		}
+		waited = waited || r.waiting
+		c := r.queue.take()
+		if c.now+settle > r.bound {
+			t.Fatalf("%v is told, and %v is bound", c.now, r.bound)
+		}
+		for _, left := range h.records {
+			if at := timeOf(left); at < r.bound {
+				t.Fatalf("round %d: no event older than %v is to come, and one of %v waits in the ring", i, r.bound, at)
+			}
+		}
+		r.queue.done(c)
+	}
+	if !waited {
+		t.Error("no record ever waited")
+	}
+}
