@@ -189,10 +189,10 @@ func (b *bye) stop() {
 	}
 }
 
-var closingLine = regexp.MustCompile(`(?m)^(\d+) seen, (\d+) shown, (\d+) filtered, (\d+) lost$`)
+var closingLine = regexp.MustCompile(`(?m)^(\d+) seen, (\d+) shown, (\d+) filtered, (\d+) lost(?:, (\d+) came too late)?$`)
 
 // counts are those of the line that tcpbye ends with.
-type counts struct{ seen, shown, filtered, lost int }
+type counts struct{ seen, shown, filtered, lost, late int }
 
 func (b *bye) counts() counts {
 	b.t.Helper()
@@ -200,21 +200,29 @@ func (b *bye) counts() counts {
 	if m == nil {
 		b.t.Fatalf("tcpbye did not count:\n%s", b.said())
 	}
-	var n [4]int
+	var n [5]int
 	for i := range n {
+		if m[i+1] == "" {
+			continue // none came too late
+		}
 		var err error
 		if n[i], err = strconv.Atoi(m[i+1]); err != nil {
 			b.t.Fatal(err)
 		}
 	}
-	return counts{n[0], n[1], n[2], n[3]}
+	return counts{n[0], n[1], n[2], n[3], n[4]}
 }
 
-// noneLost fails where events were lost. On a machine that others use, too, the
-// kernel may skip some, and say so: then a verdict says that it is not certain.
+// noneLost fails where events were lost, or came when it had been said that none of
+// their time will. On a machine that others use, too, the kernel may skip some, and
+// say so: then a verdict says that it is not certain.
 func noneLost(t testing.TB, b *bye) {
 	t.Helper()
-	switch n := b.counts(); {
+	n := b.counts()
+	if n.late > 0 {
+		t.Errorf("%d events came too late", n.late)
+	}
+	switch {
 	case n.lost == 0:
 	case inLab():
 		t.Errorf("%d events were lost", n.lost)

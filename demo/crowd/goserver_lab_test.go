@@ -105,7 +105,9 @@ func TestGoServer(t *testing.T) {
 		}
 		if x["cause"] == string(cause) && x["lost_unread"] == lost && x["lost_unsent"] == "0" && x["lost_unacked"] == "0" {
 			if x["confidence"] != string(verdict.Certain) {
-				unsure++ // an emulated machine that others use may tell an event too late
+				if unsure++; unsure <= 10 {
+					t.Logf("connection %d, %s: %s: %s", i, here, x["confidence"], x["sentence"])
+				}
 			}
 			continue
 		}
@@ -126,7 +128,7 @@ func TestGoServer(t *testing.T) {
 		}
 	}
 	t.Logf("%d connections: %d ends wrong, %d connections without both ends, %d honestly unsure", len(ends), wrong, missed, unsure)
-	if inLab() && unsure > many/500 {
+	if inLab() && unsure > 0 {
 		t.Errorf("%d of %d ends are less than certain", unsure, 2*many)
 	}
 	if t.Failed() {

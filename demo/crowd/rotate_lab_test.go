@@ -88,7 +88,7 @@ func TestRotationIsBounded(t *testing.T) {
 			if told.IsZero() && time.Since(begun) > lasts {
 				told = time.Now()
 				if !tt.command {
-					b.signal(unix.SIGTERM)
+					b.signal(unix.SIGINT)
 				}
 			}
 			if !told.IsZero() && time.Since(told) > patience {
