@@ -106,6 +106,7 @@ type reader struct {
 	napping bool          // the last round slept to its end
 	rec     ringbuf.Record
 	waiting bool          // rec has been read, and not taken
+	over    bool          // nothing more comes, so it waits for nothing
 	mark    time.Duration // when left was all that the ring had
 	left    int           // bytes of it that were not read yet
 	bound   time.Duration // no older event will come
@@ -150,7 +151,11 @@ func (r *reader) round() (empty bool, err error) {
 			return r.napping, err
 		}
 	}
-	r.ring.SetDeadline(time.Now().Add(r.poll))
+	wait := r.poll
+	if r.over {
+		wait = 0
+	}
+	r.ring.SetDeadline(time.Now().Add(wait))
 	for n := 1; ; n++ {
 		if !r.waiting {
 			err := r.ring.ReadInto(&r.rec)
@@ -263,6 +268,7 @@ func (r *reader) hand(now time.Duration) {
 // finish reads what the ring has left, once nothing more is put into it. It waits
 // for whoever takes the events.
 func (r *reader) finish() error {
+	r.idle, r.over = nil, true
 	for {
 		r.queue.room()
 		empty, err := r.round()

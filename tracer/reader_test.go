@@ -352,6 +352,16 @@ func TestReaderSleeps(t *testing.T) {
 	if n := rounds(10 * time.Second); n < 150 || naps > 0 {
 		t.Errorf("in 10 s when somebody waits: %d rounds, %d naps", n, naps)
 	}
+	// At the end there is nothing to wait for.
+	idle = true
+	rounds(10 * time.Second)
+	begin := f.now
+	if err := r.finish(); err != nil {
+		t.Fatal(err)
+	}
+	if took := f.now - begin; took > 10*time.Millisecond {
+		t.Errorf("at rest it takes %v to finish", took)
+	}
 }
 
 // handRing holds what a test puts into it. Each record that is read takes some time.
