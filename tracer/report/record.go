@@ -75,6 +75,7 @@ type VerdictRecord struct {
 	Retry      *string      `json:"retry"`
 	RetryWhy   *string      `json:"retry_why"`
 	Probe      bool         `json:"probe"`
+	Unseen     *string      `json:"unseen"` // what must have been and was not told
 }
 
 // UnansweredRecord is how the service ended without an answer.
@@ -254,7 +255,7 @@ func newRecord(j Judged, clock Clock, events bool) *Record {
 			Act: known(string(v.Act)), Sentence: v.Sentence, Advice: known(v.Advice),
 			AppSaw: v.AppSaw, Harmless: v.Harmless, Confidence: string(v.Confidence),
 			Missing: list(v.Missing), Signal: known(signalName(v.Signal)),
-			Retry: known(string(v.Retry)), RetryWhy: known(v.RetryWhy), Probe: v.Probe,
+			Retry: known(string(v.Retry)), RetryWhy: known(v.RetryWhy), Probe: v.Probe, Unseen: known(v.Unseen),
 		},
 		Age: milliseconds(v.Age), Idle: milliseconds(v.Idle), Reset: resetRecord(v.Reset, c.First),
 	}

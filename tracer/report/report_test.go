@@ -126,7 +126,7 @@ func TestJSONKeys(t *testing.T) {
 	for name, want := range map[string]string{
 		"":        "schema id peer_id family local remote netns open opened ended opener owner verdict lost bytes half_close_ms unanswered time_wait events scenario fin age_ms idle_ms reset connection",
 		"owner":   "pid comm exe uid cgroup container ns_pid user",
-		"verdict": "class cause ender act actor sentence advice app_saw harmless confidence missing signal retry retry_why probe",
+		"verdict": "class cause ender act actor sentence advice app_saw harmless confidence missing signal retry retry_why probe unseen",
 		"actor":   "pid tid comm stack ns_pid exe user container",
 		"lost":    "unread unsent unacked",
 		"bytes":   "sent acked received",

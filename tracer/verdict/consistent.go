@@ -22,6 +22,9 @@ func (f *facts) contradiction(peer *facts, cause Cause, s Scope) string {
 	for _, missing := range []string{
 		f.unseenChange(),
 		f.unseenBirth(peer),
+		f.unseenOther(),
+		f.unseenHandshake(),
+		f.unseenAccept(s),
 		f.unseenEnd(),
 		f.unseenFin(s),
 		f.unseenAnswer(peer, cause),
@@ -106,6 +109,75 @@ func (f *facts) unseenBirth(peer *facts) string {
 		}
 	}
 	return ""
+}
+
+// unseenOther: a count or a sequence number went back, so what is told is of two
+// connections, one after the other.
+func (f *facts) unseenOther() string {
+	var last *event.Event
+	for i := range f.c.Events {
+		e := &f.c.Events[i]
+		if e.Hook == event.HookSetState && e.ToState == event.SynSent || e.Hook == event.HookDisconnect {
+			last = nil // they begin anew
+			continue
+		}
+		if e.Sock != f.c.Sock || e.Sock == 0 || e.Has&event.HasTCP == 0 || e.Repair || e.MPTCP || unlocked(e.Hook) || !synchronized(e.State) {
+			continue
+		}
+		if last != nil && (e.BytesReceived < last.BytesReceived || e.BytesAcked < last.BytesAcked ||
+			back(last.WriteSeq, e.WriteSeq) || back(last.SndUna, e.SndUna) || back(last.RcvNxt, e.RcvNxt) || back(last.CopiedSeq, e.CopiedSeq)) {
+			return "where one connection ended and another one began"
+		}
+		last = e
+	}
+	return ""
+}
+
+// back says whether a sequence number is before an earlier one.
+func back(before, now uint32) bool { return int32(now-before) < 0 }
+
+// synchronized says whether both ends know each other's sequence numbers, and the
+// socket has not given up its own (tcp_done, tcp_disconnect).
+func synchronized(s event.State) bool {
+	switch s {
+	case event.Established, event.FinWait1, event.FinWait2, event.CloseWait, event.LastAck, event.Closing:
+		return true
+	}
+	return false
+}
+
+// unseenHandshake: something was received over a connection that was not told to be
+// established. Before that only TCP Fast Open brings data, in SYN_RECV, which close(2)
+// and shutdown(2) leave for FIN_WAIT1.
+func (f *facts) unseenHandshake() string {
+	if f.c.Open == conn.OpenUnknown || f.established != none {
+		return ""
+	}
+	for i := range f.c.Events {
+		e := &f.c.Events[i]
+		if e.Sock != f.c.Sock || e.Sock == 0 || e.Has&event.HasTCP == 0 {
+			continue
+		}
+		if (e.State == event.Established || e.State == event.CloseWait) && e.BytesReceived > 0 {
+			return "the change to ESTABLISHED"
+		}
+	}
+	return ""
+}
+
+// unseenAccept: a process had the socket that a listener made, and nobody was told to
+// have accepted it.
+func (f *facts) unseenAccept(s Scope) string {
+	if f.c.Open != conn.OpenPassive || f.subflow || !s.has(event.HookAccept) || f.forget != none || f.release == none {
+		return ""
+	}
+	if r := f.at(f.release); !r.ByProcess() || !r.Call.Ends() && !r.Exiting() {
+		return ""
+	}
+	if slices.ContainsFunc(f.c.Events, func(e event.Event) bool { return e.Hook == event.HookAccept }) {
+		return ""
+	}
+	return "its accept(2)"
 }
 
 // unseenEnd: the socket is gone, or a reset has come, and the change to CLOSE was not

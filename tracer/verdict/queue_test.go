@@ -50,6 +50,7 @@ func TestListenerOfMPTCP(t *testing.T) {
 			f := newFar(conn.OpenPassive)
 			f.see(0, event.HookSetState, move(event.Listen, event.SynRecv), multipath)
 			f.see(ms(1), event.HookSetState, append(x.child, move(event.SynRecv, event.Established))...)
+			f.see(ms(2), event.HookAccept, append(x.child, doing(event.CallUnknown), at(event.Established))...)
 			v := unreadClose(f, x.child...)
 			if !x.unread {
 				if v.Lost.Unread != nil {

@@ -389,8 +389,9 @@ func mptcpReset(a, b *facts, s Scope) *finding {
 		return nil
 	}
 	x := &finding{by: byKernel, a: []int{a.active, a.closed}}
-	// One that answers a segment may answer a reset that was not seen.
-	x.likely = e.Context == event.ContextSoftirq
+	// One that answers a segment may answer a reset that was not seen: also in a
+	// worker, which takes what came while it had the socket.
+	x.likely = e.Context == event.ContextSoftirq || e.KernelThread()
 	if p := process(e); p != nil {
 		x.by, x.actor = byProcess, p
 		x.act, x.signal = act(e)
@@ -585,6 +586,12 @@ func dataAfterClose(a, b *facts, s Scope) *finding {
 	case a.dead != none && a.closed != none && a.fin != none && a.finAcked && a.end().Err == 0 && payload(a.at(a.dead), b) &&
 		(b != nil && b.rst || b == nil && a.peerFin == none && a.fresh(a.at(a.dead))):
 		x.a = []int{a.release, a.miniEnd, a.dead}
+		// It waited for the peer's FIN in a mini-socket. Where that ended was not
+		// told: its time may have been up before, or the kernel made none
+		// (tcp_max_tw_buckets).
+		if x.likely = a.miniEnd == none; x.likely {
+			x.needs = append(x.needs, event.HookTwskKill)
+		}
 	default:
 		return nil
 	}
@@ -756,7 +763,10 @@ func noSocket(a, b *facts, s Scope) *finding {
 	}
 	for _, state := range []event.State{0, event.Listen} {
 		if i := a.resetElsewhere(state); i != none {
-			return &finding{by: byOther, a: []int{a.reset, a.closed}, elseA: []int{i}, needs: []event.Hook{event.HookSendReset}}
+			// A listener of MPTCP also resets a subflow that it does not want: what
+			// became of that is the other end's to tell.
+			return &finding{by: byOther, a: []int{a.reset, a.closed}, elseA: []int{i}, needs: []event.Hook{event.HookSendReset},
+				likely: state == event.Listen && a.at(a.reset).MPTCP}
 		}
 	}
 	return nil
