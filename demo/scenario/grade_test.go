@@ -75,8 +75,14 @@ var wider = map[verdict.Cause][]verdict.Cause{
 	verdict.NeverAccepted:  {verdict.StillOpen},
 	// Data after the close is what the kernel answered at once.
 	verdict.Linger2Negative: {verdict.DataAfterClose},
-	// A timer ran out. That nothing left this host is what the missing hook tells.
+	// A timer ran out. That nothing left this host is what a hook on sending tells,
+	// which must be missing then.
 	verdict.SendFailed: {verdict.RetransmitTimeout, verdict.KeepaliveTimeout, verdict.OrphanTimeout, verdict.UserTimeout, verdict.ConnectTimeout},
+}
+
+// tellsUnsent says whether a hook tells that a segment did not leave this host.
+func tellsUnsent(hook string) bool {
+	return hook == event.HookRetransmit.String() || hook == event.HookProbe.String() || hook == event.HookNeighbor.String()
 }
 
 // essential says whether a field is of who, how and why.
@@ -114,9 +120,12 @@ func (o *Outcome) grade(name string, e *End, x Expect, j JudgedEnd, ok bool) Gra
 	// something that answers for it, and the sentence says so.
 	refused := x.Class == verdict.Refused && x.Cause == verdict.PathReset &&
 		v.Cause == verdict.PortClosed && v.Confidence == verdict.Likely && slices.Contains(v.Missing, event.HookSendReset.String())
-	if slices.Contains(wider[x.Cause], v.Cause) || refused {
+	switch wide := slices.Contains(wider[x.Cause], v.Cause); {
+	case wide && x.Cause == verdict.SendFailed && !slices.ContainsFunc(v.Missing, tellsUnsent):
+		g.False = append(g.False, fmt.Sprintf("cause %s, and no hook is named that tells whether something left this host: %v", v.Cause, v.Missing))
+	case wide, refused:
 		lacks("cause")
-	} else {
+	default:
 		field("cause", v.Cause, x.Cause, verdict.UnknownCause)
 	}
 	// A remote peer is what a peer's process or kernel is to who cannot look.
