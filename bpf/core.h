@@ -458,10 +458,17 @@ static __always_inline void fill_socket(struct event *e, struct sock *sk)
  * protocol's functions tell; where their addresses are hidden, a socket that has
  * the protocol that it was made with.
  */
-static __always_inline void fill_queue(struct event *e, struct sock *sk, struct tcp_sock *tp)
+static __always_inline void fill_queue(struct event *e, struct sock *sk)
 {
 	struct proto *prot = READ(sk, __sk_common.skc_prot);
+#ifdef TCPBYE_TYPED
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+#else
+	struct tcp_sock *tp = (void *)sk;
+#endif
 
+	if (!tp)
+		return;
 	if (READ(tp, inet_conn.icsk_ulp_ops))
 		e->queue |= QUEUE_ULP;
 	if (!prot)
@@ -530,7 +537,7 @@ static __always_inline void fill_tcp(struct event *e, struct sock *sk)
 	}
 	e->urg_seq = READ(tp, urg_seq);
 	e->urg_data = READ(tp, urg_data) & 0xff00;
-	fill_queue(e, sk, tp);
+	fill_queue(e, sk);
 	e->has |= HAS_TCP;
 }
 
@@ -1469,6 +1476,8 @@ static __always_inline int on_file_close(struct file *file)
 		return 0;
 	fill_tuple(e, sk);
 	fill_socket(e, sk);
+	/* kTLS and sockmap give the protocol's functions back at the start of their close. */
+	fill_queue(e, sk);
 	e->refs = refs;
 	e->other = (__u64)file;
 	e->has |= HAS_REFS;

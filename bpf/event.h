@@ -211,7 +211,7 @@ struct event {
 	__u32 busy_tries;	/* -> CLOSE: tries that were not made, since an earlier copy was still held in this host */
 	__u32 urg_seq;		/* of the last urgent byte that came; 0: none did */
 	__u16 urg_data;		/* 0x100 not read yet, 0x400 read with MSG_OOB, 0: passed over, or none */
-	__u8 queue;		/* enum queue, with HAS_TCP */
+	__u8 queue;		/* enum queue, with HAS_TCP, or HOOK_FILE_CLOSE */
 	__u8 task;		/* enum task */
 	__u32 pad3;
 };

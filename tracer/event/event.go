@@ -151,7 +151,7 @@ type Event struct {
 	From     netip.AddrPort `rec:"65"` // HookICMP: who sent the message; no port
 	Loopback bool           `rec:"66"` // HookICMP: this kernel made it
 
-	Queue   Queue    `rec:"70"` // whose the socket's queues are, with HasTCP
+	Queue   Queue    `rec:"70"` // whose the socket's queues are, with HasTCP or HookFileClose
 	UrgSeq  uint32   `rec:"71"` // of the last urgent byte that came; 0: none did
 	UrgData uint16   `rec:"72"` // what became of it: UrgentWaits, UrgentRead, or 0, passed over
 	Task    TaskFlag `rec:"73"`

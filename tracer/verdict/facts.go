@@ -67,8 +67,10 @@ func readFacts(c *conn.Connection) *facts {
 		e := &c.Events[i]
 		if !e.Inherited() {
 			f.subflow = f.subflow || e.MPTCP
-			f.aboveIn = f.aboveIn || e.MPTCP || e.Queue&(event.QueueReads|event.QueueUnsure) != 0
-			f.aboveOut = f.aboveOut || e.MPTCP || e.Queue&(event.QueueWrites|event.QueueUnsure) != 0
+			// A protocol above gives TCP's functions back when it begins to close
+			// (tls_sk_proto_close): that it is there says as much.
+			f.aboveIn = f.aboveIn || e.MPTCP || e.Queue&(event.QueueReads|event.QueueUnsure|event.QueueULP) != 0
+			f.aboveOut = f.aboveOut || e.MPTCP || e.Queue&(event.QueueWrites|event.QueueUnsure|event.QueueULP) != 0
 		}
 		switch e.Hook {
 		case event.HookCloseEntry:

@@ -91,6 +91,7 @@ func closes(f *far, release ...func(*event.Event)) *far {
 func TestQueueAboveTCP(t *testing.T) {
 	for name, mark := range map[string]func(*event.Event){
 		"kTLS, sockmap":   func(e *event.Event) { e.Queue = event.QueueReads | event.QueueULP },
+		"kTLS, closing":   func(e *event.Event) { e.Queue = event.QueueULP },
 		"hidden":          func(e *event.Event) { e.Queue = event.QueueUnsure },
 		"MPTCP, fallback": multipath,
 	} {
