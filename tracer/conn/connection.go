@@ -82,6 +82,10 @@ type Connection struct {
 	// Stacks are where in its program a process acted on it (HookStack).
 	Stacks []event.Event
 
+	// Acceptor is who accepts, or listens, where this end waited when its peer left
+	// before it was accepted; nil: it did not wait, or that is not known.
+	Acceptor *Process
+
 	// Serves is the side whose port something listens on, or, of those of before
 	// the trace, more than one connection has: see Service.
 	Serves Side

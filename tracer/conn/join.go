@@ -888,6 +888,7 @@ func (j *Joiner) learn(c *entry, e *event.Event) {
 		c.Owner = c.Opener
 	case event.HookAccept:
 		c.Owner = j.actor(e)
+		j.listeners.accepted(e.NetNS, e.Local, c.Owner)
 	case event.HookSendActiveReset:
 		// Without the hooks on the calls it is all that tells who had it.
 		if c.Owner == nil && !c.listener {
@@ -936,6 +937,9 @@ func (j *Joiner) process(e *event.Event) *Process {
 
 func (j *Joiner) state(c *entry, e *event.Event) {
 	j.listens(c, e)
+	if c.Open == OpenPassive && e.LeavesQueue() {
+		c.Acceptor = j.listeners.acceptor(e.NetNS, e.Local)
+	}
 	switch {
 	case e.ToState == event.Listen:
 		c.listener = true

@@ -125,6 +125,41 @@ func (x *Listener) take(to netip.AddrPort) bool {
 	return x.Local.Port() == to.Port() && (x.Local.Addr() == to.Addr() || x.Local.Addr().IsUnspecified() && (x.Local.Addr().Is6() || to.Addr().Is4()))
 }
 
+// accepted notes who accepts: it need not be who listens.
+func (l *listeners) accepted(netns uint32, local netip.AddrPort, who *Process) {
+	if who == nil {
+		return
+	}
+	list := l.on[port{netns, local.Port()}]
+	for i := range list {
+		if x := &list[i]; x.take(local) && (x.Owner == nil || x.Owner.PID != who.PID) {
+			x.Owner = who
+		}
+	}
+}
+
+// acceptor is who accepts what comes to an address and port; nil: not known, or
+// more than one does.
+func (l *listeners) acceptor(netns uint32, local netip.AddrPort) *Process {
+	var who *Process
+	for _, x := range l.on[port{netns, local.Port()}] {
+		switch {
+		case !x.take(local):
+		case x.Owner == nil, who != nil && who.PID != x.Owner.PID:
+			return nil
+		default:
+			who = x.Owner
+		}
+	}
+	return who
+}
+
+// Acceptor is who accepts what comes to an address and port, as far as the events
+// told that have been placed; nil: not known, or more than one process does.
+func (j *Joiner) Acceptor(netns uint32, local netip.AddrPort) *Process {
+	return j.listeners.acceptor(netns, local)
+}
+
 func (l *listeners) at(netns uint32, local netip.AddrPort) bool {
 	return slices.ContainsFunc(l.on[port{netns, local.Port()}], func(x listening) bool { return x.take(local) })
 }

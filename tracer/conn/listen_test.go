@@ -83,3 +83,46 @@ func TestListenersElsewhere(t *testing.T) {
 		}
 	}
 }
+
+// TestAcceptor: who accepts is not always who listens; and of a connection that was
+// given up in the queue it is known who should have.
+func TestAcceptor(t *testing.T) {
+	at, client := netip.MustParseAddrPort("10.0.0.1:80"), netip.MustParseAddrPort("10.0.0.2:4000")
+	for _, x := range []struct {
+		name    string
+		accepts []uint32
+		want    uint32 // 0: not known
+	}{
+		{"the listener's own", nil, 5},
+		{"a child that got it", []uint32{6}, 6},
+		{"the last of several", []uint32{6, 7}, 7},
+	} {
+		j := New(Options{})
+		j.Seed(Seed{Time: ms, NetNS: 1, Local: netip.MustParseAddrPort("0.0.0.0:80"), State: event.Listen, Owner: &Process{PID: 5, Comm: "srv"}})
+		for i, pid := range x.accepts {
+			j.Add(event.Event{Time: time.Duration(2+i) * ms, Hook: event.HookAccept, Context: event.ContextProcess, Call: event.CallOther, PID: pid, TID: pid,
+				Sock: uint64(100 + i), Conn: uint64(100 + i), Has: event.HasTuple, Local: at, Remote: netip.AddrPortFrom(client.Addr(), uint16(5000+i)), NetNS: 1, State: event.Established})
+		}
+		var all []event.Event
+		s := &sock{1, 1, at, client, event.Listen, 0, &all}
+		s.to(10*ms, event.SynRecv)
+		s.to(11*ms, event.Established)
+		s.to(1500*ms, event.CloseWait)
+		for _, e := range all {
+			e.Has |= event.HasSocket
+			j.Add(e)
+		}
+		var got *Connection
+		for _, c := range j.Flush() {
+			if c.Remote == client {
+				got = c
+			}
+		}
+		switch {
+		case got == nil || got.Acceptor == nil:
+			t.Errorf("%s: nobody is known who accepts", x.name)
+		case got.Acceptor.PID != x.want:
+			t.Errorf("%s: %d accepts, want %d", x.name, got.Acceptor.PID, x.want)
+		}
+	}
+}

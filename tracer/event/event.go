@@ -156,6 +156,11 @@ type Event struct {
 	UrgData uint16   `rec:"72"` // what became of it: UrgentWaits, UrgentRead, or 0, passed over
 	Task    TaskFlag `rec:"73"`
 	CallOn  Family   `rec:"74"` // HookClose: of the socket that the call is on; 0 none, or not known
+
+	// Full is how many descriptors the process may have that accepts where this
+	// connection waits, if all of them were in use (RLIMIT_NOFILE) when it was looked
+	// up: told where the peer of a connection leaves that nobody has accepted.
+	Full uint32 `rec:"75"`
 }
 
 // Queue says who fills and empties a socket's queues (enum queue, bpf/event.h).
@@ -213,6 +218,13 @@ func (e *Event) Signal() int {
 // speak it is plain TCP from then on (subflow_ulp_fallback, net/mptcp/subflow.c).
 func (e *Event) Inherited() bool {
 	return e.Hook == HookSetState && e.State == Listen && e.ToState == SynRecv
+}
+
+// LeavesQueue says whether the event shows the peer leaving a connection that nobody
+// has accepted yet: by its FIN, or by a RST.
+func (e *Event) LeavesQueue() bool {
+	return e.Hook == HookSetState && e.State == Established && (e.ToState == CloseWait || e.ToState == Close && e.Context == ContextSoftirq) &&
+		e.Has&HasSocket != 0 && !e.HasSk && e.SkFlags&SockDead == 0
 }
 
 // Exiting says whether the task on the CPU is in do_exit (PF_EXITING).

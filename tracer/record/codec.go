@@ -89,6 +89,7 @@ func appendEvent(b []byte, e *event.Event) []byte {
 	b = appendUint(b, 72, uint64(e.UrgData))
 	b = appendUint(b, 73, uint64(e.Task))
 	b = appendUint(b, 74, uint64(e.CallOn))
+	b = appendUint(b, 75, uint64(e.Full))
 	return b
 }
 
@@ -356,6 +357,8 @@ func setNumber(e *event.Event, number, value uint64) error {
 		return setUint(&e.Task, number, value)
 	case 74:
 		return setUint(&e.CallOn, number, value)
+	case 75:
+		return setUint(&e.Full, number, value)
 	}
 	return nil
 }

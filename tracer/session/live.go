@@ -168,6 +168,7 @@ func (s *Session) take(n news) error {
 		if n.naming != nil {
 			n.event.Stack = s.cfg.Witness.end(n.naming, s.behind())
 		}
+		s.lookAtAcceptor(&n.event)
 		return s.Event(n.event)
 	}
 	if n.lost.Lost > 0 {
@@ -184,6 +185,17 @@ func (s *Session) take(n news) error {
 		return s.cfg.Pulse(s)
 	}
 	return nil
+}
+
+// lookAtAcceptor looks whether the process has a descriptor left that should have
+// accepted a connection which its peer gave up in the queue.
+func (s *Session) lookAtAcceptor(e *event.Event) {
+	if s.cfg.Witness == nil || !e.LeavesQueue() {
+		return
+	}
+	if who := s.join.Acceptor(e.NetNS, e.Local); who != nil && !event.Outside(who.PID) {
+		e.Full = s.cfg.Witness.Full(who.PID, e.Time)
+	}
 }
 
 // pulse is what a live run knows of the clocks.

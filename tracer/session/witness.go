@@ -27,6 +27,14 @@ type Witness struct {
 	ends      time.Duration   // how long after the run was told to end
 	told      map[uint32]*telling
 	order     []uint32
+	procfs    string
+	full      map[uint32]fullness
+}
+
+// fullness is what was last seen of a process's descriptors.
+type fullness struct {
+	asked time.Duration // CLOCK_MONOTONIC
+	all   uint32        // see enrich.Full
 }
 
 // telling is what was last told of a PID.
@@ -64,6 +72,7 @@ const (
 	maxCgroups = 1 << 14
 	maxTold    = 1 << 14
 	maxModules = 256
+	maxFull    = 1 << 10
 )
 
 // NewWitness starts to look. Its warnings say what cannot be looked up here.
@@ -78,6 +87,8 @@ func NewWitness(o WitnessOptions) (w *Witness, warnings []error) {
 		processes: enrich.NewProcesses(o.Procfs, maxTold),
 		cgroups:   enrich.NewCgroups(o.Cgroupfs, maxCgroups),
 		told:      map[uint32]*telling{},
+		procfs:    o.Procfs,
+		full:      map[uint32]fullness{},
 	}
 	here, err := enrich.PIDNamespaceOf(o.Procfs)
 	switch {
@@ -274,4 +285,18 @@ func (w *Witness) Complete(who *conn.Process) {
 		who.UID = p.UID
 	}
 	fill(who, &p)
+}
+
+// Full is how many descriptors a process may have, if it has that many; 0: it has
+// fewer, or that is not known. It is looked up once a second at most.
+func (w *Witness) Full(pid uint32, at time.Duration) uint32 {
+	known, ok := w.full[pid]
+	if !ok || at-known.asked >= again {
+		if !ok && len(w.full) >= maxFull {
+			clear(w.full)
+		}
+		known = fullness{at, uint32(enrich.Full(w.procfs, pid))}
+		w.full[pid] = known
+	}
+	return known.all
 }

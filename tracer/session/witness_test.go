@@ -78,3 +78,42 @@ func TestWitnessLooksOnceASecond(t *testing.T) {
 		t.Error("the PID is another process's, and it was not looked at")
 	}
 }
+
+// Whether a process has a descriptor left is looked up once a second, and tells no
+// more than that.
+func TestWitnessLooksAtDescriptors(t *testing.T) {
+	dir := t.TempDir()
+	w, _ := NewWitness(WitnessOptions{Procfs: dir, Cgroupfs: dir})
+	defer w.Close()
+	at := filepath.Join(dir, "7")
+	if err := os.MkdirAll(filepath.Join(at, "fd"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(at, "limits"), []byte("Limit  Soft Limit  Hard Limit  Units\nMax open files            3                    4096                 files\n"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	descriptor := func(n int) {
+		if err := os.WriteFile(filepath.Join(at, "fd", fmt.Sprint(n)), nil, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, n := range []int{0, 1, 5} { // one is beyond a limit that was lowered
+		descriptor(n)
+	}
+	if n := w.Full(7, time.Second); n != 0 {
+		t.Errorf("descriptor 2 is free, but all %d are in use", n)
+	}
+	if err := os.Remove(filepath.Join(at, "fd", "5")); err != nil {
+		t.Fatal(err)
+	}
+	descriptor(2)
+	if n := w.Full(7, 1999*time.Millisecond); n != 0 {
+		t.Errorf("looked at again within a second: %d", n)
+	}
+	if n := w.Full(7, 2*time.Second); n != 3 {
+		t.Errorf("%d of 3 are in use", n)
+	}
+	if n := w.Full(8, 2*time.Second); n != 0 {
+		t.Errorf("a process that is not there has all its %d descriptors in use", n)
+	}
+}

@@ -68,34 +68,3 @@ func haltOf(procfs string, pid uint32) Halt {
 	}
 	return Running
 }
-
-// fullOf is how many descriptors a process may have, where it has that many; 0: it
-// has fewer, or may not be looked at.
-func fullOf(procfs string, pid uint32) int {
-	dir := procfs + "/" + strconv.FormatUint(uint64(pid), 10)
-	b, err := os.ReadFile(dir + "/limits")
-	if err != nil {
-		return 0
-	}
-	for line := range strings.Lines(string(b)) {
-		rest, ok := strings.CutPrefix(line, "Max open files")
-		if !ok {
-			continue
-		}
-		soft, err := strconv.Atoi(strings.Fields(rest)[0])
-		if err != nil {
-			return 0 // unlimited
-		}
-		d, err := os.Open(dir + "/fd")
-		if err != nil {
-			return 0
-		}
-		defer d.Close()
-		names, err := d.Readdirnames(soft)
-		if err == nil && len(names) >= soft {
-			return soft
-		}
-		return 0
-	}
-	return 0
-}

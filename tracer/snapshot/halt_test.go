@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tcpbye/tcpbye/tracer/enrich"
 	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
@@ -79,7 +80,7 @@ func TestMirror(t *testing.T) {
 
 // TestFull: a process with no descriptor left is one that has as many as it may.
 func TestFull(t *testing.T) {
-	if n := fullOf("/proc", uint32(os.Getpid())); n != 0 {
+	if n := enrich.Full("/proc", uint32(os.Getpid())); n != 0 {
 		t.Errorf("%d descriptors are all that this process may have", n)
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -103,7 +104,7 @@ func TestFull(t *testing.T) {
 	if _, err := out.Read(make([]byte, 6)); err != nil {
 		t.Fatal(err)
 	}
-	if n := fullOf("/proc", uint32(cmd.Process.Pid)); n != 3 {
+	if n := enrich.Full("/proc", uint32(cmd.Process.Pid)); n != 3 {
 		t.Errorf("%d, want 3", n)
 	}
 	waits := Socket{State: event.Established, Listener: &Holder{FD: 3, Full: 1024}, Info: ago(5 * time.Second)}

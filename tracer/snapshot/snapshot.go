@@ -255,7 +255,7 @@ func hold(o Options, pids []int, all bool, sockets, listeners []Socket) {
 		}
 		if l := listenerOf(k, listeners); l != nil && len(wanted[l.Inode]) > 0 {
 			h := wanted[l.Inode][0]
-			h.Halt, h.Full = haltOf(o.Procfs, h.PID), fullOf(o.Procfs, h.PID)
+			h.Halt, h.Full = haltOf(o.Procfs, h.PID), enrich.Full(o.Procfs, h.PID)
 			k.Listener = &h
 		}
 	}

@@ -117,7 +117,7 @@ func (f *facts) moved(other *facts) (says, do string) {
 	if e.NetNS == 0 || e.NetNS == other.c.NetNS || other.closed != none && other.at(other.closed).Time <= e.Time {
 		return "", ""
 	}
-	return fmt.Sprintf("The RST came from the network namespace %d, which has the address %s now; the connection still stands in the namespace %d, at %s.",
+	return fmt.Sprintf("The RST came from the network namespace %d, which has the address %s now; the connection is still open in the namespace %d, at %s.",
 			e.NetNS, f.c.Remote.Addr(), other.c.NetNS, end(other)),
 		"The address has moved to another host or container, which knows nothing of the connections of the first: after a failover clients have to connect again. The old end learns of it by keepalive only."
 }
@@ -153,6 +153,20 @@ func (f *facts) onlyLarge() (says, do string) {
 		fmt.Sprintf("Try the path with a full packet: ping -M do -s 1472 %s, and smaller, until one comes back. Then let the ICMP \"fragmentation needed\" or \"packet too big\" through, lower the MTU or clamp the MSS at the tunnel; net.ipv4.tcp_mtu_probing=1 finds the size by itself.", f.c.Remote.Addr())
 }
 
+// noDescriptor says that the process which accepts had no descriptor left when the
+// peer of a connection that waited gave up, and what to do; "" it had, or that is not
+// known.
+func (f *facts) noDescriptor() (says, do string) {
+	for i := range f.c.Events {
+		if e := f.at(i); e.Full > 0 && f.c.Acceptor != nil {
+			who := named(f.c.Acceptor)
+			return fmt.Sprintf("%s, which accepts there, had all its %d descriptors in use (RLIMIT_NOFILE), so that accept(2) fails with EMFILE.", who, e.Full),
+				fmt.Sprintf("Raise the limit of descriptors of %s (LimitNOFILE, ulimit -n), or find what it does not close: ls -l /proc/%s/fd.", who, event.PIDText(f.c.Acceptor.PID))
+		}
+	}
+	return "", ""
+}
+
 // addHint puts the hint to the verdict.
 func (v *Verdict) addHint(self, other *facts) {
 	if self.toItself() {
@@ -166,6 +180,11 @@ func (v *Verdict) addHint(self, other *facts) {
 		return
 	}
 	says, do := v.hint(self, other)
+	for _, f := range []*facts{self, other} {
+		if says == "" && f != nil {
+			says, do = f.noDescriptor()
+		}
+	}
 	if says == "" {
 		return
 	}

@@ -87,6 +87,13 @@ func TestHints(t *testing.T) {
 		f.see(401*ms, event.HookTimeWait, at(event.Closing), func(e *event.Event) { e.Arg = int32(event.TimeWait) })
 		return f.see(401*ms, event.HookSetState, move(event.Closing, event.Close))
 	}
+	waits := func(full uint32) *far {
+		f := newFar(conn.OpenPassive)
+		f.c.Acceptor = &conn.Process{PID: 77, Comm: "nginx"}
+		waiting := func(e *event.Event) { e.HasSk = false }
+		f.see(1*ms, event.HookSetState, move(event.SynRecv, event.Established), waiting)
+		return f.see(1600*ms, event.HookSetState, move(event.Established, event.CloseWait), waiting, func(e *event.Event) { e.Full = full })
+	}
 	for _, x := range []struct {
 		name  string
 		end   *far
@@ -106,7 +113,9 @@ func TestHints(t *testing.T) {
 		{"reuse of an old one", reused(event.Established), verdict.PortReuse, "", ""},
 		{"reuse of one that was never closed", reused(event.CloseWait), verdict.PortReuse, "nginx (pid 812) never closed its end (CLOSE_WAIT)", "Close the connection in nginx"},
 		{"it is not known there", moved(3), verdict.NoSocket, "", ""},
-		{"the address has moved", moved(2), verdict.NoSocket, "The RST came from the network namespace 3, which has the address 203.0.113.4 now; the connection still stands in the namespace 2", "failover"},
+		{"the address has moved", moved(2), verdict.NoSocket, "The RST came from the network namespace 3, which has the address 203.0.113.4 now; the connection is still open in the namespace 2", "failover"},
+		{"nobody accepts", waits(0), verdict.NeverAccepted, "", ""},
+		{"nobody can accept", waits(1024), verdict.NeverAccepted, "nginx (pid 77), which accepts there, had all its 1024 descriptors in use (RLIMIT_NOFILE)", "LimitNOFILE"},
 		{"a socket that met itself", itself(), verdict.SimultaneousClose, "was connected to itself: nobody listened on 10.0.0.5:51022", "ip_local_port_range"},
 	} {
 		t.Run(x.name, func(t *testing.T) {
@@ -114,7 +123,7 @@ func TestHints(t *testing.T) {
 			if v.Cause != x.cause {
 				t.Fatalf("%s, want %s: %s", v.Cause, x.cause, v.Sentence)
 			}
-			for _, hint := range []string{"But a listener", "answered, but", "path-MTU", "CLOSE_WAIT)", "network namespace", "itself"} {
+			for _, hint := range []string{"But a listener", "answered, but", "path-MTU", "CLOSE_WAIT)", "network namespace", "itself", "descriptors"} {
 				if strings.Contains(v.Sentence, hint) && x.says == "" {
 					t.Errorf("a hint where nothing was seen: %s", v.Sentence)
 				}

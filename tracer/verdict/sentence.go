@@ -418,7 +418,7 @@ func tellFinWait2Timeout(t *telling) string {
 }
 
 func tellNoSocket(t *telling) string {
-	return fmt.Sprintf("%s sent a segment to %s, where no such connection exists any more: the kernel there answered with a RST.", end(t.a), t.a.c.Remote)
+	return fmt.Sprintf("%s sent a segment to %s, and a kernel that knew no such connection answered with a RST.", end(t.a), t.a.c.Remote)
 }
 
 func tellPathReset(t *telling) string {
