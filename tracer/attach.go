@@ -97,12 +97,22 @@ func (p *programs) release() {
 }
 
 func (p *programs) detach() error {
+	return p.letGo()()
+}
+
+// letGo gives up what is attached; detach then takes it off, hook by hook. The
+// kernel waits for grace periods at each kprobe and each trampoline, which takes
+// seconds for all of them and next to nothing of a processor.
+func (p *programs) letGo() (detach func() error) {
 	_, err := p.missed() // for the last time
-	for _, l := range p.links {
-		err = errors.Join(err, l.Close())
-	}
+	links := p.links
 	p.links, p.probes = nil, nil
-	return err
+	return func() error {
+		for _, l := range links {
+			err = errors.Join(err, l.Close())
+		}
+		return err
+	}
 }
 
 // missed is how often kprobes were hit and ran nothing, until they were detached.

@@ -65,6 +65,7 @@ type Tracer struct {
 	stopping atomic.Bool   // the reader is to end
 	read     chan struct{} // closed when it has; nil: it was not started
 	readErr  error         // why, once it has
+	detached chan error    // told once the hooks are off; nil: that was not begun
 
 	mu sync.Mutex // of programs, once they are attached
 }
@@ -196,18 +197,23 @@ func (t *Tracer) asleep(yes bool) error {
 	return t.programs.turn(switchOn)
 }
 
-// quiet turns the kernel half off and waits for the programs that run still.
+// quiet turns the kernel half off and waits for the programs that run still. Then
+// nothing is submitted any more, and the hooks are taken off while what there is
+// is read and judged; Close waits for that.
 func (t *Tracer) quiet() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	err := t.programs.turn(switchOff)
 	if err != nil || graceful() != nil {
 		// Closing a link waits, too (perf_event_free, synchronize_rcu).
-		err = t.programs.detach()
+		if err = t.programs.detach(); err != nil {
+			return fmt.Errorf("detach: %w", err)
+		}
+		return nil
 	}
-	if err != nil {
-		return fmt.Errorf("detach: %w", err)
-	}
+	detach := t.programs.letGo()
+	t.detached = make(chan error, 1)
+	go func() { t.detached <- detach() }()
 	return nil
 }
 
@@ -342,6 +348,10 @@ func (t *Tracer) Close() error {
 	}
 	if t.ring != nil {
 		err = t.ring.Close()
+	}
+	if t.detached != nil {
+		err = errors.Join(err, <-t.detached)
+		t.detached = nil
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
