@@ -341,6 +341,7 @@ func (t *tracing) live(ctx context.Context, args []string, choice *filter.Filter
 		c.Witness = witness
 		c.Behind = func(by time.Duration, lost uint64) { fallenBehind(t.env.stderr, by, lost) }
 		c.Seeds = func() ([]conn.Seed, error) { return session.Existing(witness) }
+		c.Sockets = func() (uint32, []snapshot.Socket, error) { return snapshot.Here(snapshot.Options{}) }
 		c.Started = func() error { return t.started(command, choice, stop) }
 		if command != nil {
 			c.Command = command.PID

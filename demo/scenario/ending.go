@@ -57,8 +57,13 @@ func (e ending) complete(x Expect, who verdict.Ender) Expect {
 }
 
 // open is what an end is due that has not ended: no ender, no act.
+// That nothing has ended is only certain where the kernel's own table was asked, too,
+// and on the stage nobody asks it.
 func open(cause verdict.Cause, x Expect) Expect {
 	x.Class, x.Cause = verdict.Open, cause
+	if cause == verdict.StillOpen {
+		x.Confidence = verdict.Likely
+	}
 	return x
 }
 

@@ -102,6 +102,9 @@ type Connection struct {
 	// Lossy: events were lost somewhere in this connection's life, or came too
 	// late.
 	Lossy bool
+	// Found: when the trace had ended, the kernel's own table of sockets had it, as
+	// what was told says.
+	Found bool
 	// Replaced: the address of its socket was used again, and its own end was
 	// never told: it is not open any more, and how it ended was not seen.
 	Replaced bool

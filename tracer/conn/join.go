@@ -39,6 +39,9 @@ type Options struct {
 	// Gone is told of each socket that is not followed any more and was no
 	// connection; nil: nobody is told.
 	Gone func(*Connection)
+	// Left is told by Flush, in the order of first sight, of the connections that have
+	// not ended, before they are judged; nil: nobody is told.
+	Left func([]*Connection)
 	// Who adds to a process what is known of it beside the event that showed
 	// it at a time. It must be a function of the stream of events; nil: nothing
 	// is added.
@@ -212,6 +215,15 @@ func (j *Joiner) Flush() []*Connection {
 		j.complete(never - 1)
 	}
 	rest := slices.DeleteFunc(slices.Clone(j.open), func(c *entry) bool { return c.judged })
+	if j.opts.Left != nil {
+		var left []*Connection
+		for _, c := range rest {
+			if !c.listener && c.connected() && c.Ended == 0 && !c.destroyed {
+				left = append(left, c.Connection)
+			}
+		}
+		j.opts.Left(left)
+	}
 	slices.SortStableFunc(rest, compareEnd)
 	for _, c := range rest {
 		j.finish(c)

@@ -83,6 +83,15 @@ func (t *Text) UnmarshalJSON(b []byte) error {
 	return err
 }
 
+// Look says that the kernel's own table of sockets was looked at when the run was
+// over: of the network namespace NetNS it had every connection that is open by what
+// was told, in the same state, but for those whose Conn is among Gone.
+type Look struct {
+	Time  time.Duration `json:"t_ns"` // CLOCK_MONOTONIC
+	NetNS uint32        `json:"netns"`
+	Gone  []uint64      `json:"gone,omitempty"`
+}
+
 // Wall says that the wall clock was set, or that the machine slept, when
 // CLOCK_MONOTONIC stands still: what adds to that clock to make Unix time is
 // another from now on.

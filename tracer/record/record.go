@@ -32,11 +32,12 @@ const (
 	kindTick    = 'T'
 	kindChoice  = 'C'
 	kindWall    = 'W'
+	kindLook    = 'O'
 )
 
 // kinds are all of them.
 const kinds = string(kindMeta) + string(kindEvent) + string(kindLoss) + string(kindEnd) +
-	string(kindProcess) + string(kindSeed) + string(kindTick) + string(kindChoice) + string(kindWall)
+	string(kindProcess) + string(kindSeed) + string(kindTick) + string(kindChoice) + string(kindWall) + string(kindLook)
 
 // Meta is what a run was like: it stands before its events.
 type Meta struct {
@@ -174,6 +175,12 @@ func (w *Writer) Wall(c Wall) error {
 	return w.result()
 }
 
+// Look records it, at the end.
+func (w *Writer) Look(l Look) error {
+	w.json(kindLook, l)
+	return w.result()
+}
+
 // Tick records that no older event will come.
 func (w *Writer) Tick(t Tick) error {
 	w.json(kindTick, t)
@@ -244,7 +251,7 @@ func AppendEvent(b []byte, e *event.Event) []byte {
 }
 
 // Append appends the record of what is not an event.
-func Append[T Loss | Process | Seed | Tick | Wall](b []byte, what T) []byte {
+func Append[T Loss | Process | Seed | Tick | Wall | Look](b []byte, what T) []byte {
 	kind := byte(kindTick)
 	switch any(what).(type) {
 	case Loss:
@@ -255,6 +262,8 @@ func Append[T Loss | Process | Seed | Tick | Wall](b []byte, what T) []byte {
 		kind = kindSeed
 	case Wall:
 		kind = kindWall
+	case Look:
+		kind = kindLook
 	}
 	// Numbers, addresses and Texts always have a form.
 	b, _ = appendJSON(b, kind, what)
@@ -324,6 +333,7 @@ type Handler struct {
 	Tick    func(Tick) error
 	Choice  func(Choice) error
 	Wall    func(Wall) error
+	Look    func(Look) error
 
 	// Gap is told of what was skipped, before what follows it.
 	Gap func(Gap) error
@@ -532,6 +542,8 @@ func (h Handler) deliver(kind byte, body []byte) (reason string, err error) {
 		return unmarshal(body, h.Choice)
 	case kindWall:
 		return unmarshal(body, h.Wall)
+	case kindLook:
+		return unmarshal(body, h.Look)
 	}
 	return "", nil // a kind of a later version
 }

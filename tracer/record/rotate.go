@@ -185,6 +185,9 @@ func (r *Rotator) Wall(c Wall) error {
 	return err
 }
 
+// Look records what the table of sockets said.
+func (r *Rotator) Look(l Look) error { return r.put(Append(nil, l)) }
+
 // Tick records that no older event will come.
 func (r *Rotator) Tick(t Tick) error { return r.put(Append(nil, t)) }
 

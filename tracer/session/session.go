@@ -14,6 +14,7 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/filter"
 	"github.com/tcpbye/tcpbye/tracer/record"
+	"github.com/tcpbye/tcpbye/tracer/snapshot"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
@@ -26,6 +27,7 @@ type Recorder interface {
 	Tick(record.Tick) error
 	Choice(record.Choice) error
 	Wall(record.Wall) error
+	Look(record.Look) error
 	// Raw takes records as record.Append makes them.
 	Raw(records []byte, events uint64) error
 	// Fits says whether so many bytes go into the current part, and Next begins
@@ -80,6 +82,9 @@ type Config struct {
 	// Seeds finds the connections that were there before; it is called when
 	// everything is attached. nil: they are not looked for.
 	Seeds func() ([]conn.Seed, error)
+	// Sockets are the connections that this process's network namespace has now. They
+	// are asked for at the end, where some have not ended; nil: nobody is asked.
+	Sockets func() (netns uint32, sockets []snapshot.Socket, err error)
 	// Started is called when everything is attached and the seeds are known.
 	Started func() error
 	offset  time.Duration // that the head of a recording has
@@ -135,6 +140,7 @@ type Session struct {
 	recorded []filter.Filter // that a recording was made with
 	live     bool            // Tick alone says how far all is known
 	ledger   *ledger         // nil: what is recorded, if anything, is everything, in one file
+	looked   []record.Look   // of the recording that is replayed
 	ids      int             // of the ends that were shown
 	numbered map[*conn.Connection]struct{}
 
@@ -156,6 +162,7 @@ func New(cfg Config) *Session {
 	s := &Session{cfg: cfg, people: newPeople()}
 	cfg.Join.Who = s.people.complete
 	cfg.Join.Done = s.judge
+	cfg.Join.Left = s.left
 	if cfg.Record != nil && (cfg.Pick != nil || cfg.Record.Rotates()) {
 		cfg.Join.Placed, cfg.Join.Gone = s.placed, s.gone
 	}

@@ -188,6 +188,27 @@ func Take(o Options) (*Snapshot, error) {
 	return s, nil
 }
 
+// Here lists the connections of this process's network namespace, by themselves:
+// that needs no privileges. netns is the inode of the namespace.
+func Here(o Options) (netns uint32, sockets []Socket, err error) {
+	if o.Procfs == "" {
+		o.Procfs = "/proc"
+	}
+	netns, ok := netnsOf(o.Procfs, "self")
+	if !ok {
+		return 0, nil, errors.New("this process's network namespace is not known")
+	}
+	all, err := namespace{inode: netns}.dump(o.Procfs, netns)
+	if err != nil {
+		return 0, nil, err
+	}
+	now, err := monotonic()
+	for i := range all {
+		all[i].Time, all[i].NetNS = now, netns
+	}
+	return netns, all, err
+}
+
 // place is where a socket is.
 type place struct {
 	netns         uint32

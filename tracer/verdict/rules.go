@@ -1074,6 +1074,9 @@ func stillOpen(a, b *facts, s Scope) *finding {
 		return nil
 	}
 	x := &finding{needs: []event.Hook{event.HookFileClose, event.HookAccept}}
+	// That nothing was told of an end, of a descriptor that is closed, or of an
+	// accept that failed to come, proves nothing by itself.
+	x.likely = !a.c.Found
 	// Its FIN has arrived, so its acknowledgement is on its way, or has come.
 	if a.c.State() == event.LastAck && b != nil && b.peerFin != none {
 		x.likely = true
