@@ -159,7 +159,9 @@ const (
 	ClassicHookHOOK_ICMP              ClassicHook = 30
 	ClassicHookHOOK_NEIGHBOR          ClassicHook = 31
 	ClassicHookHOOK_ADDRESS           ClassicHook = 32
-	ClassicHookHOOK_LAST              ClassicHook = 33
+	ClassicHookHOOK_STORY             ClassicHook = 33
+	ClassicHookHOOK_PROCESS           ClassicHook = 34
+	ClassicHookHOOK_LAST              ClassicHook = 35
 )
 
 type ClassicIncoming struct {
@@ -233,6 +235,92 @@ type ClassicReceive struct {
 	Pad   uint32
 }
 
+type ClassicStory struct {
+	_        structs.HostLayout
+	Time     uint64
+	Sock     uint64
+	Conn     uint64
+	Netns    uint32
+	Sport    uint16
+	Dport    uint16
+	Family   uint16
+	Hook     uint8
+	HasLooks uint8
+	Steps    uint8
+	Tasks    uint8
+	Final    uint8
+	Told     uint8
+	Laddr    [16]uint8
+	Raddr    [16]uint8
+	Step     [16]struct {
+		_      structs.HostLayout
+		DtLo   uint32
+		DtHi   uint16
+		What   uint8
+		States uint8
+	}
+	Task [3]struct {
+		_         structs.HostLayout
+		Thread    uint64
+		Cgroup    uint64
+		Pid       uint32
+		Tid       uint32
+		Uid       uint32
+		TaskFlags uint32
+		ExitCode  uint32
+		Preempt   uint32
+		Syscall   int32
+		Task      uint8
+		Has       uint8
+		CallOn    uint8
+		Pad       uint8
+		Comm      [16]uint8
+	}
+	Look [4]struct {
+		_             structs.HostLayout
+		BytesSent     uint64
+		BytesAcked    uint64
+		BytesReceived uint64
+		Lingertime    uint64
+		Inode         uint64
+		WriteSeq      uint32
+		SndUna        uint32
+		SndNxt        uint32
+		RcvNxt        uint32
+		CopiedSeq     uint32
+		SkFlags       uint32
+		UserTimeout   uint32
+		SockUid       uint32
+		Linger2       int32
+		SndWnd        uint32
+		Mss           uint32
+		SinceSent     uint32
+		SinceReceived uint32
+		UrgSeq        uint32
+		UrgData       uint16
+		Sacked        uint16
+		SkShutdown    uint8
+		HasSocket     uint8
+		Repair        uint8
+		IsMptcp       uint8
+		Retransmits   uint8
+		ProbesOut     uint8
+		Queue         uint8
+		Step          uint8
+		Pad           [4]uint8
+	}
+	SegSeq     uint32
+	SegAck     uint32
+	SegLen     uint32
+	SegWindow  uint16
+	SegIpId    uint16
+	SegFlags   uint8
+	SegTtl     uint8
+	HasSegment uint8
+	State      uint8
+	Turns      uint32
+}
+
 type ClassicTask uint32
 
 const (
@@ -280,6 +368,7 @@ const (
 	ClassicMapProcs                         = "procs"
 	ClassicMapReceiving                     = "receiving"
 	ClassicMapSending                       = "sending"
+	ClassicMapStories                       = "stories"
 	ClassicMapUnsents                       = "unsents"
 	ClassicProgClassicInetSkErrorReport     = "classic_inet_sk_error_report"
 	ClassicProgClassicInetSockSetState      = "classic_inet_sock_set_state"
@@ -318,6 +407,7 @@ const (
 	ClassicVarCfgRemote                     = "cfg_remote"
 	ClassicVarCfgRemotes                    = "cfg_remotes"
 	ClassicVarCfgResetSkb                   = "cfg_reset_skb"
+	ClassicVarCfgStory                      = "cfg_story"
 	ClassicVarCfgTaskBtf                    = "cfg_task_btf"
 	ClassicVarCfgTaskRegs                   = "cfg_task_regs"
 	ClassicVarCfgTcpRecvmsg                 = "cfg_tcp_recvmsg"
@@ -331,6 +421,7 @@ const (
 	ClassicVarContractPipeSignal            = "contract_pipe_signal"
 	ClassicVarContractQueue                 = "contract_queue"
 	ClassicVarContractStack                 = "contract_stack"
+	ClassicVarContractStory                 = "contract_story"
 	ClassicVarContractTask                  = "contract_task"
 	ClassicVarContractText                  = "contract_text"
 	ClassicVarContractTimestamps            = "contract_timestamps"
@@ -412,6 +503,7 @@ type ClassicMapSpecs struct {
 	Procs       *ebpf.MapSpec `ebpf:"procs"`
 	Receiving   *ebpf.MapSpec `ebpf:"receiving"`
 	Sending     *ebpf.MapSpec `ebpf:"sending"`
+	Stories     *ebpf.MapSpec `ebpf:"stories"`
 	Unsents     *ebpf.MapSpec `ebpf:"unsents"`
 }
 
@@ -441,6 +533,7 @@ type ClassicVariableSpecs struct {
 	CfgRemote           *ebpf.VariableSpec `ebpf:"cfg_remote"`
 	CfgRemotes          *ebpf.VariableSpec `ebpf:"cfg_remotes"`
 	CfgResetSkb         *ebpf.VariableSpec `ebpf:"cfg_reset_skb"`
+	CfgStory            *ebpf.VariableSpec `ebpf:"cfg_story"`
 	CfgTaskBtf          *ebpf.VariableSpec `ebpf:"cfg_task_btf"`
 	CfgTaskRegs         *ebpf.VariableSpec `ebpf:"cfg_task_regs"`
 	CfgTcpRecvmsg       *ebpf.VariableSpec `ebpf:"cfg_tcp_recvmsg"`
@@ -454,6 +547,7 @@ type ClassicVariableSpecs struct {
 	ContractPipeSignal  *ebpf.VariableSpec `ebpf:"contract_pipe_signal"`
 	ContractQueue       *ebpf.VariableSpec `ebpf:"contract_queue"`
 	ContractStack       *ebpf.VariableSpec `ebpf:"contract_stack"`
+	ContractStory       *ebpf.VariableSpec `ebpf:"contract_story"`
 	ContractTask        *ebpf.VariableSpec `ebpf:"contract_task"`
 	ContractText        *ebpf.VariableSpec `ebpf:"contract_text"`
 	ContractTimestamps  *ebpf.VariableSpec `ebpf:"contract_timestamps"`
@@ -492,6 +586,7 @@ type ClassicMaps struct {
 	Procs       *ebpf.Map `ebpf:"procs"`
 	Receiving   *ebpf.Map `ebpf:"receiving"`
 	Sending     *ebpf.Map `ebpf:"sending"`
+	Stories     *ebpf.Map `ebpf:"stories"`
 	Unsents     *ebpf.Map `ebpf:"unsents"`
 }
 
@@ -508,6 +603,7 @@ func (m *ClassicMaps) Close() error {
 		m.Procs,
 		m.Receiving,
 		m.Sending,
+		m.Stories,
 		m.Unsents,
 	)
 }
@@ -538,6 +634,7 @@ type ClassicVariables struct {
 	CfgRemote           *ebpf.Variable `ebpf:"cfg_remote"`
 	CfgRemotes          *ebpf.Variable `ebpf:"cfg_remotes"`
 	CfgResetSkb         *ebpf.Variable `ebpf:"cfg_reset_skb"`
+	CfgStory            *ebpf.Variable `ebpf:"cfg_story"`
 	CfgTaskBtf          *ebpf.Variable `ebpf:"cfg_task_btf"`
 	CfgTaskRegs         *ebpf.Variable `ebpf:"cfg_task_regs"`
 	CfgTcpRecvmsg       *ebpf.Variable `ebpf:"cfg_tcp_recvmsg"`
@@ -551,6 +648,7 @@ type ClassicVariables struct {
 	ContractPipeSignal  *ebpf.Variable `ebpf:"contract_pipe_signal"`
 	ContractQueue       *ebpf.Variable `ebpf:"contract_queue"`
 	ContractStack       *ebpf.Variable `ebpf:"contract_stack"`
+	ContractStory       *ebpf.Variable `ebpf:"contract_story"`
 	ContractTask        *ebpf.Variable `ebpf:"contract_task"`
 	ContractText        *ebpf.Variable `ebpf:"contract_text"`
 	ContractTimestamps  *ebpf.Variable `ebpf:"contract_timestamps"`

@@ -10,6 +10,7 @@
 
 #include "kernel.h"
 #include "event.h"
+#include "story.h"
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_core_read.h>
 #include <bpf/bpf_endian.h>
@@ -49,6 +50,7 @@ const volatile __u64 cfg_tcp_recvmsg = 0;  /* address of the function; 0: not kn
 const volatile __u64 cfg_tcp_sendmsg = 0;
 const volatile __u64 cfg_pidns_dev = 0;    /* the tracer's PID namespace, where it is not the initial one */
 const volatile __u64 cfg_pidns_ino = 0;
+const volatile bool cfg_story = false;     /* sockets whose life is plain are told once */
 const volatile __u32 cfg_wake_bytes = 1 << 18; /* wake the reader when this much is waiting */
 
 /* Their types reach BTF, and so Go, through these; nothing reads them. */
@@ -63,6 +65,7 @@ const volatile enum twsk_end contract_twsk_end = TWSK_END_UNKNOWN;
 const volatile struct stack *const volatile contract_stack = NULL;
 const volatile struct text *const volatile contract_text = NULL;
 const volatile struct icmp *const volatile contract_icmp = NULL;
+const volatile struct story *const volatile contract_story = NULL;
 
 /* The value type is how struct event reaches BTF, and so Go. */
 struct {
@@ -84,6 +87,18 @@ struct {
 	__type(key, __u64);
 	__type(value, __u64);
 } conns SEC(".maps");
+
+/*
+ * key: address of a sock that was born while this was on and whose life is plain,
+ * or was. Deleted at tcp_destroy_sock.
+ */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 1 << 18);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, __u64);
+	__type(value, struct story);
+} stories SEC(".maps");
 
 /*
  * key: thread group id that acted on a TCP socket. Says which exits and execs
@@ -146,14 +161,14 @@ static __always_inline void count_lost(__u32 kind)
 #define PREEMPT_VARIABLE_PLACEHOLDER 0x7c9b1001
 #define PREEMPT_HOT_PLACEHOLDER 0x7c9b1002
 
-static __always_inline bool preempt_count(struct event *e)
+static __always_inline bool preempt_count(struct story_task *t)
 {
 	if (cfg_preempt_source == PREEMPT_VARIABLE) {
 		int *var, *here;
 
 		asm volatile("%0 = 0x7c9b1001 ll" : "=r"(var));
 		here = bpf_this_cpu_ptr(var);
-		e->preempt = *here;
+		t->preempt = *here;
 		return true;
 	}
 	if (cfg_preempt_source == PREEMPT_HOT) {
@@ -161,20 +176,20 @@ static __always_inline bool preempt_count(struct event *e)
 
 		asm volatile("%0 = 0x7c9b1002 ll" : "=r"(var));
 		here = bpf_this_cpu_ptr(var);
-		e->preempt = here->preempt_count;
+		t->preempt = here->preempt_count;
 		return true;
 	}
 	if (cfg_preempt_source == PREEMPT_THREAD && cfg_task_btf) {
 		struct task_struct *task = bpf_get_current_task_btf();
 
-		e->preempt = task->thread_info.preempt.count;
+		t->preempt = task->thread_info.preempt.count;
 		return true;
 	}
 	if (cfg_preempt_source == PREEMPT_ADDRESS && cfg_probe_read) {
-		__u64 area = cfg_percpu_offsets + 8 * (__u64)e->cpu;
+		__u64 area = cfg_percpu_offsets + 8 * (__u64)bpf_get_smp_processor_id();
 
 		if (bpf_probe_read_kernel(&area, sizeof(area), (void *)area) ||
-		    bpf_probe_read_kernel(&e->preempt, sizeof(e->preempt), (void *)(area + cfg_preempt_offset))) {
+		    bpf_probe_read_kernel(&t->preempt, sizeof(t->preempt), (void *)(area + cfg_preempt_offset))) {
 			count_lost(LOST_READ);
 			return false;
 		}
@@ -261,26 +276,26 @@ static __always_inline bool in_compat_call(void)
  * The number of the system call that the current task is in: it tells close(2)
  * from dup2(2), exec and exit without a hook on any of them.
  */
-static __always_inline void fill_syscall(struct event *e)
+static __always_inline void fill_syscall(struct story_task *t)
 {
 	if (!REGISTERS_TYPED && !REGISTERS_BY_HAND)
 		return;
 	if (in_compat_call())
-		e->task |= TASK_COMPAT;
+		t->task |= TASK_COMPAT;
 #if defined(__TARGET_ARCH_x86)
-	e->syscall = REGISTER(orig_ax);
-	if (e->task & TASK_COMPAT) {
+	t->syscall = REGISTER(orig_ax);
+	if (t->task & TASK_COMPAT) {
 		/* One number for all calls on sockets: which is its first argument. */
-		if (e->syscall == NR_COMPAT_SOCKETCALL)
-			e->syscall |= (REGISTER(bx) & 0xff) << 16;
-	} else if (e->syscall >= 0 && e->syscall & X32_SYSCALL_BIT) {
-		e->syscall &= ~X32_SYSCALL_BIT;
-		e->task |= TASK_X32;
+		if (t->syscall == NR_COMPAT_SOCKETCALL)
+			t->syscall |= (REGISTER(bx) & 0xff) << 16;
+	} else if (t->syscall >= 0 && t->syscall & X32_SYSCALL_BIT) {
+		t->syscall &= ~X32_SYSCALL_BIT;
+		t->task |= TASK_X32;
 	}
 #elif defined(__TARGET_ARCH_arm64)
-	e->syscall = REGISTER(syscallno);
+	t->syscall = REGISTER(syscallno);
 #endif
-	e->has |= HAS_SYSCALL;
+	t->has |= HAS_SYSCALL;
 }
 
 /*
@@ -288,12 +303,12 @@ static __always_inline void fill_syscall(struct event *e)
  * signal->live down before it gives the descriptors up, and all threads follow
  * the one that wants the process to end (SIGNAL_GROUP_EXIT).
  */
-static __always_inline void fill_exit(struct event *e)
+static __always_inline void fill_exit(struct story_task *t)
 {
 	unsigned int flags;
 	int live;
 
-	if (!(e->task_flags & PF_EXITING))
+	if (!(t->task_flags & PF_EXITING))
 		return;
 	if (cfg_task_btf) {
 		struct signal_struct *signal = bpf_get_current_task_btf()->signal;
@@ -307,7 +322,7 @@ static __always_inline void fill_exit(struct event *e)
 		flags = BPF_CORE_READ(task, signal, flags);
 	}
 	if (live > 0 && !(flags & SIGNAL_GROUP_EXIT))
-		e->task |= TASK_THREAD;
+		t->task |= TASK_THREAD;
 }
 
 /* The number that a task has in the tracer's PID namespace; 0: none. */
@@ -328,19 +343,19 @@ static __always_inline __u32 number_here(struct pid *pid)
 	return 0;
 }
 
-static __always_inline void fill_pids(struct event *e)
+static __always_inline void fill_pids(struct story_task *t)
 {
 	__u64 id = bpf_get_current_pid_tgid();
 	struct bpf_pidns_info here = {};
 
-	e->pid = id >> 32;
-	e->tid = id;
-	if (!cfg_pidns_ino || !e->pid) /* the idle task is 0 everywhere */
+	t->pid = id >> 32;
+	t->tid = id;
+	if (!cfg_pidns_ino || !t->pid) /* the idle task is 0 everywhere */
 		return;
 	/* It knows the tasks whose own namespace this is; others live in one below, or outside. */
 	if (!bpf_get_ns_current_pid_tgid(cfg_pidns_dev, cfg_pidns_ino, &here, sizeof(here))) {
-		e->pid = here.tgid;
-		e->tid = here.pid;
+		t->pid = here.tgid;
+		t->tid = here.pid;
 		return;
 	}
 	if (cfg_probe_read) {
@@ -348,41 +363,60 @@ static __always_inline void fill_pids(struct event *e)
 
 		here.pid = number_here(BPF_CORE_READ(task, thread_pid));
 		if (here.pid) {
-			e->pid = number_here(BPF_CORE_READ(task, group_leader, thread_pid));
-			e->tid = here.pid;
+			t->pid = number_here(BPF_CORE_READ(task, group_leader, thread_pid));
+			t->tid = here.pid;
 			return;
 		}
 	}
-	e->pid |= PID_OUTSIDE;
-	e->tid |= PID_OUTSIDE;
+	t->pid |= PID_OUTSIDE;
+	t->tid |= PID_OUTSIDE;
+}
+
+/* The task on the CPU; *t is zero. */
+static __always_inline void take_task(struct story_task *t)
+{
+	fill_pids(t);
+	t->uid = bpf_get_current_uid_gid();
+	t->cgroup = bpf_get_current_cgroup_id();
+	bpf_get_current_comm(t->comm, sizeof(t->comm));
+	t->syscall = -1;
+	if (preempt_count(t))
+		t->has |= HAS_PREEMPT;
+	if (cfg_task_btf) {
+		struct task_struct *task = bpf_get_current_task_btf();
+
+		t->task_flags = task->flags;
+		t->exit_code = task->exit_code;
+		t->has |= HAS_TASK;
+	} else if (cfg_probe_read) {
+		struct task_struct *task = (void *)bpf_get_current_task();
+
+		t->task_flags = BPF_CORE_READ(task, flags);
+		t->exit_code = BPF_CORE_READ(task, exit_code);
+		t->has |= HAS_TASK;
+	}
+	if (t->has & HAS_TASK)
+		fill_exit(t);
+	if (!(t->preempt & 0x100) && !(t->task_flags & PF_KTHREAD))
+		fill_syscall(t);
 }
 
 static __always_inline void fill_task(struct event *e)
 {
-	fill_pids(e);
-	e->uid = bpf_get_current_uid_gid();
-	e->cgroup = bpf_get_current_cgroup_id();
-	bpf_get_current_comm(e->comm, sizeof(e->comm));
-	e->syscall = -1;
-	if (preempt_count(e))
-		e->has |= HAS_PREEMPT;
-	if (cfg_task_btf) {
-		struct task_struct *task = bpf_get_current_task_btf();
+	struct story_task t = {};
 
-		e->task_flags = task->flags;
-		e->exit_code = task->exit_code;
-		e->has |= HAS_TASK;
-	} else if (cfg_probe_read) {
-		struct task_struct *task = (void *)bpf_get_current_task();
-
-		e->task_flags = BPF_CORE_READ(task, flags);
-		e->exit_code = BPF_CORE_READ(task, exit_code);
-		e->has |= HAS_TASK;
-	}
-	if (e->has & HAS_TASK)
-		fill_exit(e);
-	if (!(e->preempt & 0x100) && !(e->task_flags & PF_KTHREAD))
-		fill_syscall(e);
+	take_task(&t);
+	e->pid = t.pid;
+	e->tid = t.tid;
+	e->uid = t.uid;
+	e->cgroup = t.cgroup;
+	__builtin_memcpy(e->comm, t.comm, sizeof(e->comm));
+	e->syscall = t.syscall;
+	e->preempt = t.preempt;
+	e->task_flags = t.task_flags;
+	e->exit_code = t.exit_code;
+	e->task = t.task;
+	e->has |= t.has;
 }
 
 static __always_inline void fill_addr4(__u8 *to, __be32 addr)
@@ -458,7 +492,7 @@ static __always_inline void fill_socket(struct event *e, struct sock *sk)
  * protocol's functions tell; where their addresses are hidden, a socket that has
  * the protocol that it was made with.
  */
-static __always_inline void fill_queue(struct event *e, struct sock *sk)
+static __always_inline __u8 queue_of(struct sock *sk)
 {
 	struct proto *prot = READ(sk, __sk_common.skc_prot);
 #ifdef TCPBYE_TYPED
@@ -466,21 +500,23 @@ static __always_inline void fill_queue(struct event *e, struct sock *sk)
 #else
 	struct tcp_sock *tp = (void *)sk;
 #endif
+	__u8 queue = 0;
 
 	if (!tp)
-		return;
+		return 0;
 	if (READ(tp, inet_conn.icsk_ulp_ops))
-		e->queue |= QUEUE_ULP;
+		queue |= QUEUE_ULP;
 	if (!prot)
-		return;
+		return queue;
 	if (cfg_tcp_recvmsg && cfg_tcp_sendmsg) {
 		if ((__u64)READ(prot, recvmsg) != cfg_tcp_recvmsg)
-			e->queue |= QUEUE_READS;
+			queue |= QUEUE_READS;
 		if ((__u64)READ(prot, sendmsg) != cfg_tcp_sendmsg)
-			e->queue |= QUEUE_WRITES;
+			queue |= QUEUE_WRITES;
 	} else if (prot != READ(sk, sk_prot_creator)) {
-		e->queue |= QUEUE_UNSURE;
+		queue |= QUEUE_UNSURE;
 	}
+	return queue;
 }
 
 static __always_inline void fill_tcp(struct event *e, struct sock *sk)
@@ -537,7 +573,7 @@ static __always_inline void fill_tcp(struct event *e, struct sock *sk)
 	}
 	e->urg_seq = READ(tp, urg_seq);
 	e->urg_data = READ(tp, urg_data) & 0xff00;
-	fill_queue(e, sk);
+	e->queue = queue_of(sk);
 	e->has |= HAS_TCP;
 }
 
@@ -545,7 +581,7 @@ static __always_inline void fill_tcp(struct event *e, struct sock *sk)
  * The family of the socket that the current call is on. A close that happens
  * inside a call on another socket is of a descriptor that was on its way there.
  */
-static __always_inline void fill_call_on(struct event *e)
+static __always_inline __u8 call_on(__u8 has, int syscall, __u8 flags, __u32 task_flags)
 {
 	struct task_struct *task;
 	struct fdtable *fdt;
@@ -555,29 +591,28 @@ static __always_inline void fill_call_on(struct event *e)
 	struct sock *sk;
 	__u32 fd;
 
-	if (!cfg_probe_read || !(e->has & HAS_SYSCALL) || e->syscall < 0 || e->syscall == NR_CLOSE || e->task_flags & PF_EXITING)
-		return;
+	if (!cfg_probe_read || !(has & HAS_SYSCALL) || syscall < 0 || syscall == NR_CLOSE || task_flags & PF_EXITING)
+		return 0;
 #if defined(__TARGET_ARCH_x86)
-	fd = e->task & TASK_COMPAT ? REGISTER(bx) : REGISTER(di);
+	fd = flags & TASK_COMPAT ? REGISTER(bx) : REGISTER(di);
 #elif defined(__TARGET_ARCH_arm64)
 	fd = REGISTER(orig_x0);
 #endif
 	task = (void *)bpf_get_current_task();
 	fdt = BPF_CORE_READ(task, files, fdt);
 	if (!fdt || fd >= BPF_CORE_READ(fdt, max_fds))
-		return;
+		return 0;
 	files = BPF_CORE_READ(fdt, fd);
 	if (bpf_probe_read_kernel(&file, sizeof(file), files + fd) || !file)
-		return;
+		return 0;
 	inode = BPF_CORE_READ(file, f_inode);
 	if (!inode || (BPF_CORE_READ(inode, i_mode) & S_IFMT) != S_IFSOCK)
-		return;
+		return 0;
 	socket = BPF_CORE_READ(file, private_data);
 	if (!socket)
-		return;
+		return 0;
 	sk = BPF_CORE_READ(socket, sk);
-	if (sk)
-		e->call_on = BPF_CORE_READ(sk, __sk_common.skc_family);
+	return sk ? BPF_CORE_READ(sk, __sk_common.skc_family) : 0;
 }
 
 static __always_inline void fill_full(struct event *e, struct sock *sk)
@@ -901,7 +936,7 @@ static __always_inline int on_full(__u8 hook, struct sock *sk, int arg, __u64 ot
 	e->arg = arg;
 	e->other = other;
 	if (hook == HOOK_CLOSE)
-		fill_call_on(e);
+		e->call_on = call_on(e->has, e->syscall, e->task, e->task_flags);
 	e->conn = conn_id(e->sock, e->time, false);
 	if (hook == HOOK_ACCEPT || hook == HOOK_CONNECT)
 		remember_process();
@@ -1477,7 +1512,7 @@ static __always_inline int on_file_close(struct file *file)
 	fill_tuple(e, sk);
 	fill_socket(e, sk);
 	/* kTLS and sockmap give the protocol's functions back at the start of their close. */
-	fill_queue(e, sk);
+	e->queue = queue_of(sk);
 	e->refs = refs;
 	e->other = (__u64)file;
 	e->has |= HAS_REFS;

@@ -44,6 +44,8 @@ enum hook {
 	HOOK_ICMP = 30,		     /* tcp_v4_err, tcp_v6_err; arg: type; arg2: code; struct icmp follows */
 	HOOK_NEIGHBOR = 31,	     /* arp_error_report, ndisc_error_report: a segment is thrown away, its neighbor does not answer */
 	HOOK_ADDRESS = 32,	     /* fib_del_ifaddr, __ipv6_ifa_notify: an address of this host is taken away; laddr, netns */
+	HOOK_STORY = 33,	     /* no event: struct story, a socket's life as far as it was plain */
+	HOOK_PROCESS = 34,	     /* a process acts on a TCP socket for the first time; the task alone */
 	HOOK_LAST,
 };
 

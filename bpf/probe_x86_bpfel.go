@@ -152,7 +152,9 @@ const (
 	ProbeHookHOOK_ICMP              ProbeHook = 30
 	ProbeHookHOOK_NEIGHBOR          ProbeHook = 31
 	ProbeHookHOOK_ADDRESS           ProbeHook = 32
-	ProbeHookHOOK_LAST              ProbeHook = 33
+	ProbeHookHOOK_STORY             ProbeHook = 33
+	ProbeHookHOOK_PROCESS           ProbeHook = 34
+	ProbeHookHOOK_LAST              ProbeHook = 35
 )
 
 type ProbeIcmp struct {
@@ -236,6 +238,92 @@ type ProbeStack struct {
 	Memory      [4096]uint8
 }
 
+type ProbeStory struct {
+	_        structs.HostLayout
+	Time     uint64
+	Sock     uint64
+	Conn     uint64
+	Netns    uint32
+	Sport    uint16
+	Dport    uint16
+	Family   uint16
+	Hook     uint8
+	HasLooks uint8
+	Steps    uint8
+	Tasks    uint8
+	Final    uint8
+	Told     uint8
+	Laddr    [16]uint8
+	Raddr    [16]uint8
+	Step     [16]struct {
+		_      structs.HostLayout
+		DtLo   uint32
+		DtHi   uint16
+		What   uint8
+		States uint8
+	}
+	Task [3]struct {
+		_         structs.HostLayout
+		Thread    uint64
+		Cgroup    uint64
+		Pid       uint32
+		Tid       uint32
+		Uid       uint32
+		TaskFlags uint32
+		ExitCode  uint32
+		Preempt   uint32
+		Syscall   int32
+		Task      uint8
+		Has       uint8
+		CallOn    uint8
+		Pad       uint8
+		Comm      [16]uint8
+	}
+	Look [4]struct {
+		_             structs.HostLayout
+		BytesSent     uint64
+		BytesAcked    uint64
+		BytesReceived uint64
+		Lingertime    uint64
+		Inode         uint64
+		WriteSeq      uint32
+		SndUna        uint32
+		SndNxt        uint32
+		RcvNxt        uint32
+		CopiedSeq     uint32
+		SkFlags       uint32
+		UserTimeout   uint32
+		SockUid       uint32
+		Linger2       int32
+		SndWnd        uint32
+		Mss           uint32
+		SinceSent     uint32
+		SinceReceived uint32
+		UrgSeq        uint32
+		UrgData       uint16
+		Sacked        uint16
+		SkShutdown    uint8
+		HasSocket     uint8
+		Repair        uint8
+		IsMptcp       uint8
+		Retransmits   uint8
+		ProbesOut     uint8
+		Queue         uint8
+		Step          uint8
+		Pad           [4]uint8
+	}
+	SegSeq     uint32
+	SegAck     uint32
+	SegLen     uint32
+	SegWindow  uint16
+	SegIpId    uint16
+	SegFlags   uint8
+	SegTtl     uint8
+	HasSegment uint8
+	State      uint8
+	Turns      uint32
+}
+
 type ProbeTask uint32
 
 const (
@@ -287,6 +375,7 @@ const (
 	ProbeMapProcs                        = "procs"
 	ProbeMapReceiving                    = "receiving"
 	ProbeMapSending                      = "sending"
+	ProbeMapStories                      = "stories"
 	ProbeMapUnsents                      = "unsents"
 	ProbeProgProbeArpErrorReport         = "probe_arp_error_report"
 	ProbeProgProbeFibDelIfaddr           = "probe_fib_del_ifaddr"
@@ -355,6 +444,7 @@ const (
 	ProbeVarCfgRemote                    = "cfg_remote"
 	ProbeVarCfgRemotes                   = "cfg_remotes"
 	ProbeVarCfgResetSkb                  = "cfg_reset_skb"
+	ProbeVarCfgStory                     = "cfg_story"
 	ProbeVarCfgTaskBtf                   = "cfg_task_btf"
 	ProbeVarCfgTaskRegs                  = "cfg_task_regs"
 	ProbeVarCfgTcpRecvmsg                = "cfg_tcp_recvmsg"
@@ -368,6 +458,7 @@ const (
 	ProbeVarContractPipeSignal           = "contract_pipe_signal"
 	ProbeVarContractQueue                = "contract_queue"
 	ProbeVarContractStack                = "contract_stack"
+	ProbeVarContractStory                = "contract_story"
 	ProbeVarContractTask                 = "contract_task"
 	ProbeVarContractText                 = "contract_text"
 	ProbeVarContractTimestamps           = "contract_timestamps"
@@ -478,6 +569,7 @@ type ProbeMapSpecs struct {
 	Procs       *ebpf.MapSpec `ebpf:"procs"`
 	Receiving   *ebpf.MapSpec `ebpf:"receiving"`
 	Sending     *ebpf.MapSpec `ebpf:"sending"`
+	Stories     *ebpf.MapSpec `ebpf:"stories"`
 	Unsents     *ebpf.MapSpec `ebpf:"unsents"`
 }
 
@@ -506,6 +598,7 @@ type ProbeVariableSpecs struct {
 	CfgRemote           *ebpf.VariableSpec `ebpf:"cfg_remote"`
 	CfgRemotes          *ebpf.VariableSpec `ebpf:"cfg_remotes"`
 	CfgResetSkb         *ebpf.VariableSpec `ebpf:"cfg_reset_skb"`
+	CfgStory            *ebpf.VariableSpec `ebpf:"cfg_story"`
 	CfgTaskBtf          *ebpf.VariableSpec `ebpf:"cfg_task_btf"`
 	CfgTaskRegs         *ebpf.VariableSpec `ebpf:"cfg_task_regs"`
 	CfgTcpRecvmsg       *ebpf.VariableSpec `ebpf:"cfg_tcp_recvmsg"`
@@ -519,6 +612,7 @@ type ProbeVariableSpecs struct {
 	ContractPipeSignal  *ebpf.VariableSpec `ebpf:"contract_pipe_signal"`
 	ContractQueue       *ebpf.VariableSpec `ebpf:"contract_queue"`
 	ContractStack       *ebpf.VariableSpec `ebpf:"contract_stack"`
+	ContractStory       *ebpf.VariableSpec `ebpf:"contract_story"`
 	ContractTask        *ebpf.VariableSpec `ebpf:"contract_task"`
 	ContractText        *ebpf.VariableSpec `ebpf:"contract_text"`
 	ContractTimestamps  *ebpf.VariableSpec `ebpf:"contract_timestamps"`
@@ -555,6 +649,7 @@ type ProbeMaps struct {
 	Procs       *ebpf.Map `ebpf:"procs"`
 	Receiving   *ebpf.Map `ebpf:"receiving"`
 	Sending     *ebpf.Map `ebpf:"sending"`
+	Stories     *ebpf.Map `ebpf:"stories"`
 	Unsents     *ebpf.Map `ebpf:"unsents"`
 }
 
@@ -569,6 +664,7 @@ func (m *ProbeMaps) Close() error {
 		m.Procs,
 		m.Receiving,
 		m.Sending,
+		m.Stories,
 		m.Unsents,
 	)
 }
@@ -598,6 +694,7 @@ type ProbeVariables struct {
 	CfgRemote           *ebpf.Variable `ebpf:"cfg_remote"`
 	CfgRemotes          *ebpf.Variable `ebpf:"cfg_remotes"`
 	CfgResetSkb         *ebpf.Variable `ebpf:"cfg_reset_skb"`
+	CfgStory            *ebpf.Variable `ebpf:"cfg_story"`
 	CfgTaskBtf          *ebpf.Variable `ebpf:"cfg_task_btf"`
 	CfgTaskRegs         *ebpf.Variable `ebpf:"cfg_task_regs"`
 	CfgTcpRecvmsg       *ebpf.Variable `ebpf:"cfg_tcp_recvmsg"`
@@ -611,6 +708,7 @@ type ProbeVariables struct {
 	ContractPipeSignal  *ebpf.Variable `ebpf:"contract_pipe_signal"`
 	ContractQueue       *ebpf.Variable `ebpf:"contract_queue"`
 	ContractStack       *ebpf.Variable `ebpf:"contract_stack"`
+	ContractStory       *ebpf.Variable `ebpf:"contract_story"`
 	ContractTask        *ebpf.Variable `ebpf:"contract_task"`
 	ContractText        *ebpf.Variable `ebpf:"contract_text"`
 	ContractTimestamps  *ebpf.Variable `ebpf:"contract_timestamps"`

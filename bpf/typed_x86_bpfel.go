@@ -152,7 +152,9 @@ const (
 	TypedHookHOOK_ICMP              TypedHook = 30
 	TypedHookHOOK_NEIGHBOR          TypedHook = 31
 	TypedHookHOOK_ADDRESS           TypedHook = 32
-	TypedHookHOOK_LAST              TypedHook = 33
+	TypedHookHOOK_STORY             TypedHook = 33
+	TypedHookHOOK_PROCESS           TypedHook = 34
+	TypedHookHOOK_LAST              TypedHook = 35
 )
 
 type TypedIncoming struct {
@@ -217,6 +219,92 @@ type TypedReceive struct {
 	Pad   uint32
 }
 
+type TypedStory struct {
+	_        structs.HostLayout
+	Time     uint64
+	Sock     uint64
+	Conn     uint64
+	Netns    uint32
+	Sport    uint16
+	Dport    uint16
+	Family   uint16
+	Hook     uint8
+	HasLooks uint8
+	Steps    uint8
+	Tasks    uint8
+	Final    uint8
+	Told     uint8
+	Laddr    [16]uint8
+	Raddr    [16]uint8
+	Step     [16]struct {
+		_      structs.HostLayout
+		DtLo   uint32
+		DtHi   uint16
+		What   uint8
+		States uint8
+	}
+	Task [3]struct {
+		_         structs.HostLayout
+		Thread    uint64
+		Cgroup    uint64
+		Pid       uint32
+		Tid       uint32
+		Uid       uint32
+		TaskFlags uint32
+		ExitCode  uint32
+		Preempt   uint32
+		Syscall   int32
+		Task      uint8
+		Has       uint8
+		CallOn    uint8
+		Pad       uint8
+		Comm      [16]uint8
+	}
+	Look [4]struct {
+		_             structs.HostLayout
+		BytesSent     uint64
+		BytesAcked    uint64
+		BytesReceived uint64
+		Lingertime    uint64
+		Inode         uint64
+		WriteSeq      uint32
+		SndUna        uint32
+		SndNxt        uint32
+		RcvNxt        uint32
+		CopiedSeq     uint32
+		SkFlags       uint32
+		UserTimeout   uint32
+		SockUid       uint32
+		Linger2       int32
+		SndWnd        uint32
+		Mss           uint32
+		SinceSent     uint32
+		SinceReceived uint32
+		UrgSeq        uint32
+		UrgData       uint16
+		Sacked        uint16
+		SkShutdown    uint8
+		HasSocket     uint8
+		Repair        uint8
+		IsMptcp       uint8
+		Retransmits   uint8
+		ProbesOut     uint8
+		Queue         uint8
+		Step          uint8
+		Pad           [4]uint8
+	}
+	SegSeq     uint32
+	SegAck     uint32
+	SegLen     uint32
+	SegWindow  uint16
+	SegIpId    uint16
+	SegFlags   uint8
+	SegTtl     uint8
+	HasSegment uint8
+	State      uint8
+	Turns      uint32
+}
+
 type TypedTask uint32
 
 const (
@@ -262,6 +350,7 @@ const (
 	TypedMapProcs                       = "procs"
 	TypedMapReceiving                   = "receiving"
 	TypedMapSending                     = "sending"
+	TypedMapStories                     = "stories"
 	TypedMapUnsents                     = "unsents"
 	TypedProgEntryArpErrorReport        = "entry_arp_error_report"
 	TypedProgEntryFibDelIfaddr          = "entry_fib_del_ifaddr"
@@ -338,6 +427,7 @@ const (
 	TypedVarCfgRemote                   = "cfg_remote"
 	TypedVarCfgRemotes                  = "cfg_remotes"
 	TypedVarCfgResetSkb                 = "cfg_reset_skb"
+	TypedVarCfgStory                    = "cfg_story"
 	TypedVarCfgTaskBtf                  = "cfg_task_btf"
 	TypedVarCfgTaskRegs                 = "cfg_task_regs"
 	TypedVarCfgTcpRecvmsg               = "cfg_tcp_recvmsg"
@@ -351,6 +441,7 @@ const (
 	TypedVarContractPipeSignal          = "contract_pipe_signal"
 	TypedVarContractQueue               = "contract_queue"
 	TypedVarContractStack               = "contract_stack"
+	TypedVarContractStory               = "contract_story"
 	TypedVarContractTask                = "contract_task"
 	TypedVarContractText                = "contract_text"
 	TypedVarContractTimestamps          = "contract_timestamps"
@@ -469,6 +560,7 @@ type TypedMapSpecs struct {
 	Procs       *ebpf.MapSpec `ebpf:"procs"`
 	Receiving   *ebpf.MapSpec `ebpf:"receiving"`
 	Sending     *ebpf.MapSpec `ebpf:"sending"`
+	Stories     *ebpf.MapSpec `ebpf:"stories"`
 	Unsents     *ebpf.MapSpec `ebpf:"unsents"`
 }
 
@@ -497,6 +589,7 @@ type TypedVariableSpecs struct {
 	CfgRemote           *ebpf.VariableSpec `ebpf:"cfg_remote"`
 	CfgRemotes          *ebpf.VariableSpec `ebpf:"cfg_remotes"`
 	CfgResetSkb         *ebpf.VariableSpec `ebpf:"cfg_reset_skb"`
+	CfgStory            *ebpf.VariableSpec `ebpf:"cfg_story"`
 	CfgTaskBtf          *ebpf.VariableSpec `ebpf:"cfg_task_btf"`
 	CfgTaskRegs         *ebpf.VariableSpec `ebpf:"cfg_task_regs"`
 	CfgTcpRecvmsg       *ebpf.VariableSpec `ebpf:"cfg_tcp_recvmsg"`
@@ -510,6 +603,7 @@ type TypedVariableSpecs struct {
 	ContractPipeSignal  *ebpf.VariableSpec `ebpf:"contract_pipe_signal"`
 	ContractQueue       *ebpf.VariableSpec `ebpf:"contract_queue"`
 	ContractStack       *ebpf.VariableSpec `ebpf:"contract_stack"`
+	ContractStory       *ebpf.VariableSpec `ebpf:"contract_story"`
 	ContractTask        *ebpf.VariableSpec `ebpf:"contract_task"`
 	ContractText        *ebpf.VariableSpec `ebpf:"contract_text"`
 	ContractTimestamps  *ebpf.VariableSpec `ebpf:"contract_timestamps"`
@@ -546,6 +640,7 @@ type TypedMaps struct {
 	Procs       *ebpf.Map `ebpf:"procs"`
 	Receiving   *ebpf.Map `ebpf:"receiving"`
 	Sending     *ebpf.Map `ebpf:"sending"`
+	Stories     *ebpf.Map `ebpf:"stories"`
 	Unsents     *ebpf.Map `ebpf:"unsents"`
 }
 
@@ -560,6 +655,7 @@ func (m *TypedMaps) Close() error {
 		m.Procs,
 		m.Receiving,
 		m.Sending,
+		m.Stories,
 		m.Unsents,
 	)
 }
@@ -589,6 +685,7 @@ type TypedVariables struct {
 	CfgRemote           *ebpf.Variable `ebpf:"cfg_remote"`
 	CfgRemotes          *ebpf.Variable `ebpf:"cfg_remotes"`
 	CfgResetSkb         *ebpf.Variable `ebpf:"cfg_reset_skb"`
+	CfgStory            *ebpf.Variable `ebpf:"cfg_story"`
 	CfgTaskBtf          *ebpf.Variable `ebpf:"cfg_task_btf"`
 	CfgTaskRegs         *ebpf.Variable `ebpf:"cfg_task_regs"`
 	CfgTcpRecvmsg       *ebpf.Variable `ebpf:"cfg_tcp_recvmsg"`
@@ -602,6 +699,7 @@ type TypedVariables struct {
 	ContractPipeSignal  *ebpf.Variable `ebpf:"contract_pipe_signal"`
 	ContractQueue       *ebpf.Variable `ebpf:"contract_queue"`
 	ContractStack       *ebpf.Variable `ebpf:"contract_stack"`
+	ContractStory       *ebpf.Variable `ebpf:"contract_story"`
 	ContractTask        *ebpf.Variable `ebpf:"contract_task"`
 	ContractText        *ebpf.Variable `ebpf:"contract_text"`
 	ContractTimestamps  *ebpf.Variable `ebpf:"contract_timestamps"`

@@ -3,7 +3,10 @@ package tracer
 import (
 	"errors"
 	"math/rand/v2"
+	"net/netip"
+	"reflect"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 	"unsafe"
@@ -14,6 +17,7 @@ import (
 
 	"github.com/tcpbye/tcpbye/bpf"
 	"github.com/tcpbye/tcpbye/tracer/event"
+	life "github.com/tcpbye/tcpbye/tracer/story"
 )
 
 func objects(t *testing.T) map[string]*ebpf.CollectionSpec {
@@ -74,7 +78,7 @@ func TestContract(t *testing.T) {
 		}
 		for _, v := range hook.Values {
 			h := event.Hook(v.Value)
-			if valid := v.Name != "HOOK_NONE" && v.Name != "HOOK_LAST"; h.Valid() != valid {
+			if valid := v.Name != "HOOK_NONE" && v.Name != "HOOK_LAST" && v.Name != "HOOK_STORY"; h.Valid() != valid {
 				t.Errorf("%s: %s = %d, valid in Go: %v", name, v.Name, v.Value, h.Valid())
 			}
 		}
@@ -86,7 +90,7 @@ func TestContract(t *testing.T) {
 		event.HookTimeWait: bpf.ProbeHookHOOK_TIME_WAIT, event.HookTwskKill: bpf.ProbeHookHOOK_TWSK_KILL, event.HookTwskSchedule: bpf.ProbeHookHOOK_TWSK_SCHEDULE,
 		event.HookStreamError: bpf.ProbeHookHOOK_STREAM_ERROR, event.HookReceive: bpf.ProbeHookHOOK_RECEIVE, event.HookFileClose: bpf.ProbeHookHOOK_FILE_CLOSE,
 		event.HookSynDrop: bpf.ProbeHookHOOK_SYN_DROP, event.HookExit: bpf.ProbeHookHOOK_EXIT, event.HookSignal: bpf.ProbeHookHOOK_SIGNAL,
-		event.HookDestroy: bpf.ProbeHookHOOK_DESTROY,
+		event.HookDestroy: bpf.ProbeHookHOOK_DESTROY, event.HookStory: bpf.ProbeHookHOOK_STORY, event.HookProcess: bpf.ProbeHookHOOK_PROCESS,
 	} {
 		if uint32(h) != uint32(want) {
 			t.Errorf("%v is %d in Go and %d in C", h, h, want)
@@ -122,6 +126,99 @@ func TestContract(t *testing.T) {
 		if uint32(g) != uint32(want) {
 			t.Errorf("group %d in Go is %d in C", g, want)
 		}
+	}
+}
+
+// TestStoryContract holds what Go reads of a story against the objects: each field
+// of struct story, its tasks and looks, by writing it and decoding.
+func TestStoryContract(t *testing.T) {
+	for name, spec := range objects(t) {
+		var s *btf.Struct
+		if err := spec.Types.TypeByName("story", &s); err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		if int(s.Size) != life.Size {
+			t.Errorf("%s: a story has %d bytes, Go reads %d", name, s.Size, life.Size)
+		}
+		walk(t, name, s, reflect.TypeFor[bpf.ProbeStory]())
+	}
+	w := bpf.ProbeStory{Time: 9, Sock: 2, Conn: 3, Netns: 4, Sport: 5, Dport: 6, Family: 2, Hook: uint8(event.HookStory), HasLooks: 15, Steps: 4, Tasks: 3, Final: 1,
+		Laddr: [16]uint8{127, 0, 0, 1}, Raddr: [16]uint8{127, 0, 0, 2},
+		SegSeq: 11, SegAck: 12, SegLen: 13, SegWindow: 14, SegIpId: 15, SegFlags: 16, SegTtl: 17, HasSegment: 1}
+	step := func(i int, at uint64, hook event.Hook, who uint8, states uint8) {
+		w.Step[i].DtLo, w.Step[i].DtHi, w.Step[i].What, w.Step[i].States = uint32(at), uint16(at>>32), uint8(hook)|who<<6, states
+	}
+	step(0, 0, event.HookSetState, 3, uint8(event.Listen)|uint8(event.SynRecv)<<4)
+	step(1, 10, event.HookSetState, 3, uint8(event.SynRecv)|uint8(event.Established)<<4)
+	step(2, 1<<40, event.HookShutdown, 1, uint8(event.Established)|2<<4)
+	step(3, 1<<40+5, event.HookSetState, 1, uint8(event.Established)|uint8(event.FinWait1)<<4)
+	step(14, 5, event.HookAccept, 0, uint8(event.SynRecv))
+	for i := range w.Task {
+		w.Task[i].Cgroup, w.Task[i].Pid, w.Task[i].Tid, w.Task[i].Uid, w.Task[i].TaskFlags, w.Task[i].ExitCode = 20, 21, 22, 23, 24, 25
+		w.Task[i].Preempt, w.Task[i].Has, w.Task[i].Syscall, w.Task[i].Task, w.Task[i].CallOn, w.Task[i].Comm = 0, uint8(event.HasPreempt|event.HasSyscall), 26, 2, 27, [16]uint8{'c'}
+	}
+	for i := range w.Look {
+		l := &w.Look[i]
+		l.BytesSent, l.BytesAcked, l.BytesReceived, l.Lingertime, l.Inode = 31, 32, 33, 34, 35
+		l.WriteSeq, l.SndUna, l.SndNxt, l.RcvNxt, l.CopiedSeq, l.SkFlags, l.UserTimeout, l.SockUid = 36, 37, 38, 39, 40, 41, 42, 43
+		l.Linger2, l.SndWnd, l.Mss, l.SinceSent, l.SinceReceived, l.UrgSeq, l.UrgData, l.Sacked = -1, 45, 46, 47, 48, 49, 50, 51
+		l.SkShutdown, l.HasSocket, l.Repair, l.IsMptcp, l.Retransmits, l.ProbesOut, l.Queue, l.Step = 3, 1, 1, 1, 52, 53, 54, 1
+	}
+	var got life.Story
+	if err := got.Decode(unsafe.Slice((*byte)(unsafe.Pointer(&w)), life.Size), time.Millisecond, "amd64"); err != nil {
+		t.Fatal(err)
+	}
+	look := life.Look{Step: 2, BytesSent: 31, BytesAcked: 32, BytesReceived: 33, LingerTime: 34, Inode: 35, WriteSeq: 36, SndUna: 37, SndNxt: 38, RcvNxt: 39, CopiedSeq: 40,
+		SkFlags: 41, UserTimeout: 42, SockUID: 43, Linger2: -1, SndWnd: 44, WindowKnown: true, MSS: 46, SinceSent: 46 * time.Millisecond, SinceReceived: 47 * time.Millisecond,
+		UrgSeq: 49, UrgData: 50, Sacked: 51, Shutdown: 3, HasSk: true, Repair: true, MPTCP: true, Retransmits: 52, ProbesOut: 53, Queue: 54}
+	task := life.Task{Has: event.HasPreempt | event.HasSyscall, Context: event.ContextProcess, PID: 21, TID: 22, UID: 23, Flags: 24, ExitCode: 25, Syscall: 26, More: 2,
+		Call: event.CallOfTask("amd64", 26, 2), CallOn: 27, Comm: event.Comm{'c'}, Cgroup: 20}
+	want := life.Story{Told: 9, Born: 3, Sock: 2, Final: true, NetNS: 4, Family: event.IPv4,
+		Local: netip.MustParseAddrPort("127.0.0.1:5"), Remote: netip.MustParseAddrPort("127.0.0.2:6"),
+		Count: 5, TaskCount: 3, Tasks: [3]life.Task{task, task, task}, Looked: [4]bool{true, true, true, true}, Looks: [4]life.Look{look, look, look, look},
+		Handshake: event.Segment{Seq: 11, Ack: 12, Len: 13, Window: 14, IPID: 15, Flags: 16, TTL: 17}, HasShake: true}
+	copy(want.Steps[:], []life.Step{
+		{At: 3, Hook: event.HookSetState, Task: life.NoTask, State: event.Listen, ToState: event.SynRecv},
+		{At: 8, Hook: event.HookAccept, State: event.SynRecv},
+		{At: 13, Hook: event.HookSetState, Task: life.NoTask, State: event.SynRecv, ToState: event.Established},
+		{At: 3 + 1<<40, Hook: event.HookShutdown, Task: 1, State: event.Established, Arg: 2},
+		{At: 8 + 1<<40, Hook: event.HookSetState, Task: 1, State: event.Established, ToState: event.FinWait1},
+	})
+	if d := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); d != "" {
+		t.Error(d)
+	}
+}
+
+// walk holds a struct of the objects against the Go type that was made of it,
+// member by member.
+func walk(t *testing.T, path string, s *btf.Struct, in reflect.Type) {
+	t.Helper()
+	fields := slices.DeleteFunc(reflect.VisibleFields(in), func(f reflect.StructField) bool { return f.Name == "_" })
+	if len(fields) != len(s.Members) {
+		t.Fatalf("%s: %d members, Go has %d", path, len(s.Members), len(fields))
+	}
+	end := uint32(0)
+	for i, m := range s.Members {
+		f := fields[i]
+		if m.Offset.Bytes() != end {
+			t.Errorf("%s.%s: at %d after %d: there is a hole", path, m.Name, m.Offset.Bytes(), end)
+		}
+		size, err := btf.Sizeof(m.Type)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if uintptr(m.Offset.Bytes()) != f.Offset || uintptr(size) != f.Type.Size() || !strings.EqualFold(strings.ReplaceAll(m.Name, "_", ""), f.Name) {
+			t.Errorf("%s.%s: %d bytes at %d; Go has %s, %d at %d", path, m.Name, size, m.Offset.Bytes(), f.Name, f.Type.Size(), f.Offset)
+		}
+		end = m.Offset.Bytes() + uint32(size)
+		if a, ok := m.Type.(*btf.Array); ok {
+			if inner, ok := a.Type.(*btf.Struct); ok {
+				walk(t, path+"."+m.Name, inner, f.Type.Elem())
+			}
+		}
+	}
+	if end != s.Size {
+		t.Errorf("%s: %d bytes of members, %d in all", path, end, s.Size)
 	}
 }
 

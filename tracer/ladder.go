@@ -173,7 +173,7 @@ func hooks(k *kernel) []hook {
 			classic("tcp:tcp_destroy_sock", bpf.ClassicProgClassicTcpDestroySock)),
 			lost: "when a socket's address is used again"},
 		{hook: event.HookConnect, ways: one("tcp_connect", bpf.TypedProgEntryTcpConnect, bpf.ProbeProgProbeTcpConnect),
-			lost: "the local port of a connection that is refused at once"},
+			lost: "the local port of a connection that is refused at once", asked: func(o Options) bool { return !o.Story }},
 		{hook: event.HookAccept, ways: call(
 			way{fexit("inet_csk_accept", bpf.TypedProgExitInetCskAccept)},
 			way{kretprobe("inet_csk_accept", bpf.ProbeProgProbeInetCskAccept)}),

@@ -14,6 +14,7 @@ import (
 
 	"github.com/tcpbye/tcpbye/bpf"
 	"github.com/tcpbye/tcpbye/tracer/event"
+	life "github.com/tcpbye/tcpbye/tracer/story"
 )
 
 // Options says how to trace. The zero value traces everything.
@@ -31,11 +32,14 @@ type Options struct {
 	Attach Rung
 	// Filter is what the kernel half leaves out.
 	Filter Filter
+	// Story has a socket told once, at its end, whose life is plain. See
+	// Tracer.Stories for whether it is so here.
+	Story bool
 }
 
 // Stats counts what did not get through.
 type Stats struct {
-	Events  uint64 // delivered
+	Events  uint64 // delivered, stories too
 	Ring    uint64 // lost: no room in the ring buffer
 	Map     uint64 // delivered without a connection id: no room in a map
 	Read    uint64 // delivered without a part that could not be read
@@ -58,6 +62,7 @@ type Tracer struct {
 	attachments []Attachment
 	ring        *ringbuf.Reader
 	queue       *queue
+	stories     bool // Options.Story, and the hooks that it needs are there
 	events      atomic.Uint64
 	decode      atomic.Uint64
 
@@ -99,12 +104,17 @@ func open(opts Options) (*Tracer, error) {
 		return nil, explain(err)
 	}
 	t := &Tracer{opts: opts, programs: p, queue: newQueue(queueBytes)}
-	if t.ring, err = ringbuf.NewReader(p.maps[bpf.TypedMapEvents]); err != nil {
-		return nil, errors.Join(fmt.Errorf("open the ring buffer: %w", err), p.close())
-	}
 	var all []hook
 	for _, h := range hooks(p.kernel) {
 		all = append(all, h.only(opts.Attach))
+	}
+	opts.Story = opts.Story && p.mayTellStories(all)
+	t.stories = opts.Story
+	if err := p.tellStories(opts.Story); err != nil {
+		return nil, errors.Join(err, p.close())
+	}
+	if t.ring, err = ringbuf.NewReader(p.maps[bpf.TypedMapEvents]); err != nil {
+		return nil, errors.Join(fmt.Errorf("open the ring buffer: %w", err), p.close())
 	}
 	for _, h := range all {
 		if h.asked == nil || h.asked(opts) {
@@ -122,9 +132,21 @@ func open(opts Options) (*Tracer, error) {
 			return nil, errors.Join(explain(fmt.Errorf("attach to the changes of a socket's state, without which nothing can be told: %w", a.Err)), t.Close())
 		}
 	}
+	if opts.Story && !toldBy(t.attachments) {
+		// This kernel refused what it seemed to have: a story would lack its steps.
+		if err := t.Close(); err != nil {
+			return nil, err
+		}
+		opts.Story = false
+		return open(opts)
+	}
 	p.release()
 	return t, nil
 }
+
+// Stories says whether sockets whose life is plain are told once, by
+// Handler.Story, and not event by event.
+func (t *Tracer) Stories() bool { return t.stories }
 
 // ErrNotAsked is why a hook that costs too much to be always there is not
 // attached.
@@ -138,6 +160,10 @@ func (t *Tracer) Attachments() []Attachment { return t.attachments }
 type Handler struct {
 	// Event takes an event, in the order of the ring, which is nearly that of time.
 	Event func(event.Event) error
+	// Story takes a socket's story (package story), in the order of the ring, too.
+	// What it tells is older. At the end of the trace it also takes those that are
+	// not over, after everything else. It keeps nothing of raw.
+	Story func(raw []byte) error
 	// Lost takes a loss, before any Tick beyond its From, and before any event
 	// that is a second younger; nil: losses are only counted.
 	Lost func(Loss) error
@@ -233,6 +259,9 @@ func graceful() error {
 // half off, delivers what was submitted until then, and returns. It starts what
 // was not started.
 func (t *Tracer) Run(ctx context.Context, h Handler) error {
+	if t.stories && h.Story == nil {
+		return errors.New("sockets' stories are asked for, and nobody takes them")
+	}
 	if err := t.Start(); err != nil {
 		return err
 	}
@@ -254,7 +283,7 @@ func (t *Tracer) deliver(h Handler) error {
 		}
 		return h.Lost(l)
 	}
-	var told time.Duration
+	var last time.Duration
 	for {
 		c := t.queue.take()
 		for _, l := range c.losses {
@@ -264,8 +293,17 @@ func (t *Tracer) deliver(h Handler) error {
 		}
 		data, strange := c.data, uint64(0)
 		for _, n := range c.sizes {
-			e, err := Decode(data[:n])
-			if data = data[n:]; err != nil {
+			raw := data[:n]
+			data = data[n:]
+			if h.Story != nil && life.Is(raw) {
+				t.events.Add(1)
+				if err := h.Story(raw); err != nil {
+					return err
+				}
+				continue
+			}
+			e, err := Decode(raw)
+			if err != nil {
 				strange++
 				continue
 			}
@@ -276,15 +314,15 @@ func (t *Tracer) deliver(h Handler) error {
 		}
 		if strange > 0 {
 			t.decode.Add(strange)
-			if err := lost(Loss{From: told, To: c.read, Lost: strange}); err != nil {
+			if err := lost(Loss{From: last, To: c.read, Lost: strange}); err != nil {
 				return err
 			}
 		}
 		if c.last {
-			return nil
+			return t.openStories(h.Story)
 		}
-		told = max(told, c.now)
-		if err := h.Tick(told); err != nil {
+		last = max(last, c.now)
+		if err := h.Tick(last); err != nil {
 			return err
 		}
 		t.idle.Store(h.Idle != nil && h.Idle())

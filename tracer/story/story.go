@@ -14,6 +14,10 @@ const (
 	MaxSteps = 16
 	MaxTasks = 3
 	MaxLooks = 4
+
+	// lockedSteps of them are steps with the socket's lock held, in their order;
+	// the others have places of their own.
+	lockedSteps = 14
 )
 
 // Which look is which.
@@ -31,7 +35,7 @@ const NoTask = MaxTasks
 type Step struct {
 	At      time.Duration // CLOCK_MONOTONIC
 	Hook    event.Hook
-	Task    uint8       // index of Tasks; NoTask: in softirq
+	Task    uint8       // index of Tasks; NoTask: a segment or a timer, whoever was on the CPU
 	State   event.State // at the hook; for HookSetState the old state
 	ToState event.State // for HookSetState
 	Arg     int32       // HookShutdown: mask; HookTimeWait: substate
@@ -157,30 +161,41 @@ func (s *Story) Decode(raw []byte, jiffy time.Duration, arch string) error {
 		return &DecodeError{fmt.Sprintf("%d bytes", len(raw))}
 	}
 	n, tasks := int(raw[offSteps]), int(raw[offTasks])
-	if n == 0 || n > MaxSteps || tasks > MaxTasks {
+	if n == 0 || n > lockedSteps || tasks > MaxTasks {
 		return &DecodeError{fmt.Sprintf("%d steps of %d tasks", n, tasks)}
 	}
 	s.Told, s.Born, s.Sock = time.Duration(le.Uint64(raw[offTime:])), time.Duration(le.Uint64(raw[offConn:])), le.Uint64(raw[offSock:])
 	s.Final, s.NetNS, s.Family = raw[offFinal] != 0, le.Uint32(raw[offNetNS:]), event.Family(le.Uint16(raw[offFamily:]))
 	s.Local = netip.AddrPortFrom(address(s.Family, raw[offLaddr:]), le.Uint16(raw[offSport:]))
 	s.Remote = netip.AddrPortFrom(address(s.Family, raw[offRaddr:]), le.Uint16(raw[offDport:]))
-	s.Count = n
 	for i := range s.Steps[:n] {
-		w := le.Uint64(raw[offStep+i*stepSize:])
-		what, states := uint8(w>>48), uint8(w>>56)
-		t := &s.Steps[i]
-		*t = Step{At: s.Born + time.Duration(w&(1<<48-1)), Hook: event.Hook(what & 0x3f), Task: what >> 6, State: event.State(states & 15)}
-		switch t.Hook {
-		case event.HookSetState:
-			t.ToState = event.State(states >> 4)
-		case event.HookShutdown, event.HookTimeWait:
-			t.Arg = int32(states >> 4)
-		case event.HookAccept, event.HookCloseEntry, event.HookClose, event.HookSendFin, event.HookDestroy:
-		default:
-			return &DecodeError{fmt.Sprintf("a step of hook %d", what&0x3f)}
+		if err := s.Steps[i].decode(raw, i, s.Born, tasks); err != nil {
+			return err
 		}
-		if t.Task != NoTask && int(t.Task) >= tasks {
-			return &DecodeError{"a step of nobody"}
+	}
+	var places [MaxSteps]uint8 // where the steps with the lock held have come to stand
+	for i := range places {
+		places[i] = uint8(i)
+	}
+	s.Count = n
+	for i := lockedSteps; i < MaxSteps; i++ {
+		if raw[offStep+i*stepSize+6] == 0 {
+			continue // not taken
+		}
+		var t Step
+		if err := t.decode(raw, i, s.Born, tasks); err != nil {
+			return err
+		}
+		at := s.Count
+		for ; at > 0 && s.Steps[at-1].At > t.At; at-- {
+			s.Steps[at] = s.Steps[at-1]
+		}
+		s.Steps[at] = t
+		s.Count++
+		for i := range places[:n] {
+			if int(places[i]) >= at {
+				places[i]++
+			}
 		}
 	}
 	s.TaskCount = tasks
@@ -193,6 +208,7 @@ func (s *Story) Decode(raw []byte, jiffy time.Duration, arch string) error {
 			if int(s.Looks[i].Step) >= n {
 				return &DecodeError{"a look at no step"}
 			}
+			s.Looks[i].Step = places[s.Looks[i].Step]
 		}
 	}
 	h := raw[offShake:]
@@ -201,6 +217,26 @@ func (s *Story) Decode(raw []byte, jiffy time.Duration, arch string) error {
 			Flags: event.TCPFlags(h[16]), TTL: h[17]}
 	} else {
 		s.Handshake = event.Segment{}
+	}
+	return nil
+}
+
+// decode reads a step by its place.
+func (t *Step) decode(raw []byte, place int, born time.Duration, tasks int) error {
+	w := le.Uint64(raw[offStep+place*stepSize:])
+	what, states := uint8(w>>48), uint8(w>>56)
+	*t = Step{At: born + time.Duration(w&(1<<48-1)), Hook: event.Hook(what & 0x3f), Task: what >> 6, State: event.State(states & 15)}
+	switch t.Hook {
+	case event.HookSetState:
+		t.ToState = event.State(states >> 4)
+	case event.HookShutdown, event.HookTimeWait:
+		t.Arg = int32(states >> 4)
+	case event.HookAccept, event.HookCloseEntry, event.HookClose, event.HookSendFin, event.HookDestroy:
+	default:
+		return &DecodeError{fmt.Sprintf("a step of hook %d", what&0x3f)}
+	}
+	if t.Task != NoTask && int(t.Task) >= tasks {
+		return &DecodeError{"a step of nobody"}
 	}
 	return nil
 }
