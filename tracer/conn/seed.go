@@ -40,11 +40,15 @@ func (j *Joiner) Seeds(visit func(Seed)) {
 	}
 }
 
-// Hold tells who holds a connection that is open still.
-func (j *Joiner) Hold(s Seed) {
-	if c := j.newest(ends{s.Local, s.Remote}, s.NetNS); c != nil && !c.judged && c.Ended == 0 {
-		c.Holders = s.Holders
+// Hold tells who holds a connection that is open still, and says which that is; nil:
+// there is none.
+func (j *Joiner) Hold(s Seed) *Connection {
+	c := j.newest(ends{s.Local, s.Remote}, s.NetNS)
+	if c == nil || c.judged || c.Ended != 0 {
+		return nil
 	}
+	c.Holders = s.Holders
+	return c.Connection
 }
 
 // adopt gives a connection, whose ends have just become known, what the start

@@ -171,12 +171,10 @@ func (l *ledger) seed(s conn.Seed) {
 }
 
 // hold takes who holds a connection at the end of the run.
-func (l *ledger) hold(s conn.Seed, r record.Seed) {
+func (l *ledger) hold(c *conn.Connection, r record.Seed) {
 	i := &item{record: record.Append(nil, r), placed: true, wanted: len(l.picks()) == 0}
-	for c, t := range l.tracks {
-		if c.NetNS == s.NetNS && c.Local == s.Local && c.Remote == s.Remote && t.is != rejected {
-			l.concern(i, t)
-		}
+	if t := l.tracks[c]; t != nil && t.is != rejected {
+		l.concern(i, t)
 	}
 	if !i.wanted && len(i.tracks) == 0 {
 		return

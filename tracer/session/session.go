@@ -324,7 +324,7 @@ func (s *Session) Seed(seed conn.Seed) error {
 
 // Hold tells who holds a connection that is open still, before Finish.
 func (s *Session) Hold(seed conn.Seed) error {
-	s.join.Hold(seed)
+	c := s.join.Hold(seed)
 	if s.cfg.Record == nil || len(seed.Holders) == 0 {
 		return nil
 	}
@@ -333,7 +333,7 @@ func (s *Session) Hold(seed conn.Seed) error {
 		r.Holders = append(r.Holders, ownerRecord(seed.Time, &seed.Holders[i]))
 	}
 	if s.ledger != nil {
-		s.ledger.hold(seed, r)
+		s.ledger.hold(c, r)
 		return nil
 	}
 	return s.cfg.Record.Seed(r)
