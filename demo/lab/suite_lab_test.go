@@ -42,7 +42,7 @@ var suite = map[string]string{
 	"./tracer":         "^(TestLoopback|TestHooks|TestWithoutProbeReads|TestPrivileges|TestDropPrivileges|TestOpenGivesBack)$",
 	"./demo/scenario":  "^(TestDemo|TestCatalogueIsJudged)$",
 	"./tracer/session": "^TestStackOf",
-	"./cmd/tcpbye":     "^(TestDoctor|TestTraceInContainer$)",
+	"./cmd/tcpbye":     "^(TestDoctor|TestStartsInLittleMemory|TestTraceInContainer$)",
 }
 
 // tests says which of a package's tests run on a kernel, and with which
