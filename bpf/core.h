@@ -492,18 +492,11 @@ static __always_inline void fill_socket(struct event *e, struct sock *sk)
  * protocol's functions tell; where their addresses are hidden, a socket that has
  * the protocol that it was made with.
  */
-static __always_inline __u8 queue_of(struct sock *sk)
+static __always_inline __u8 queue_in(struct sock *sk, struct tcp_sock *tp)
 {
 	struct proto *prot = READ(sk, __sk_common.skc_prot);
-#ifdef TCPBYE_TYPED
-	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
-#else
-	struct tcp_sock *tp = (void *)sk;
-#endif
 	__u8 queue = 0;
 
-	if (!tp)
-		return 0;
 	if (READ(tp, inet_conn.icsk_ulp_ops))
 		queue |= QUEUE_ULP;
 	if (!prot)
@@ -517,6 +510,17 @@ static __always_inline __u8 queue_of(struct sock *sk)
 		queue |= QUEUE_UNSURE;
 	}
 	return queue;
+}
+
+static __always_inline __u8 queue_of(struct sock *sk)
+{
+#ifdef TCPBYE_TYPED
+	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
+#else
+	struct tcp_sock *tp = (void *)sk;
+#endif
+
+	return tp ? queue_in(sk, tp) : 0;
 }
 
 static __always_inline void fill_tcp(struct event *e, struct sock *sk)
@@ -573,7 +577,7 @@ static __always_inline void fill_tcp(struct event *e, struct sock *sk)
 	}
 	e->urg_seq = READ(tp, urg_seq);
 	e->urg_data = READ(tp, urg_data) & 0xff00;
-	e->queue = queue_of(sk);
+	e->queue = queue_in(sk, tp);
 	e->has |= HAS_TCP;
 }
 
@@ -696,6 +700,12 @@ static __always_inline __u64 conn_id(__u64 key, __u64 now, bool birth)
 
 	if (id)
 		return *id & ~UNDECIDED;
+	if (cfg_story && !birth) {
+		struct story *s = bpf_map_lookup_elem(&stories, &key);
+
+		if (s)
+			return s->conn;
+	}
 	if (bpf_map_update_elem(&conns, &key, &now, birth ? BPF_ANY : BPF_NOEXIST)) {
 		/* Another CPU may have seen the socket first, too: its id counts. */
 		id = bpf_map_lookup_elem(&conns, &key);
@@ -707,13 +717,29 @@ static __always_inline __u64 conn_id(__u64 key, __u64 now, bool birth)
 	return now;
 }
 
-/* An event with room for a tail. */
+/*
+ * No wake-up for each event: it costs more than the event. The reader polls,
+ * and is woken early when the ring fills. Only when nothing came for a while
+ * it sleeps, and says so.
+ */
+static __always_inline void submit(void *record)
+{
+	__u64 waiting = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
+
+	bpf_ringbuf_submit(record, waiting >= cfg_wake_bytes || tracing == TRACING_ASLEEP ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
+}
+
+static __noinline int tell(__u64 sock);
+
+/* An event with room for a tail. A story of its socket stands before it. */
 static __always_inline struct event *begin_long(__u8 hook, void *sk, const __u32 tail)
 {
 	struct event *e;
 
 	if (!tracing)
 		return NULL;
+	if (cfg_story && sk)
+		tell((__u64)sk);
 	e = bpf_ringbuf_reserve(&events, sizeof(*e) + tail, 0);
 	if (!e) {
 		count_lost(LOST_RING);
@@ -734,16 +760,9 @@ static __always_inline struct event *begin(__u8 hook, void *sk)
 	return begin_long(hook, sk, 0);
 }
 
-/*
- * No wake-up for each event: it costs more than the event. The reader polls,
- * and is woken early when the ring fills. Only when nothing came for a while
- * it sleeps, and says so.
- */
 static __always_inline int end(struct event *e)
 {
-	__u64 waiting = bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA);
-
-	bpf_ringbuf_submit(e, waiting >= cfg_wake_bytes || tracing == TRACING_ASLEEP ? BPF_RB_FORCE_WAKEUP : BPF_RB_NO_WAKEUP);
+	submit(e);
 	return 0;
 }
 
@@ -762,7 +781,16 @@ static __always_inline void remember_process(void)
 	__u32 pid = bpf_get_current_pid_tgid() >> 32;
 	__u8 one = 1;
 
+	if (cfg_story && bpf_map_lookup_elem(&procs, &pid))
+		return;
 	bpf_map_update_elem(&procs, &pid, &one, BPF_ANY);
+	if (cfg_story) {
+		/* Its story may be told when it is gone. */
+		struct event *e = begin(HOOK_PROCESS, NULL);
+
+		if (e)
+			end(e);
+	}
 }
 
 static __always_inline bool is_tcp(struct sock *sk)
@@ -850,6 +878,8 @@ static __always_inline int note_sent(struct sock *sk, int ret)
 
 	if (!tp || (!ret && !old))
 		return 0;
+	if (cfg_story && ret && tracing)
+		tell(key);
 	now.conn = conn_id(key, bpf_ktime_get_ns(), false);
 	now.una = READ(tp, snd_una);
 	if (old && old->conn == now.conn && old->una == now.una)
@@ -887,6 +917,8 @@ static __always_inline void fill_unsent(struct event *e)
 	bpf_map_delete_elem(&unsents, &key);
 }
 
+#include "plain.h"
+
 static __always_inline int on_state(struct sock *sk, int from, int to)
 {
 	bool birth = to == TCP_SYN_SENT || (from == TCP_LISTEN && to == TCP_SYN_RECV);
@@ -896,7 +928,9 @@ static __always_inline int on_state(struct sock *sk, int from, int to)
 	if (!is_tcp(sk) || !chosen(sk, birth, to == TCP_SYN_SENT))
 		return 0;
 	born = put_off(sk);
-	if (born) {
+	if (plain_state(sk, from, to, birth, born))
+		return 0;
+	if (born && !has_story(sk)) {
 		e = begin(HOOK_SET_STATE, sk);
 		if (e) {
 			e->time = e->conn = born;
@@ -927,7 +961,7 @@ static __always_inline int on_full(__u8 hook, struct sock *sk, int arg, __u64 ot
 {
 	struct event *e;
 
-	if (!wanted(sk))
+	if (plain(hook, sk, arg) || !wanted(sk))
 		return 0;
 	e = begin(hook, sk);
 	if (!e)
@@ -948,7 +982,7 @@ static __always_inline int on_marker(__u8 hook, struct sock *sk, int arg, __u64 
 {
 	struct event *e;
 
-	if (!wanted(sk))
+	if (plain(hook, sk, arg) || !wanted(sk))
 		return 0;
 	e = begin(hook, sk);
 	if (!e)
@@ -987,6 +1021,10 @@ static __always_inline int on_destroy(struct sock *sk)
 	__u64 key = (__u64)sk;
 	__u64 *id = bpf_map_lookup_elem(&conns, &key);
 
+	if ((!id || *id != NOT_CHOSEN) && plain_destroy(sk))
+		return 0;
+	if (cfg_story && !id)
+		id = bpf_map_lookup_elem(&conns, &key); /* since its story is told */
 	if (!id)
 		return 0; /* never seen doing anything */
 	e = *id == NOT_CHOSEN ? NULL : begin(HOOK_DESTROY, sk);
@@ -1215,25 +1253,30 @@ static __always_inline int on_reset(struct sock *sk, struct sk_buff *skb)
 
 static __always_inline int on_mini_socket(__u8 hook, struct inet_timewait_sock *tw)
 {
+	__s32 ended = TWSK_END_UNKNOWN;
 	struct event *e;
 
 	if (!may_match((struct sock *)tw))
 		return 0;
+	if (hook == HOOK_TWSK_KILL) {
+		__u32 zero = 0;
+		__u64 *early = bpf_map_lookup_elem(&descheduled, &zero);
+
+		ended = TWSK_END_TIMER;
+		if (early && *early == (__u64)tw) {
+			ended = TWSK_END_EARLY;
+			*early = 0;
+		}
+		/* Each plain connection leaves one that ends so. */
+		if (cfg_story && ended == TWSK_END_TIMER && READ(tw, tw_substate) == TCP_TIME_WAIT)
+			return 0;
+	}
 	e = begin(hook, tw);
 	if (!e)
 		return 0;
 	fill_tuple(e, (struct sock *)tw);
 	e->arg = READ(tw, tw_substate);
-	if (hook == HOOK_TWSK_KILL) {
-		__u32 zero = 0;
-		__u64 *early = bpf_map_lookup_elem(&descheduled, &zero);
-
-		e->arg2 = TWSK_END_TIMER;
-		if (early && *early == e->sock) {
-			e->arg2 = TWSK_END_EARLY;
-			*early = 0;
-		}
-	}
+	e->arg2 = ended;
 	return end(e);
 }
 
@@ -1241,7 +1284,7 @@ static __always_inline int on_time_wait(struct sock *sk, int substate, int timeo
 {
 	struct event *e;
 
-	if (!wanted(sk))
+	if (plain(HOOK_TIME_WAIT, sk, substate) || !wanted(sk))
 		return 0;
 	e = begin(HOOK_TIME_WAIT, sk);
 	if (!e)
@@ -1469,6 +1512,8 @@ static __always_inline int on_file_close(struct file *file)
 	struct inode *inode = READ(file, f_inode);
 	struct socket *socket;
 	struct sock *sk;
+	struct story *story;
+	bool unwanted = false;
 	struct event *e;
 	long refs;
 	__u64 key;
@@ -1486,8 +1531,11 @@ static __always_inline int on_file_close(struct file *file)
 	if (!sk)
 		return 0;
 	key = (__u64)sk;
-	if (!is_tcp(sk) || (READ(sk, __sk_common.skc_family) != AF_INET &&
-			    READ(sk, __sk_common.skc_family) != AF_INET6) || !chosen(sk, false, false))
+	story = story_of(sk, &unwanted);
+	if (unwanted)
+		return 0;
+	if (!story && (!is_tcp(sk) || (READ(sk, __sk_common.skc_family) != AF_INET &&
+			    READ(sk, __sk_common.skc_family) != AF_INET6) || !chosen(sk, false, false)))
 		return 0;
 	if (bpf_core_field_exists(struct file___new, f_ref)) {
 		struct file___new *new = (void *)file;
@@ -1506,6 +1554,8 @@ static __always_inline int on_file_close(struct file *file)
 		if (READ(sk, __sk_common.skc_state) == TCP_LISTEN || !bpf_map_lookup_elem(&procs, &pid))
 			return 0;
 	}
+	if (story && refs == 1 && plain_file_close(sk))
+		return 0;
 	e = begin(HOOK_FILE_CLOSE, sk);
 	if (!e)
 		return 0;

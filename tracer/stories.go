@@ -42,13 +42,16 @@ func toldBy(attachments []Attachment) bool {
 }
 
 // tellStories has the programs of all objects keep stories, or not.
-func (p *programs) tellStories(yes bool) error {
+func (p *programs) tellStories(yes bool, room uint32) error {
 	for _, spec := range p.specs {
 		if err := spec.Variables[bpf.ProbeVarCfgStory].Set(yes); err != nil {
 			return fmt.Errorf("configure the BPF object: %w", err)
 		}
 		if !yes {
-			spec.Maps[bpf.ProbeMapStories].MaxEntries = 1
+			room = 1
+		}
+		if room != 0 {
+			spec.Maps[bpf.ProbeMapStories].MaxEntries = room
 		}
 	}
 	return nil

@@ -36,6 +36,8 @@ type Options struct {
 	// Story has a socket told once, at its end, whose life is plain. See
 	// Tracer.Stories for whether it is so here.
 	Story bool
+
+	storyRoom uint32 // of how many sockets at once stories are kept; 0: as many as bpf/core.h says
 }
 
 // Stats counts what did not get through.
@@ -112,7 +114,7 @@ func open(opts Options) (*Tracer, error) {
 	}
 	opts.Story = opts.Story && p.mayTellStories(all)
 	t.stories = opts.Story
-	if err := p.tellStories(opts.Story); err != nil {
+	if err := p.tellStories(opts.Story, opts.storyRoom); err != nil {
 		return nil, errors.Join(err, p.close())
 	}
 	if t.ring, err = ringbuf.NewReader(p.maps[bpf.TypedMapEvents]); err != nil {
