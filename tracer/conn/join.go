@@ -502,6 +502,9 @@ func (j *Joiner) ownDue(c *entry) time.Duration {
 			due = max(due, c.miniEnd)
 		case c.peer == nil || c.peer.Ended == 0:
 			due = max(due, c.Ended+finWait2)
+		default:
+			// What the peer sent last, a FIN or the RST of an abort, may be under way.
+			due = max(due, min(c.peer.Ended+j.opts.Grace, c.Ended+finWait2))
 		}
 	}
 	return due
@@ -690,7 +693,8 @@ func (j *Joiner) newestMini(t ends, netns uint32) *entry {
 	list := j.byEnds[t]
 	for i := len(list) - 1; i >= 0; i-- {
 		// What never was established left none (EADDRNOTAVAIL, ports used again).
-		if list[i].NetNS == netns && list[i].Ended != 0 && (list[i].Open != OpenActive || list[i].Established != 0) {
+		// It is made before its socket goes to CLOSE.
+		if list[i].NetNS == netns && (list[i].Ended != 0 || list[i].mini != 0) && (list[i].Open != OpenActive || list[i].Established != 0) {
 			return list[i]
 		}
 	}
@@ -974,7 +978,7 @@ func (j *Joiner) state(c *entry, e *event.Event) {
 		// Without tcp_time_wait, which may not be attached, or was skipped: a
 		// mini-socket that waits for the peer's FIN. Of a peer that lives here
 		// it can be told. To an orphan no process does anything more.
-		if e.State == event.FinWait2 && e.Err == 0 && e.Has&event.HasSocket != 0 && e.SkFlags&event.SockDone == 0 &&
+		if e.State == event.FinWait2 && e.Err == 0 && !e.Repair && e.Has&event.HasSocket != 0 && e.SkFlags&event.SockDone == 0 &&
 			(e.Context == event.ContextSoftirq || e.SkFlags&event.SockDead != 0) && c.mini == 0 && c.peer != nil {
 			c.mini = event.FinWait2
 		}

@@ -330,6 +330,53 @@ func TestMiniUnseen(t *testing.T) {
 	}
 }
 
+// TestMiniAborted: the RST with which the peer aborts comes to a mini-socket a moment
+// after the peer's own end is complete.
+func TestMiniAborted(t *testing.T) {
+	var all []event.Event
+	a := &sock{1, 1, client, server, event.Close, 3, &all}
+	b := &sock{2, 2, server, client, event.Listen, 4, &all}
+	a.to(ms, event.SynSent)
+	b.to(ms, event.SynRecv)
+	b.to(ms, event.Established)
+	a.to(ms, event.Established)
+	a.to(2*ms, event.FinWait1)
+	b.to(2*ms, event.CloseWait)
+	a.to(3*ms, event.FinWait2)
+	a.event(3*ms, event.Event{Hook: event.HookTimeWait, Arg: int32(event.FinWait2)})
+	// The mini-socket is made before its socket goes to CLOSE.
+	sock, gen := a.sock, a.gen
+	a.sock, a.gen = 0, 0
+	a.event(3*ms, event.Event{Hook: event.HookTwskSchedule, Arg: int32(event.FinWait2)})
+	a.sock, a.gen = sock, gen
+	a.to(3*ms, event.Close)
+	a.event(3*ms, event.Event{Hook: event.HookDestroy})
+	const later = 2 * time.Second
+	b.to(later, event.Close)
+	b.event(later, event.Event{Hook: event.HookDestroy})
+	a.sock, a.gen = 0, 0
+	a.event(later+40*ms, event.Event{Hook: event.HookTwskKill, Arg: int32(event.FinWait2)})
+	var ends []*Connection
+	j := New(Options{Done: func(c *Connection) { ends = append(ends, c) }})
+	for _, e := range all {
+		j.Add(e)
+		j.Advance(e.Time)
+	}
+	j.Advance(2 * later)
+	if len(ends) != 2 {
+		t.Fatalf("%d ends are complete", len(ends))
+	}
+	for _, c := range ends {
+		if last := c.Events[len(c.Events)-1]; c.Open == OpenActive && last.Hook != event.HookTwskKill {
+			t.Errorf("the story ends with %v", last.Hook)
+		}
+		made := slices.ContainsFunc(c.Events, func(e event.Event) bool { return e.Hook == event.HookTwskSchedule })
+		if (c.Open == OpenActive) != made {
+			t.Errorf("%v: a mini-socket was made: %v", c.Open, made)
+		}
+	}
+}
+
 // TestHeir: where only the states are seen, the owner is who held the socket last,
 // and not who destroys it from outside.
 func TestHeir(t *testing.T) {

@@ -38,8 +38,12 @@ func (f *facts) toItself() bool {
 
 // tellItself is about a socket that was connected to itself.
 func tellItself(f *facts) string {
-	return fmt.Sprintf("%s was connected to itself: nobody listened on %s, and the kernel chose that port as the source of its own SYN (a simultaneous open with itself). There is one socket, one FIN and one TIME_WAIT.",
+	s := fmt.Sprintf("%s was connected to itself: nobody listened on %s, and the kernel chose that port as the source of its own SYN (a simultaneous open with itself). There is one socket",
 		end(f), f.c.Local)
+	if f.keepsTimeWait() {
+		return s + ", one FIN and one TIME_WAIT."
+	}
+	return s + ", and no other end."
 }
 
 const itselfAdvice = "Keep ports that are listened on out of net.ipv4.ip_local_port_range (or in net.ipv4.ip_local_reserved_ports), and after connect(2) compare getsockname(2) with getpeername(2): a client that retries to a dead local port meets itself sooner or later, and then holds the port that the service needs."
@@ -171,7 +175,7 @@ func (f *facts) noDescriptor() (says, do string) {
 func (v *Verdict) addHint(self, other *facts) {
 	if self.toItself() {
 		switch {
-		case v.Class == Open || v.Class == Refused || v.Class == TimedOut && v.Cause == ConnectTimeout:
+		case v.Class == Refused || v.Class == TimedOut && v.Cause == ConnectTimeout:
 		case v.Cause == SimultaneousClose:
 			v.Sentence, v.Advice = tellItself(self), itselfAdvice
 		default:
