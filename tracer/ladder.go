@@ -239,7 +239,7 @@ func hooks(k *kernel) []hook {
 			classic("sched:sched_process_exit", bpf.ClassicProgClassicSchedProcessExit)),
 			lost: "when and how a process ended"},
 		{hook: event.HookFileClose, ways: fileClose,
-			lost: "a close(2) that did not end the connection, because another descriptor holds it"},
+			lost: "a close(2) that did not end the connection, because another descriptor holds it, nor whether a sockmap had its queue"},
 		{hook: event.HookSynDrop, ways: one("tcp_conn_request", bpf.TypedProgEntryTcpConnRequest, bpf.ProbeProgProbeTcpConnRequest),
 			lost: "a SYN dropped for want of room in the accept queue"},
 		{hook: event.HookReceive, ways: call(

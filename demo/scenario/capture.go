@@ -29,6 +29,9 @@ type Segment struct {
 
 	Timestamped bool // it has the timestamps option (RFC 7323)
 	TSVal       uint32
+
+	// Again: it is in the capture already, with another address (NAT).
+	Again bool
 }
 
 func (s Segment) String() string {

@@ -227,6 +227,11 @@ func (o *Outcome) checkVerdict(e *End, x Expect, j JudgedEnd) []error {
 	if v.Sentence == "" {
 		bad("the verdict has no sentence")
 	}
+	for _, part := range x.Says {
+		if !strings.Contains(v.Sentence+" "+v.Advice, part) {
+			bad("%q is not in %q, nor in the advice %q", part, v.Sentence, v.Advice)
+		}
+	}
 	return errs
 }
 
@@ -310,7 +315,7 @@ func (s *Scenario) checkResets(o *Outcome, matched map[string]JudgedEnd) []error
 	}
 	rsts := -s.Forged
 	for _, seg := range o.Segments {
-		if seg.Flags&event.RST != 0 && slices.Contains(o.Watched, seg.NetNS) && (o.known(seg.Src, seg.Dst) || o.known(seg.Dst, seg.Src)) {
+		if seg.Flags&event.RST != 0 && !seg.Again && slices.Contains(o.Watched, seg.NetNS) && (o.known(seg.Src, seg.Dst) || o.known(seg.Dst, seg.Src)) {
 			rsts++
 		}
 	}

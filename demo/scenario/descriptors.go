@@ -104,6 +104,21 @@ var descriptors = []Scenario{
 		Ends: politely("client", verdict.ActDup2).pair("client", first, "server", then),
 	},
 	{
+		Name:   "dup2-32-bit",
+		Title:  "the same by a system call of a 32-bit program",
+		Story:  "The client calls dup2(2) over its descriptor in the way of 32-bit programs (int 0x80), whose numbers of system calls are others: this one is uname(2) for 64-bit ones.",
+		Groups: []string{"descriptor"},
+		Needs:  []Feature{HasCompat},
+		Run: func(w *World) {
+			c, s := w.Pair()
+			c.Exchange(s, 100, 200)
+			other := c.p.must(nil, &request{Op: opEventFD}, "")
+			c.p.must(c.end, &request{Op: opCompatDup2, FD: other, FD2: c.fd}, fmt.Sprintf("%d, %d", other, c.fd))
+			followUp(c, s)
+		},
+		Ends: politely("client", verdict.ActDup2).pair("client", first, "server", then),
+	},
+	{
 		Name:   "scm-rights",
 		Title:  "the client passes its socket to another process, which closes it",
 		Story:  "The client sends the descriptor over a unix socket (SCM_RIGHTS) and closes its own. The heir uses the connection, and closes it.",

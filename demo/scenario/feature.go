@@ -1,6 +1,7 @@
 package scenario
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -42,6 +43,9 @@ type Feature struct {
 	Since Kernel // the first version that Debian ships with it
 	// Until is the first version that no longer has it; zero: all have it.
 	Until Kernel
+	// Built: whoever builds a kernel can leave it out, and only Debian's are known to
+	// have it.
+	Built bool
 	probe func() error
 }
 
@@ -65,8 +69,14 @@ func (m *Missing) Unwrap() error { return m.Reason }
 // Expected says whether a kernel of this version was expected to lack the
 // feature; if not, a test that finds it missing has found a fault.
 func (m *Missing) Expected(k Kernel) bool {
-	return k.Before(m.Feature.Since) || m.Feature.Until != (Kernel{}) && !k.Before(m.Feature.Until)
+	return m.Feature.Built && !debian() || k.Before(m.Feature.Since) || m.Feature.Until != (Kernel{}) && !k.Before(m.Feature.Until)
 }
+
+// debian says whether the running kernel is one of Debian's.
+var debian = sync.OnceValue(func() bool {
+	b, err := os.ReadFile("/proc/version")
+	return err == nil && bytes.Contains(b, []byte("Debian"))
+})
 
 func (f Feature) check() error {
 	if err := f.probe(); err != nil {
@@ -99,6 +109,10 @@ var (
 	HasDestroyOrphan   = Feature{Name: "SOCK_DESTROY of sockets that no process holds", Since: Kernel{6, 1}, probe: sync.OnceValue(probeDestroyOrphan)}
 	HasVeth            = Feature{Name: "veth", Since: Kernel{5, 10}, probe: sync.OnceValue(probeVeth)}
 	HasNftReject       = Feature{Name: "nf_tables reject", Since: Kernel{5, 10}, probe: sync.OnceValue(probeReject)}
+	HasNAT             = Feature{Name: "nf_tables nat", Since: Kernel{5, 10}, Built: true, probe: sync.OnceValue(probeNAT)}
+	HasKernelTLS       = Feature{Name: "kTLS", Since: Kernel{5, 10}, Built: true, probe: sync.OnceValue(func() error { return tryOnPair(kernelTLS) })}
+	HasSockmap         = Feature{Name: "sockmap", Since: Kernel{5, 10}, Built: true, probe: sync.OnceValue(func() error { return tryOnPair(intoSockmap) })}
+	HasCompat          = Feature{Name: "32-bit system calls", Since: Kernel{5, 10}, Built: true, probe: sync.OnceValue(probeCompat)}
 	HasDiagDestroy     = Feature{Name: "SOCK_DESTROY", Since: Kernel{5, 10}, probe: sync.OnceValue(probeDestroy)}
 )
 

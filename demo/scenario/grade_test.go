@@ -143,6 +143,11 @@ func (o *Outcome) grade(name string, e *End, x Expect, j JudgedEnd, ok bool) Gra
 	if v.Sentence == "" {
 		g.False = append(g.False, "no sentence")
 	}
+	for _, part := range x.Says {
+		if !strings.Contains(v.Sentence+" "+v.Advice, part) {
+			lacks("hint")
+		}
+	}
 	if errs := o.checkActor(x, v.Actor); v.Actor == nil && len(errs) > 0 {
 		lacks("actor")
 	} else {

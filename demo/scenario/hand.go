@@ -1,6 +1,7 @@
 package scenario
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -332,6 +333,22 @@ func (p *Puppet) Kill(sig unix.Signal) {
 		return
 	}
 	p.died(nil, "killed", sig, start)
+}
+
+// Stop stops the process, and waits until each of its threads is.
+func (p *Puppet) Stop() {
+	if p.w.err != nil {
+		return
+	}
+	if err := unix.Kill(p.pid, unix.SIGSTOP); err != nil {
+		p.w.fail("cannot stop %s: %w", p.role, err)
+		return
+	}
+	p.w.until(p.role+" to stop", func() (bool, string) {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.pid))
+		_, after, _ := bytes.Cut(b, []byte(") "))
+		return err == nil && bytes.HasPrefix(after, []byte("T")), string(after[:min(len(after), 1)])
+	})
 }
 
 // Crash raises a signal in the process itself, as a fault would.

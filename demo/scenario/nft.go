@@ -3,6 +3,7 @@ package scenario
 import (
 	"encoding/binary"
 	"fmt"
+	"net/netip"
 
 	"golang.org/x/sys/unix"
 )
@@ -88,6 +89,97 @@ func dropOutput(port uint16) error {
 			),
 		}},
 	)
+}
+
+// dropLarge installs, in the calling thread's namespace, what
+// `nft add rule inet tcpbye input meta length > BYTES drop` does.
+func dropLarge(bytes uint32) error {
+	const (
+		newTable, newChain, newRule = 0, 3, 6
+		localIn                     = 1
+		metaLength                  = 0
+		reg1                        = 1
+		greater                     = 4
+	)
+	expr := func(name string, data ...[]byte) []byte {
+		return nlNest(1, nlString(1, name), nlNest(2, data...))
+	}
+	return nftBatch(
+		nftMessage{newTable, [][]byte{nlString(1, "tcpbye")}},
+		nftMessage{newChain, [][]byte{
+			nlString(1, "tcpbye"), nlString(3, "input"),
+			nlNest(4, nlUint32(1, localIn), nlUint32(2, 0)), nlString(7, "filter"),
+		}},
+		nftMessage{newRule, [][]byte{
+			nlString(1, "tcpbye"), nlString(2, "input"),
+			nlNest(4,
+				expr("meta", nlUint32(1, reg1), nlUint32(2, metaLength)),
+				// What is read is in host byte order, and compared byte by byte.
+				expr("byteorder", nlUint32(1, reg1), nlUint32(2, reg1), nlUint32(3, 1), nlUint32(4, 4), nlUint32(5, 4)),
+				expr("cmp", nlUint32(1, reg1), nlUint32(2, greater), nlNest(3, nlUint32(1, bytes))),
+				expr("immediate", nlUint32(1, 0), nlNest(2, nlNest(2, nlUint32(1, 0)))),
+			),
+		}},
+	)
+}
+
+// translateOutput installs, in the calling thread's namespace, what
+// `nft add rule inet tcpbye output ip daddr A tcp dport P dnat ip to B:Q` does, in a
+// chain of the type nat.
+func translateOutput(from, to netip.AddrPort) error {
+	const (
+		newTable, newChain, newRule    = 0, 3, 6
+		localOut                       = 3
+		metaNFProto, metaL4Proto       = 15, 16
+		networkHeader, transportHeader = 1, 2
+		reg1, reg2                     = 1, 2
+		dnat                           = 1
+	)
+	expr := func(name string, data ...[]byte) []byte {
+		return nlNest(1, nlString(1, name), nlNest(2, data...))
+	}
+	equal := func(value ...byte) []byte {
+		return expr("cmp", nlUint32(1, reg1), nlUint32(2, 0), nlNest(3, nlAttr(1, value)))
+	}
+	load := func(reg uint32, value []byte) []byte {
+		return expr("immediate", nlUint32(1, reg), nlNest(2, nlAttr(1, value)))
+	}
+	port := func(a netip.AddrPort) []byte { return binary.BigEndian.AppendUint16(nil, a.Port()) }
+	return nftBatch(
+		nftMessage{newTable, [][]byte{nlString(1, "tcpbye")}},
+		nftMessage{newChain, [][]byte{
+			nlString(1, "tcpbye"), nlString(3, "output"),
+			nlNest(4, nlUint32(1, localOut), nlUint32(2, ^uint32(99))), nlString(7, "nat"), // priority -100
+		}},
+		nftMessage{newRule, [][]byte{
+			nlString(1, "tcpbye"), nlString(2, "output"),
+			nlNest(4,
+				expr("meta", nlUint32(1, reg1), nlUint32(2, metaNFProto)),
+				equal(unix.NFPROTO_IPV4),
+				expr("meta", nlUint32(1, reg1), nlUint32(2, metaL4Proto)),
+				equal(unix.IPPROTO_TCP),
+				expr("payload", nlUint32(1, reg1), nlUint32(2, networkHeader), nlUint32(3, 16), nlUint32(4, 4)),
+				equal(from.Addr().AsSlice()...),
+				expr("payload", nlUint32(1, reg1), nlUint32(2, transportHeader), nlUint32(3, 2), nlUint32(4, 2)),
+				equal(port(from)...),
+				load(reg1, to.Addr().AsSlice()),
+				load(reg2, port(to)),
+				expr("nat", nlUint32(1, dnat), nlUint32(2, unix.NFPROTO_IPV4), nlUint32(3, reg1), nlUint32(5, reg2)),
+			),
+		}},
+	)
+}
+
+// probeNAT translates an address in a namespace that is gone afterwards.
+func probeNAT() error {
+	ns, err := newNetns()
+	if err != nil {
+		return err
+	}
+	defer ns.close()
+	return ns.do(func() error {
+		return translateOutput(virtualAddr, netip.MustParseAddrPort("127.0.0.1:80"))
+	})
 }
 
 // rejectNothing takes the table away again.

@@ -29,6 +29,20 @@ var unfinished = []Scenario{
 		Ends: openPair(verdict.StillOpen, "", "", Expect{}, Expect{}),
 	},
 	{
+		Name:   "peer-stopped",
+		Title:  "the server's process is stopped",
+		Story:  "The server is stopped (SIGSTOP), as by a debugger or docker pause. Its kernel goes on acknowledging: the client's request waits in a queue that nobody reads, and both ends stand.",
+		Groups: []string{"open"},
+		Run: func(w *World) {
+			c, s := w.Pair()
+			c.Exchange(s, 100, 200)
+			s.p.Stop()
+			c.Send(60)
+			c.WaitAcked()
+		},
+		Ends: openPair(verdict.StillOpen, "", "", Expect{}, Expect{}),
+	},
+	{
 		Name:   "close-wait-leak",
 		Title:  "the client has closed; the server reads its goodbye and does nothing",
 		Story:  "The server has read the end of the stream and forgets to close. Its socket stays in CLOSE_WAIT, which no timer ends.",

@@ -64,6 +64,9 @@ func (w *World) outcome(s *Scenario) Outcome {
 	for _, c := range w.captures {
 		o.Segments = append(o.Segments, c.snapshot()...)
 	}
+	for _, t := range w.translated {
+		o.Segments = t.seen(o.Segments)
+	}
 	o.Until = monotonic()
 	slices.SortStableFunc(o.Segments, func(a, b Segment) int { return int(a.Time - b.Time) })
 	for _, e := range o.Ends {

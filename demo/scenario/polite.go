@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"fmt"
+	"net/netip"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -49,6 +50,24 @@ func followUp(active, passive *Sock) {
 }
 
 var polite = []Scenario{
+	{
+		Name:   "self-connect",
+		Title:  "a client connects to itself",
+		Story:  "The client's own port is the one that it connects to, and nobody listens there: the SYN meets the socket that sent it, a simultaneous open with itself. There is one socket, one FIN and one TIME_WAIT.",
+		Groups: []string{"polite"},
+		Run: func(w *World) {
+			c := w.Puppet("client").socket(unix.IPPROTO_TCP, 0)
+			c.bind(netip.AddrPortFrom(w.family.loopback(), 0))
+			c.connectTo("client", c.local())
+			w.finishConnect(c)
+			c.Close()
+			w.WaitMini(c.end, event.TimeWait)
+		},
+		Ends: map[string]Expect{
+			"client": ending{class: verdict.Graceful, cause: verdict.SimultaneousClose, act: verdict.ActClose, actor: "client"}.local(
+				Expect{TimeWait: true, FIN: 1, Says: []string{"connected to itself", "one TIME_WAIT"}}),
+		},
+	},
 	{
 		Name:     "close",
 		Title:    "the client is done and closes; the server follows",

@@ -67,6 +67,9 @@ const (
 	opDrop        = "setsockopt(SO_ATTACH_FILTER)" // FD drops what the filter of kind N says
 	opUndrop      = "setsockopt(SO_DETACH_FILTER)"
 	opDup         = "dup"
+	opTLS         = "setsockopt(TCP_ULP tls)"
+	opSockmap     = "bpf(BPF_MAP_UPDATE_ELEM)" // into a sockmap
+	opCompatDup2  = "dup2 (32-bit)"
 	opDup2        = "dup2"
 	opEventFD     = "eventfd"
 	opLocal       = "getsockname"

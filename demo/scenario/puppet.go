@@ -212,6 +212,12 @@ func (p *puppet) call(req *request, r *reply) (err error) {
 		n, err = unix.FcntlInt(uintptr(req.FD), unix.F_DUPFD_CLOEXEC, 0)
 	case opDup2:
 		err = unix.Dup3(req.FD, req.FD2, unix.O_CLOEXEC)
+	case opTLS:
+		err = kernelTLS(req.FD)
+	case opSockmap:
+		err = intoSockmap(req.FD)
+	case opCompatDup2:
+		err = compatDup2(req.FD, req.FD2)
 	case opEventFD:
 		n, err = unix.Eventfd(0, unix.EFD_CLOEXEC)
 	case opInbox:

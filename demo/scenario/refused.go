@@ -41,6 +41,23 @@ var refused = []Scenario{
 		Counters: map[string]int64{"OutRsts": 1, "AttemptFails": 1},
 	},
 	{
+		Name:     "closed-port-elsewhere",
+		Title:    "the service listens on the other address of localhost",
+		Story:    "The server listens on 127.0.0.1 only, and the client tries ::1, as a name that stands for both makes it do. The kernel refuses, and knows a listener on that port all the same.",
+		Groups:   []string{"refused"},
+		Families: []Family{IPv6},
+		Needs:    []Feature{HasIPv6},
+		Run: func(w *World) {
+			l := w.Puppet("server").listen(Mapped.loopback(), 0, 16, unix.IPPROTO_TCP)
+			w.Puppet("client").ConnectFails("client", netip.AddrPortFrom(w.family.loopback(), l.at.Port()), unix.ECONNREFUSED).Close()
+		},
+		Ends: map[string]Expect{
+			"client": ending{class: verdict.Refused, cause: verdict.PortClosed, kernel: true}.remote(
+				Expect{AppSaw: []string{"ECONNREFUSED"}, Says: []string{"a listener on 127.0.0.1:", "(server/", "localhost"}}),
+		},
+		Counters: map[string]int64{"OutRsts": 1, "AttemptFails": 1},
+	},
+	{
 		Name:   "accept-overflow",
 		Title:  "the accept queue is full, and the SYN is dropped",
 		Story:  "The server's backlog holds one connection, and it does not accept. The kernel drops the next client's SYN, and its repetition: the client's connect runs into ETIMEDOUT. Later the server accepts the first one, which never knew.",

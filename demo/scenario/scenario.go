@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
@@ -26,6 +27,9 @@ type Scenario struct {
 	// Forged counts the RSTs in the capture that no TCP stack sent: a packet
 	// filter's, a raw socket's.
 	Forged int
+	// Tells is the hook without which the story looks like another one, that is no
+	// loss; 0: whatever a rung does not tell, a verdict does not claim.
+	Tells event.Hook
 	// MachineWide says what setting of the whole machine is changed for a moment;
 	// "" none. Such a scenario runs alone, and only when it is allowed to.
 	MachineWide string
@@ -58,6 +62,8 @@ type Expect struct {
 	// Unanswered: the service ended it without an answer. It is looked at where the
 	// end is graceful.
 	Unanswered bool
+	// Says are parts of the sentence or of the advice.
+	Says       []string
 	Confidence verdict.Confidence // "": certain
 
 	FIN int // different FINs that left from this end's address for its peer's
@@ -145,7 +151,7 @@ func Execute(ctx context.Context, s Scenario, opt Options) (o Outcome, err error
 
 // All lists the catalogue, in the order in which it is best read.
 func All() []Scenario {
-	return slices.Concat(polite, descriptors, abort, answers, refused, timeouts, unsents, strays, unanswered, unfinished, remotes, multipath)
+	return slices.Concat(polite, aboves, descriptors, abort, answers, refused, timeouts, unsents, translations, strays, unanswered, unfinished, remotes, multipath)
 }
 
 // Find returns the scenario of this name.

@@ -110,6 +110,17 @@ func (w *World) FarReject(port uint16, how uint32) {
 	}
 }
 
+// FarDropLarge makes the second host's packet filter drop packets above a size.
+func (w *World) FarDropLarge(bytes uint32) {
+	far := w.far()
+	if w.err != nil {
+		return
+	}
+	if err := far.do(func() error { return dropLarge(bytes) }); err != nil {
+		w.fail("%w", err)
+	}
+}
+
 // lodger makes a second host that can be taken away: the oracle has nothing in it,
 // and sees its segments on the way.
 func (w *World) lodger() *netns {
@@ -397,6 +408,28 @@ var unsents = []Scenario{
 			"client": shared(politely("client", verdict.ActClose).local(first)),
 			"server": shared(politely("client", verdict.ActClose).remote(then)),
 		},
+	},
+	{
+		Name:   "mtu-black-hole",
+		Title:  "only full-size segments get no answer",
+		Story:  "The way to the server's host takes no packets of full size, and says nothing of it. The handshake and a small request come through; the client's 5000 bytes never do, and it gives up.",
+		Groups: []string{"timeout", "path"},
+		Needs:  []Feature{HasVeth, HasNftReject},
+		Remote: true,
+		Run: func(w *World) {
+			w.Sysctl("net.ipv4.tcp_retries2", "2")
+			c, s := w.RemotePair()
+			c.Exchange(s, 100, 200)
+			w.FarDropLarge(1400)
+			c.Send(5000)
+			c.RecvFails(unix.ETIMEDOUT)
+			c.Close()
+		},
+		Ends: map[string]Expect{
+			"client": gaveUp(verdict.RetransmitTimeout).local(Expect{AppSaw: []string{"ETIMEDOUT"}, Lost: Lost{Unacked: Measured, Unsent: Measured}, Says: []string{"MTU black hole", "ping -M do"}}),
+			"server": unseen(Expect{}),
+		},
+		Counters: oneGivenUp,
 	},
 	{
 		Name:   "icmp-while-open",

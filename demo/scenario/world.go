@@ -99,8 +99,10 @@ type World struct {
 	evicted  int      // so many of them are gone
 	captures []*capture
 	counters []map[string]int64 // at the start, by namespace
-	restore  []func() error     // of what the machine as a whole was made to change
-	notes    map[string]int64   // what the story measured, for its own checks
+	// translated are addresses that another one stands for on the wire.
+	translated []translation
+	restore    []func() error   // of what the machine as a whole was made to change
+	notes      map[string]int64 // what the story measured, for its own checks
 
 	puppets []*Puppet
 	procs   map[string]*Process
