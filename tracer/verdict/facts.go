@@ -623,6 +623,8 @@ func (f *facts) appSaw(s Scope) []string {
 		}
 		if pending != 0 && e.Has&event.HasSocket != 0 && e.Err == 0 && i > f.closed {
 			add(pending.String()) // taken by connect(2), SO_ERROR, or a recv(2) that was not watched
+			// Or by send(2), with a SIGPIPE.
+			unsure = unsure || pending == event.Errno(unix.EPIPE) && !s.has(event.HookStreamError)
 			pending = 0
 		}
 	}

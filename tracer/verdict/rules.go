@@ -940,6 +940,11 @@ func graceful(a, b *facts, want func(Act) bool) *finding {
 		x.a = append(x.a, a.reset)
 		x.likely = b == nil // the reset of an abort may have been lost before
 	}
+	if a.refusedFin(b) || b != nil && b.refusedFin(a) {
+		// There was no mini-socket to take it: whether one had waited, and been ended
+		// before, only its end tells.
+		x.needs = append(x.needs, event.HookTwskKill)
+	}
 	x.heard(a, b)
 	x.heard(b, a)
 	if b != nil {

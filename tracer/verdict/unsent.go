@@ -137,7 +137,7 @@ func sendFailed(a, b *facts, s Scope) *finding {
 		return nil
 	case a.gaveUp(), a.gaveUpProbing(s):
 	// Otherwise it is an ICMP error that ended it (tcp_v4_err): unreachable.
-	case a.gaveUpConnecting() && (a.end().Err == event.Errno(unix.ETIMEDOUT) || a.end().ErrSoft != 0 && a.end().Err == a.end().ErrSoft):
+	case a.gaveUpConnecting() && (a.end().Err == event.Errno(unix.ETIMEDOUT) || a.end().ErrSoft != 0 && a.end().Err == a.end().ErrSoft && a.noICMP(s)):
 	default:
 		return nil
 	}
@@ -153,6 +153,14 @@ func sendFailed(a, b *facts, s Scope) *finding {
 		return x
 	}
 	return a.windowWasOpen(x, s)
+}
+
+// noICMP says that no ICMP error ended an attempt to connect, as one does that this
+// host's own packet filter answers a repetition of the SYN with: the error would be
+// the same that the first SYN's left.
+func (f *facts) noICMP(s Scope) bool {
+	i := f.icmp(f.end().Err)
+	return s.has(event.HookICMP) && (i == none || f.end().Time-f.at(i).Time > sameStep)
 }
 
 // windowWasOpen: what was never sent would have fitted into the peer's window,
