@@ -24,7 +24,9 @@ func (v *Verdict) hint(self, other *facts) (says, do string) {
 	case PortReuse:
 		return self.neverClosed()
 	case RetransmitTimeout:
-		return self.onlyLarge()
+		if self.blackHole() == "" { // which is in the sentence
+			return self.onlyLarge()
+		}
 	}
 	return "", ""
 }
@@ -153,7 +155,7 @@ func (f *facts) onlyLarge() (says, do string) {
 	if flight < large || flight+queued < large || b.Acked == nil || b.Received == nil || *b.Acked == 0 && *b.Received == 0 || *b.Acked >= large {
 		return "", ""
 	}
-	return "Only small segments had come through before; the first that was full did not. So it may be a path that takes no full-size packets and does not say so (a path-MTU black hole).",
+	return "Only small segments had come through before; the first that was full did not. So it may be a path that takes no full-size packets and does not say so (a path MTU black hole).",
 		fmt.Sprintf("Try the path with a full packet: ping -M do -s 1472 %s, and smaller, until one comes back. Then let the ICMP \"fragmentation needed\" or \"packet too big\" through, lower the MTU or clamp the MSS at the tunnel; net.ipv4.tcp_mtu_probing=1 finds the size by itself.", f.c.Remote.Addr())
 }
 

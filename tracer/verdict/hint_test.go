@@ -107,7 +107,7 @@ func TestHints(t *testing.T) {
 		{"no answer", timedOut(), verdict.ConnectTimeout, "", ""},
 		{"an answer from elsewhere", aside(aside(timedOut(), synAck("10.7.0.3:80")), synAck("10.7.0.3:80")), verdict.ConnectTimeout,
 			"answered, but from 10.7.0.3:80, 2 times", "SNAT"},
-		{"large segments vanish", unacked(100, 3000), verdict.RetransmitTimeout, "path-MTU", "ping -M do"},
+		{"large segments vanish", unacked(100, 3000), verdict.RetransmitTimeout, "path MTU", "ping -M do"},
 		{"large ones had come through", unacked(9000, 3000), verdict.RetransmitTimeout, "", ""},
 		{"a small one vanishes", unacked(100, 200), verdict.RetransmitTimeout, "", ""},
 		{"reuse of an old one", reused(event.Established), verdict.PortReuse, "", ""},
@@ -123,7 +123,7 @@ func TestHints(t *testing.T) {
 			if v.Cause != x.cause {
 				t.Fatalf("%s, want %s: %s", v.Cause, x.cause, v.Sentence)
 			}
-			for _, hint := range []string{"But a listener", "answered, but", "path-MTU", "CLOSE_WAIT)", "network namespace", "itself", "descriptors"} {
+			for _, hint := range []string{"But a listener", "answered, but", "path MTU", "CLOSE_WAIT)", "network namespace", "itself", "descriptors"} {
 				if strings.Contains(v.Sentence, hint) && x.says == "" {
 					t.Errorf("a hint where nothing was seen: %s", v.Sentence)
 				}

@@ -36,7 +36,7 @@ func (v *Verdict) retry(self, peer *facts, s Scope) (Retry, string) {
 			return RetryUnknown, "the SYN carried data, and may have reached the application"
 		}
 		return RetrySafe, "the connection was never established, so nothing was sent"
-	case v.Cause == ListenerClosed, v.Cause == AcceptOverflow, v.Cause == HandshakeReset:
+	case v.Cause == ListenerClosed, v.Cause == NeverAccepted, v.Cause == AcceptOverflow, v.Cause == HandshakeReset:
 		return RetrySafe, "no application had accepted the connection, so nothing was read"
 	}
 	asker, answerer := self, peer
