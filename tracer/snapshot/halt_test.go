@@ -89,7 +89,12 @@ func TestFull(t *testing.T) {
 	}
 	defer l.Close()
 	// The shell has three descriptors, and may have no more.
-	cmd := exec.Command("sh", "-c", "ulimit -n 3; echo ready; exec sleep 60")
+	cmd := exec.Command("sh", "-c", "ulimit -n 3; echo ready; read line")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
