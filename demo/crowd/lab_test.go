@@ -44,11 +44,11 @@ func TestCrowdInLab(t *testing.T) {
 	}
 	for _, k := range list {
 		t.Run(k, func(t *testing.T) {
-			cfg := lab.Config{Kernel: k, MemoryMiB: 2048, Timeout: time.Hour}
+			cfg := lab.Config{Kernel: k, MemoryMiB: 2048, Timeout: time.Hour + *soak}
 			if *out != "" {
 				cfg.Out = filepath.Join(*out, k)
 			}
-			programs.Run(t, "./demo/crowd", cfg, "-test.v", "-test.timeout=58m", "-test.run="+run)
+			programs.Run(t, "./demo/crowd", cfg, "-test.v", "-test.timeout="+(cfg.Timeout-2*time.Minute).String(), "-test.run="+run, "-crowd.soak="+soak.String())
 		})
 	}
 }
