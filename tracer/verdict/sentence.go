@@ -651,6 +651,9 @@ func tellFinStuck(t *telling) string {
 }
 
 func tellStillOpen(t *telling) string {
+	if !t.a.c.Found {
+		return fmt.Sprintf("The connection between %s and %s is open, as far as was told: the kernel was not asked, or did not have it as it was told.", end(t.a), t.other())
+	}
 	return fmt.Sprintf("The connection between %s and %s is open.", end(t.a), t.other())
 }
 
