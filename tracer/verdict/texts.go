@@ -505,7 +505,7 @@ var texts = map[Cause]Text{
 		What: "The connection is open, and neither end has begun to close it. " +
 			"No FIN and no RST has been seen in either direction. Without keepalive an idle connection costs no packet and has no time limit: it stays even if the peer's host has vanished. " +
 			"Devices on the path are less patient: NAT, firewalls and load balancers forget idle flows after minutes.",
-		Prove: "`ss -tanpoei` shows the state ESTAB, the process, lastsnd and lastrcv in milliseconds, and the keepalive timer if there is one.",
+		Prove: "When a trace ends tcpbye asks the kernel's own table about what has not ended, in its network namespace; the verdict is certain only where that has it, too. `ss -tanpoei` shows the state ESTAB, the process, lastsnd and lastrcv in milliseconds, and the keepalive timer if there is one.",
 		Refs:  []string{"RFC 9293 3.3.2", "tcp(7)", "ss(8)"},
 	},
 
