@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -151,22 +150,6 @@ func open(opts Options) (*Tracer, error) {
 // Stories says whether sockets whose life is plain are told once, by
 // Handler.Story, and not event by event.
 func (t *Tracer) Stories() bool { return t.stories }
-
-// loadingBytes is how much the runtime is to take while everything is loaded: more
-// than what is in use then, and much less than it would let become garbage.
-const loadingBytes = 32 << 20
-
-// frugal has the garbage collector work before more than that is taken, until the
-// function that it returns is called. What was decided for the process stays, where
-// that is less.
-func frugal() (until func()) {
-	before := debug.SetMemoryLimit(-1)
-	if before <= loadingBytes {
-		return func() {}
-	}
-	debug.SetMemoryLimit(loadingBytes)
-	return func() { debug.SetMemoryLimit(before) }
-}
 
 // ErrNotAsked is why a hook that costs too much to be always there is not
 // attached.
