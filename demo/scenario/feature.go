@@ -110,7 +110,7 @@ var (
 	HasVeth            = Feature{Name: "veth", Since: Kernel{5, 10}, probe: sync.OnceValue(probeVeth)}
 	HasNftReject       = Feature{Name: "nf_tables reject", Since: Kernel{5, 10}, probe: sync.OnceValue(probeReject)}
 	HasNAT             = Feature{Name: "nf_tables nat", Since: Kernel{5, 10}, Built: true, probe: sync.OnceValue(probeNAT)}
-	HasKernelTLS       = Feature{Name: "kTLS", Since: Kernel{5, 10}, Built: true, probe: sync.OnceValue(func() error { return tryOnPair(kernelTLS) })}
+	HasKernelTLS       = Feature{Name: "kTLS", Since: Kernel{6, 1}, Built: true, probe: sync.OnceValue(func() error { return tryOnPair(kernelTLS) })}
 	HasSockmap         = Feature{Name: "sockmap", Since: Kernel{5, 10}, Built: true, probe: sync.OnceValue(func() error { return tryOnPair(intoSockmap) })}
 	HasCompat          = Feature{Name: "32-bit system calls", Since: Kernel{5, 10}, Built: true, probe: sync.OnceValue(probeCompat)}
 	HasDiagDestroy     = Feature{Name: "SOCK_DESTROY", Since: Kernel{5, 10}, probe: sync.OnceValue(probeDestroy)}
