@@ -120,7 +120,7 @@ var aboves = []Scenario{
 			c.Close()
 			followUp(c, s)
 		},
-		Ends: politely("client", verdict.ActClose).pair("client", readAbove(first), "server", then),
+		Ends: politely("client", verdict.ActClose).pair("client", readAbove(Expect{TimeWait: true, FIN: 1, OwnWrites: true}), "server", then),
 	},
 }
 

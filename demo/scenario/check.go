@@ -266,9 +266,9 @@ func (o *Outcome) checkLost(e *End, x Expect, got verdict.Lost) []error {
 	var errs []error
 	check := func(what string, got *uint64, want int64) {
 		switch {
-		case x.Veiled && what != "unacked" && got != nil:
-			errs = append(errs, fmt.Errorf("%s is %d, which a subflow cannot tell", what, *got))
-		case x.Veiled && what != "unacked":
+		case x.veils(what) && got != nil:
+			errs = append(errs, fmt.Errorf("%s is %d, which TCP cannot tell", what, *got))
+		case x.veils(what):
 		case x.Class == verdict.Open && got != nil:
 			errs = append(errs, fmt.Errorf("%s is %d on a connection that has not ended", what, *got))
 		case x.Class == verdict.Open:

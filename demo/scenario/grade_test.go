@@ -164,7 +164,7 @@ func (o *Outcome) grade(name string, e *End, x Expect, j JudgedEnd, ok bool) Gra
 		switch {
 		case x.Class == verdict.Open && v.Class == verdict.Unknown:
 			// Nothing is said of whether it ended; what it counted is nobody's loss.
-		case x.Veiled && n.what != "unacked", x.Class == verdict.Open:
+		case x.veils(n.what), x.Class == verdict.Open:
 			if n.got != nil {
 				g.False = append(g.False, fmt.Sprintf("%s %d, which cannot be told", n.what, *n.got))
 			}

@@ -75,9 +75,16 @@ type Expect struct {
 	// those of the MPTCP socket above it, which takes each byte at once, so a judge
 	// cannot know what the process saw, did not read, or wrote that was not sent.
 	Veiled bool
+	// OwnWrites, with Veiled: only reads are another layer's.
+	OwnWrites bool
 	// Shared: other connections used the same addresses, so that the capture does
 	// not prove what belongs to this one.
 	Shared bool
+}
+
+// veils says whether a number of lost bytes is not TCP's to know.
+func (x *Expect) veils(what string) bool {
+	return x.Veiled && (what == "unread" || what == "unsent" && !x.OwnWrites)
 }
 
 // Options are how to run a scenario.
