@@ -120,6 +120,9 @@ func TestBlindnessIsNotCertain(t *testing.T) {
 					case got.Confidence != verdict.Certain && len(got.Missing) == 0 && want.Confidence == verdict.Certain:
 						t.Errorf("%s: %v: %s %s is %s, and names no hook; it was %s", where, c.Local, got.Class, got.Cause, got.Confidence, want.Cause)
 					case got.Confidence != verdict.Certain:
+					case c.Peer == nil && refuted(got, want) == "":
+						// Without sequence numbers a translated connection is not one: its other
+						// end might be anywhere.
 					case got.Class != want.Class || got.Cause != want.Cause || got.Ender != want.Ender || got.Act != want.Act:
 						t.Errorf("%s: %v: certain of %s %s, ender %q, act %q; it was %s %s, ender %q, act %q", where, c.Local,
 							got.Class, got.Cause, got.Ender, got.Act, want.Class, want.Cause, want.Ender, want.Act)

@@ -18,7 +18,7 @@ import (
 // an answer in which the service had received what it never answered.
 func TestUnansweredRecordings(t *testing.T) {
 	told := map[string]bool{}
-	may := regexp.MustCompile(`^(close-unread|exit-unread|killed-unread|linger-zero-unread|shutdown-rd-unread|zerocopy-close|unanswered|peeked-unread|urgent-read|mptcp-listener-unread)`)
+	may := regexp.MustCompile(`^(close-unread|nat-close-unread|exit-unread|killed-unread|linger-zero-unread|shutdown-rd-unread|zerocopy-close|unanswered|peeked-unread|urgent-read|mptcp-listener-unread)`)
 	for _, path := range recordings(t) {
 		for _, r := range readRuns(t, path) {
 			for _, x := range r.judge() {
