@@ -59,7 +59,7 @@ func TestPairsAreProven(t *testing.T) {
 					continue
 				}
 				proven++
-				where := r.scenario + " " + min(c.Local.String(), c.Remote.String())
+				where := r.scenario + " " + min(c.Local.String(), p.Local.String())
 				if old, ok := keys[c.Key]; ok && old != where {
 					t.Errorf("%s: %s and %s have one key", filepath.Base(path), old, where)
 				}
