@@ -202,11 +202,15 @@ func (l *load) tally(t testing.TB, rows []row) tally {
 		if want == nil && untold {
 			continue
 		}
+		certain := x["confidence"] == string(verdict.Certain)
+		if want == nil && !certain && (strings.HasSuffix(x["local"], ":0") || strings.HasSuffix(x["remote"], ":0")) {
+			n.unknown++ // what told its port was lost
+			continue
+		}
 		if want == nil {
 			t.Errorf("tcpbye shows a connection that there was not: %v", x)
 			continue
 		}
-		certain := x["confidence"] == string(verdict.Certain)
 		switch {
 		case x["class"] == string(verdict.Open):
 			n.open++
@@ -225,7 +229,7 @@ func (l *load) tally(t testing.TB, rows []row) tally {
 		case certain:
 			n.wrong++
 		}
-		if shown++; shown <= 10 {
+		if shown++; shown <= 10 || certain && n.wrong <= 10 {
 			t.Logf("%s: judged %s %s, %s: %s", want.name, x["class"], x["cause"], x["confidence"], x["sentence"])
 		}
 	}
@@ -378,7 +382,8 @@ func TestSoak(t *testing.T) {
 	if n.wrong+n.unknown+n.open > 0 {
 		t.Errorf("%d wrong, %d unknown, %d open", n.wrong, n.unknown, n.open)
 	}
-	if late.rss > early.rss*5/4 || late.threads > early.threads+2 || late.files > early.files {
+	// A look may meet a file of /proc that is being read.
+	if late.rss > early.rss*5/4 || late.threads > early.threads+2 || late.files > early.files+2 {
 		t.Errorf("it grows: from %+v to %+v", early, late)
 	}
 }

@@ -100,7 +100,7 @@ type Connection struct {
 	// the hash of the initial sequence numbers; zero: not known.
 	Key [16]byte
 	// Lossy: events were lost somewhere in this connection's life, or came too
-	// late.
+	// late, or may be another's.
 	Lossy bool
 	// Found: when the trace had ended, the kernel's own table of sockets had it, as
 	// what was told says.

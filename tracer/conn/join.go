@@ -1018,8 +1018,23 @@ func (j *Joiner) address(c *entry, e *event.Event) {
 	}
 	c.tuple = ends{c.Local, c.Remote}
 	j.dials(c, e)
+	j.mixUp(c)
 	j.byEnds[c.tuple] = append(j.byEnds[c.tuple], c)
 	j.pair(c, e)
+}
+
+// mixUp marks ends that have the same addresses at the same time, where nothing tells
+// in which namespace either is (classic tracepoints): what is told of one may be taken
+// for the other's, and one may have got the other's peer.
+func (j *Joiner) mixUp(c *entry) {
+	if c.NetNS != 0 {
+		return
+	}
+	for _, o := range j.byEnds[c.tuple] {
+		if o != c && !o.judged && o.NetNS == 0 {
+			c.Lossy, o.Lossy = true, true
+		}
+	}
 }
 
 // pair looks for the other end on this machine by its addresses: they are mirrored,

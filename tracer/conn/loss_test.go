@@ -345,3 +345,43 @@ func TestPutTogether(t *testing.T) {
 		}
 	}
 }
+
+// TestNamespacesUntold: two ends with the same addresses at the same time, of which
+// nothing tells the namespace, may be taken for each other; where it is told they
+// are not, nor is one after the other.
+func TestNamespacesUntold(t *testing.T) {
+	for _, x := range []struct {
+		name   string
+		netns  [2]uint32
+		second time.Duration // when it begins
+		want   bool
+	}{
+		{"at once, untold", [2]uint32{0, 0}, 150 * ms, true},
+		{"at once, told", [2]uint32{1, 2}, 150 * ms, false},
+		{"one after the other, untold", [2]uint32{0, 0}, 5 * time.Second, false},
+	} {
+		l := newLossy()
+		begin := []time.Duration{100 * ms, x.second}
+		for i := range begin {
+			s := &sock{sock: uint64(i + 1), gen: uint64(begin[i]), local: client, remote: server, state: event.Close, pid: 1, out: &l.all}
+			s.to(begin[i], event.SynSent)
+			s.to(begin[i]+ms, event.Established)
+			s.to(begin[i]+200*ms, event.Close)
+			s.act(begin[i]+201*ms, event.HookDestroy)
+		}
+		for i := range l.all {
+			e := &l.all[i]
+			e.NetNS = x.netns[e.Sock-1]
+			if e.NetNS == 0 { // a classic tracepoint tells less
+				e.Has &^= event.HasTCP | event.HasSocket
+			}
+		}
+		l.until(time.Minute)
+		for i, at := range begin {
+			c := l.out[uint64(at)]
+			if c == nil || c.Lossy != x.want {
+				t.Errorf("%s: end %d: %+v, wanted lossy %v", x.name, i, c, x.want)
+			}
+		}
+	}
+}
