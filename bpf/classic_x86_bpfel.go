@@ -105,9 +105,13 @@ type ClassicEvent struct {
 }
 
 type ClassicHandshake struct {
-	_    structs.HostLayout
-	Sock uint64
-	Skb  uint64
+	_         structs.HostLayout
+	Sock      uint64
+	Skb       uint64
+	Network   uint64
+	Transport uint64
+	Len       uint32
+	Pad       uint32
 }
 
 type ClassicHas uint32

@@ -811,6 +811,10 @@ static __always_inline bool wanted(struct sock *sk)
 struct handshake {
 	__u64 sock;
 	__u64 skb;
+	/* For a story: the headers' addresses, and what follows the TCP header's begin. */
+	__u64 network, transport;
+	__u32 len;
+	__u32 pad;
 };
 
 struct {
@@ -829,6 +833,13 @@ static __always_inline int note_handshake(struct sock *sk, struct sk_buff *skb)
 		return 0;
 	h->sock = (__u64)sk;
 	h->skb = (__u64)skb;
+	if (cfg_story) {
+		__u64 head = (__u64)READ(skb, head);
+
+		h->network = head + READ(skb, network_header);
+		h->transport = head + READ(skb, transport_header);
+		h->len = READ(skb, len) + (__u32)((__u64)READ(skb, data) - h->transport);
+	}
 	return 0;
 }
 
@@ -1019,12 +1030,11 @@ static __always_inline int on_destroy(struct sock *sk)
 {
 	struct event *e;
 	__u64 key = (__u64)sk;
-	__u64 *id = bpf_map_lookup_elem(&conns, &key);
+	__u64 *id;
 
-	if ((!id || *id != NOT_CHOSEN) && plain_destroy(sk))
+	if (plain_destroy(sk))
 		return 0;
-	if (cfg_story && !id)
-		id = bpf_map_lookup_elem(&conns, &key); /* since its story is told */
+	id = bpf_map_lookup_elem(&conns, &key);
 	if (!id)
 		return 0; /* never seen doing anything */
 	e = *id == NOT_CHOSEN ? NULL : begin(HOOK_DESTROY, sk);
@@ -1512,8 +1522,6 @@ static __always_inline int on_file_close(struct file *file)
 	struct inode *inode = READ(file, f_inode);
 	struct socket *socket;
 	struct sock *sk;
-	struct story *story;
-	bool unwanted = false;
 	struct event *e;
 	long refs;
 	__u64 key;
@@ -1531,11 +1539,7 @@ static __always_inline int on_file_close(struct file *file)
 	if (!sk)
 		return 0;
 	key = (__u64)sk;
-	story = story_of(sk, &unwanted);
-	if (unwanted)
-		return 0;
-	if (!story && (!is_tcp(sk) || (READ(sk, __sk_common.skc_family) != AF_INET &&
-			    READ(sk, __sk_common.skc_family) != AF_INET6) || !chosen(sk, false, false)))
+	if (!is_tcp(sk))
 		return 0;
 	if (bpf_core_field_exists(struct file___new, f_ref)) {
 		struct file___new *new = (void *)file;
@@ -1544,6 +1548,11 @@ static __always_inline int on_file_close(struct file *file)
 	} else {
 		refs = READ(file, f_count.counter);
 	}
+	if (cfg_story && refs == 1 && plain_file_close(sk))
+		return 0;
+	if ((READ(sk, __sk_common.skc_family) != AF_INET && READ(sk, __sk_common.skc_family) != AF_INET6) ||
+	    !chosen(sk, false, false))
+		return 0;
 	/*
 	 * A copy that is dropped by a process that never used it says nothing:
 	 * a child drops all that it inherited when it executes another program.
@@ -1554,8 +1563,6 @@ static __always_inline int on_file_close(struct file *file)
 		if (READ(sk, __sk_common.skc_state) == TCP_LISTEN || !bpf_map_lookup_elem(&procs, &pid))
 			return 0;
 	}
-	if (story && refs == 1 && plain_file_close(sk))
-		return 0;
 	e = begin(HOOK_FILE_CLOSE, sk);
 	if (!e)
 		return 0;

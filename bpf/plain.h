@@ -38,6 +38,26 @@ static __noinline int submit_story(struct story *s, __u32 final)
 	return 0;
 }
 
+/* The addresses and the port that a socket has been given since its birth. */
+static __always_inline void connecting(struct story *s)
+{
+	struct inet_sock *inet = (void *)s->sock;
+	struct sock *sk = (void *)s->sock;
+
+	if (!cfg_probe_read)
+		return;
+	/* As fill_tcp() has it: skc_num is 0 where the socket is about to be closed. */
+	s->sport = bpf_ntohs(BPF_CORE_READ(inet, inet_sport));
+	s->dport = bpf_ntohs(BPF_CORE_READ(sk, __sk_common.skc_dport));
+	if (s->family == AF_INET6) {
+		bpf_core_read(s->laddr, 16, &sk->__sk_common.skc_v6_rcv_saddr);
+		bpf_core_read(s->raddr, 16, &sk->__sk_common.skc_v6_daddr);
+	} else {
+		fill_addr4(s->laddr, BPF_CORE_READ(sk, __sk_common.skc_rcv_saddr));
+		fill_addr4(s->raddr, BPF_CORE_READ(sk, __sk_common.skc_daddr));
+	}
+}
+
 /* Tells the story of a socket, if it has one that is not told yet. */
 static __noinline int tell(__u64 sock)
 {
@@ -57,6 +77,8 @@ static __noinline int tell(__u64 sock)
 	}
 	s->told = 1;
 	take_turns(s);
+	if (!(s->has_looks & 1 << LOOK_OPEN))
+		connecting(s);
 	return submit_story(s, 0);
 }
 
@@ -209,21 +231,15 @@ static __always_inline void story_handshake(struct story *s)
 {
 	__u32 zero = 0;
 	struct handshake *h = bpf_map_lookup_elem(&handshakes, &zero);
-	struct sk_buff *skb;
 	struct tcp_header th;
 	struct ipv4_header ip;
-	unsigned char *head;
-	__u16 transport;
 
 	if (!cfg_probe_read || !h || h->sock != s->sock)
 		return;
 	h->sock = 0;
-	skb = (struct sk_buff *)h->skb;
-	head = BPF_CORE_READ(skb, head);
-	transport = BPF_CORE_READ(skb, transport_header);
 	/* Of both families: an IPv6 header is longer. */
-	if (bpf_probe_read_kernel(&th, sizeof(th), head + transport) ||
-	    bpf_probe_read_kernel(&ip, sizeof(ip), head + BPF_CORE_READ(skb, network_header))) {
+	if (bpf_probe_read_kernel(&th, sizeof(th), (void *)h->transport) ||
+	    bpf_probe_read_kernel(&ip, sizeof(ip), (void *)h->network)) {
 		count_lost(LOST_READ);
 		return;
 	}
@@ -231,7 +247,7 @@ static __always_inline void story_handshake(struct story *s)
 	s->seg_ack = bpf_ntohl(th.ack_seq);
 	s->seg_flags = th.flags;
 	s->seg_window = bpf_ntohs(th.window);
-	s->seg_len = BPF_CORE_READ(skb, len) + (__u32)(BPF_CORE_READ(skb, data) - (head + transport)) - (th.doff_res >> 4) * 4;
+	s->seg_len = h->len - (th.doff_res >> 4) * 4;
 	if (ip.ver_ihl >> 4 == 4) {
 		s->seg_ttl = ip.ttl;
 		s->seg_ip_id = bpf_ntohs(ip.id);
@@ -520,6 +536,12 @@ static __always_inline bool plain_destroy(void *sk)
 
 	if (!cfg_story || !tracing) /* what is in the map then is read by user space */
 		return false;
+	if (cfg_filter) {
+		__u64 *id = bpf_map_lookup_elem(&conns, &key);
+
+		if (id && *id == NOT_CHOSEN)
+			return false;
+	}
 	s = bpf_map_lookup_elem(&stories, &key);
 	if (!s)
 		return false;
@@ -532,8 +554,18 @@ static __always_inline bool plain_destroy(void *sk)
 	return !told;
 }
 
+/* close, close_range, dup2, dup3, execve, execveat, exit_group. */
+static __always_inline bool closes(int nr)
+{
+#if defined(__TARGET_ARCH_x86)
+	return nr == NR_CLOSE || nr == 436 || nr == 33 || nr == 292 || nr == 59 || nr == 322 || nr == NR_EXIT_GROUP;
+#elif defined(__TARGET_ARCH_arm64)
+	return nr == NR_CLOSE || nr == 436 || nr == 24 || nr == 221 || nr == 281 || nr == NR_EXIT_GROUP;
+#endif
+}
+
 /*
- * Whether the last reference to a plain socket's file is given up by a call that
+ * Whether the last reference to a TCP socket's file is given up by a call that
  * closes files, or by a task's exit: the close that follows says it all. Not where
  * something stands above TCP: that gives the functions back before the close.
  */
@@ -555,7 +587,7 @@ static __always_inline bool plain_file_close(struct sock *sk)
 	if (t.task_flags & PF_EXITING)
 		return true;
 	fill_syscall(&t);
-	return t.has & HAS_SYSCALL && !t.task && t.syscall == NR_CLOSE;
+	return t.has & HAS_SYSCALL && !t.task && closes(t.syscall);
 }
 
 #endif

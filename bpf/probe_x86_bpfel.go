@@ -98,9 +98,13 @@ type ProbeEvent struct {
 }
 
 type ProbeHandshake struct {
-	_    structs.HostLayout
-	Sock uint64
-	Skb  uint64
+	_         structs.HostLayout
+	Sock      uint64
+	Skb       uint64
+	Network   uint64
+	Transport uint64
+	Len       uint32
+	Pad       uint32
 }
 
 type ProbeHas uint32

@@ -98,9 +98,13 @@ type TypedEvent struct {
 }
 
 type TypedHandshake struct {
-	_    structs.HostLayout
-	Sock uint64
-	Skb  uint64
+	_         structs.HostLayout
+	Sock      uint64
+	Skb       uint64
+	Network   uint64
+	Transport uint64
+	Len       uint32
+	Pad       uint32
 }
 
 type TypedHas uint32

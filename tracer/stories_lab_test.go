@@ -24,7 +24,6 @@ import (
 type heard struct {
 	stories []life.Story
 	events  []event.Event // of sockets
-	after   int           // how many of stories came at the end of the trace
 	stats   Stats
 	mode    bool // stories were kept at all
 }
@@ -42,14 +41,17 @@ func listenIn(t *testing.T, o Options, act func()) heard {
 	}
 	defer tr.Close()
 	var h heard
-	ended := false
 	if h.mode = tr.Stories(); !h.mode {
 		for _, a := range tr.Attachments() {
 			t.Logf("%-22v %-8v %v", a.Hook, a.Rung, a.Err)
 		}
 		t.Fatal("no stories are kept here")
 	}
-	ours := func(a netip.AddrPort) bool { return a.Port() >= 7200 && a.Port() < 7300 }
+	own := map[uint64]bool{} // sockets: at the end of one its port is gone
+	ours := func(sock uint64, ends ...netip.AddrPort) bool {
+		own[sock] = own[sock] || slices.ContainsFunc(ends, func(a netip.AddrPort) bool { return a.Port() >= 7200 && a.Port() < 7300 })
+		return own[sock]
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	if err := tr.Start(); err != nil {
 		t.Fatal(err)
@@ -58,8 +60,12 @@ func listenIn(t *testing.T, o Options, act func()) heard {
 	go func() {
 		done <- tr.Run(ctx, Handler{
 			Event: func(e event.Event) error {
-				if e.Sock != 0 && e.Hook != event.HookTwskKill && (ours(e.Local) || ours(e.Remote)) && e.State != event.Listen && e.ToState != event.Listen {
-					h.events = append(h.events, e)
+				if e.Sock == 0 || e.Hook == event.HookTwskKill || e.Local.Port() != 0 && e.Remote.Port() == 0 || e.ToState == event.Listen || !ours(e.Sock, e.Local, e.Remote) {
+					return nil // of no socket, or of a listener
+				}
+				h.events = append(h.events, e)
+				if e.Hook == event.HookDestroy {
+					delete(own, e.Sock)
 				}
 				return nil
 			},
@@ -68,10 +74,10 @@ func listenIn(t *testing.T, o Options, act func()) heard {
 				if err := s.Decode(raw, jiffy(), runtime.GOARCH); err != nil {
 					return err
 				}
-				if ours(s.Local) || ours(s.Remote) {
+				if ours(s.Sock, s.Local, s.Remote) {
 					h.stories = append(h.stories, s)
-					if ended {
-						h.after++
+					if s.Final {
+						delete(own, s.Sock)
 					}
 				}
 				return nil
@@ -80,7 +86,6 @@ func listenIn(t *testing.T, o Options, act func()) heard {
 		})
 	}()
 	act()
-	ended = true
 	cancel()
 	if err := <-done; err != nil {
 		t.Fatal(err)
@@ -102,19 +107,20 @@ func (h heard) told() []string {
 		for _, st := range s.Steps[:s.Count] {
 			steps = append(steps, stepName(st.Hook, st.ToState))
 		}
-		all = append(all, fmt.Sprintf("%s story final=%v: %s", side(s.Local), s.Final, strings.Join(steps, " ")))
+		who := "server"
+		if p := s.Remote.Port(); p >= 7200 && p < 7300 {
+			who = "client"
+		}
+		all = append(all, fmt.Sprintf("%s story final=%v: %s", who, s.Final, strings.Join(steps, " ")))
 	}
 	for _, e := range h.events {
-		all = append(all, side(e.Local)+" event "+stepName(e.Hook, e.ToState))
+		who := "server"
+		if p := e.Remote.Port(); p >= 7200 && p < 7300 {
+			who = "client"
+		}
+		all = append(all, who+" event "+stepName(e.Hook, e.ToState))
 	}
 	return all
-}
-
-func side(a netip.AddrPort) string {
-	if a.Port() >= 7300 || a.Port() < 7200 {
-		return "client"
-	}
-	return "server"
 }
 
 func stepName(h event.Hook, to event.State) string {
@@ -241,6 +247,9 @@ func TestStories(t *testing.T) {
 			p.accept().talk()
 			syscall.Shutdown(p.client, syscall.SHUT_WR)
 			p.eof(p.server)
+			// What the service sends acknowledges the FIN.
+			syscall.Write(p.server, []byte{1})
+			syscall.Read(p.client, make([]byte, 1))
 		}, []string{
 			"client story final=false: >SYN_SENT >ESTABLISHED tcp_shutdown >FIN_WAIT1 tcp_send_fin >FIN_WAIT2",
 			"server story final=false: >SYN_RECV >ESTABLISHED inet_csk_accept >CLOSE_WAIT",
