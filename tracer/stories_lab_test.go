@@ -409,3 +409,57 @@ func TestStoriesFull(t *testing.T) {
 		t.Errorf("%d stories and %d sockets that events told of, want 16 in all", final, destroyed)
 	}
 }
+
+// TestStoriesRefused: a story that is told before the connection is there has the
+// port that the kernel chose after its first step.
+func TestStoriesRefused(t *testing.T) {
+	h := listenIn(t, Options{}, func() {
+		fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer syscall.Close(fd)
+		if err := syscall.Connect(fd, &syscall.SockaddrInet4{Port: 7299, Addr: [4]byte{127, 0, 0, 1}}); err != syscall.ECONNREFUSED {
+			t.Fatal(err)
+		}
+	})
+	if len(h.stories) != 1 || h.stories[0].Final || h.stories[0].Count != 1 || h.stories[0].Local.Port() == 0 || h.stories[0].Remote.Port() != 7299 {
+		t.Errorf("%+v", h.stories)
+	}
+	if !slices.ContainsFunc(h.events, func(e event.Event) bool {
+		return e.ToState == event.Close && e.Err == event.Errno(syscall.ECONNREFUSED)
+	}) {
+		t.Errorf("no event tells why: %v", h.told())
+	}
+}
+
+// TestStoriesFilter: a filter leaves whole connections out of the stories, and
+// what it lets through is told as it is without one.
+func TestStoriesFilter(t *testing.T) {
+	for _, tt := range []struct {
+		name   string
+		filter Filter
+		want   int
+	}{
+		{"ours", Filter{Ports: []PortRange{{7200, 7299}}}, 2},
+		{"nothing", Filter{Ports: []PortRange{{1, 1}}}, 0},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			h := listenIn(t, Options{Filter: tt.filter}, func() {
+				p := open2(t).accept().talk()
+				p.close(p.client)
+				p.eof(p.server)
+				p.close(p.server, p.listener)
+				settled()
+			})
+			if len(h.stories) != tt.want || len(h.events) != 0 {
+				t.Errorf("%s", strings.Join(h.told(), "\n"))
+			}
+			for _, s := range h.stories {
+				if !s.Final || s.Steps[0].At != s.Born {
+					t.Errorf("%+v", s)
+				}
+			}
+		})
+	}
+}
