@@ -53,6 +53,9 @@ var jiffy = sync.OnceValue(func() time.Duration {
 	return time.Duration(ts.Nano())
 })
 
+// Jiffy is the length of the kernel's jiffy; 0: not known.
+func Jiffy() time.Duration { return jiffy() }
+
 // since makes a duration of the jiffies that have passed, plus one; 0 is not
 // known, and less than a jiffy is a nanosecond.
 func since(jiffies uint32) time.Duration {

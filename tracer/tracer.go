@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -143,8 +144,22 @@ func open(opts Options) (*Tracer, error) {
 		opts.Story = false
 		return open(opts)
 	}
+	if opts.Story {
+		t.connectsByState()
+	}
 	p.release()
 	return t, nil
+}
+
+// connectsByState: the change to SYN_SENT begins a story, which tells the port that
+// was chosen since. So nothing is missing of what tcp_connect tells.
+func (t *Tracer) connectsByState() {
+	at := func(h event.Hook) *Attachment {
+		i := slices.IndexFunc(t.attachments, func(a Attachment) bool { return a.Hook == h })
+		return &t.attachments[i]
+	}
+	state, connect := at(event.HookSetState), at(event.HookConnect)
+	connect.Rung, connect.Symbols, connect.Err = state.Rung, state.Symbols, nil
 }
 
 // Stories says whether sockets whose life is plain are told once, by

@@ -31,7 +31,9 @@ type output struct {
 	write   string
 	color   string
 	verbose bool
-	attach  rungFlag
+	// noEvents leaves the events out of JSON.
+	noEvents bool
+	attach   rungFlag
 	// rotation is how a recording goes on in other files; zero: it does not.
 	rotation record.Rotation
 	// file is that of the recording; nil: not created yet. All runs of a
@@ -53,7 +55,7 @@ func (o *output) flags(cmd *cobra.Command, format report.Format) {
 
 // terminal looks at where standard output goes.
 func (o *output) options(clock report.Clock) (report.Options, error) {
-	opts := report.Options{Clock: clock, Verbose: o.verbose}
+	opts := report.Options{Clock: clock, Verbose: o.verbose, NoEvents: o.noEvents}
 	f, _ := o.env.stdout.(*os.File)
 	tty := false
 	if f != nil {
@@ -193,6 +195,7 @@ var quietPipes = sync.OnceFunc(func() {
 	}()
 })
 
+// show shows endings. What it writes is seen when the buffer is flushed.
 func (s *shower) show(scenario string) func(*conn.Connection, verdict.Verdict) error {
 	return func(c *conn.Connection, v verdict.Verdict) error {
 		j := report.Judged{Conn: c, Verdict: v, Scenario: scenario}
@@ -201,8 +204,17 @@ func (s *shower) show(scenario string) func(*conn.Connection, verdict.Verdict) e
 				return err
 			}
 		}
-		return s.buf.Flush()
+		return nil
 	}
+}
+
+// brief is the sink, where it also takes plain endings in the short form; nil: it
+// does not.
+func (s *shower) brief() report.Brief {
+	if sink, ok := s.sink.(report.Brief); ok && len(s.after) == 0 {
+		return sink
+	}
+	return nil
 }
 
 // wall takes a new setting of the wall clock.

@@ -225,6 +225,9 @@ func (f *failOn) Set(list string) error {
 	return nil
 }
 
+// asked says whether there is anything to look for.
+func (f *failOn) asked() bool { return len(f.classes)+len(f.causes) > 0 || f.silent }
+
 // see looks at an ending.
 func (f *failOn) see(c *conn.Connection, v verdict.Verdict) {
 	harmless := v.Harmless || v.Probe

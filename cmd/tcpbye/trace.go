@@ -39,6 +39,7 @@ type tracing struct {
 	fileSize  string
 	fileCount int
 	allEvents bool
+	everyStep bool
 	failOn    failOn
 
 	// kept says which endings the command is about, of those that are chosen;
@@ -70,6 +71,8 @@ func (t *tracing) flags(cmd *cobra.Command, format report.Format) {
 	f.StringVarP(&t.fileSize, "file-size", "C", "", "with -w: go on in another file after `SIZE` million bytes (or 64k, 10m, 1g)")
 	f.IntVarP(&t.fileCount, "file-count", "W", 0, "with -C: keep the last `COUNT` files")
 	f.BoolVar(&t.allEvents, "all-events", false, "with -w: record what the filters leave out, too")
+	f.BoolVar(&t.noEvents, "no-events", false, "with -o json: leave the events out, which are most of each record")
+	f.BoolVar(&t.everyStep, "every-step", false, "have the kernel tell every step of every connection as it happens, also of one that is plain; costs ten times as much")
 	f.StringVar(&t.readyFile, "ready-file", "", "create `FILE` once everything is attached")
 	f.BoolVar(&t.receive, "receive", false, "also watch every recv(2), to tell exactly what the application was told; costs a little for each call")
 	f.BoolVar(&t.stack, "stack", false, "take the user stack at close, shutdown and exit, and show functions with file and line")
@@ -155,6 +158,9 @@ func (t *tracing) check(cmd *cobra.Command, args []string) (*filter.Filter, erro
 	}
 	if t.rotation, err = rotation(t.fileSize, t.fileCount, t.write); err != nil {
 		return nil, usage(err)
+	}
+	if t.noEvents && report.Format(t.format) != report.JSON {
+		return nil, usage(errors.New("--no-events goes with -o json"))
 	}
 	if t.allEvents && t.write == "" {
 		return nil, usage(errors.New("--all-events goes with -w FILE"))
@@ -243,7 +249,7 @@ func (t *tracing) run(cmd *cobra.Command, args []string) error {
 				choice.PIDs, choice.Follow = []uint32{r.Command}, true
 			}
 		}
-		c.Keep = func(c *conn.Connection, v verdict.Verdict) bool {
+		keep := func(c *conn.Connection, v verdict.Verdict) bool {
 			if !choice.Match(c, v) {
 				return false
 			}
@@ -254,10 +260,24 @@ func (t *tracing) run(cmd *cobra.Command, args []string) error {
 			t.failOn.see(c, v) // also an end that is shown because its peer is
 			return show(c, v)
 		}
-		if t.time != nil {
-			c.Time = t.time
-			c.Pulse = func(*session.Session) error { return s.buf.Flush() }
+		// Where everything is kept, nobody need ask.
+		if !asked.Empty() || len(args) > 0 || t.read != nil || t.kept != nil || t.failOn.asked() {
+			c.Keep = keep
 		}
+		switch brief := s.brief(); {
+		case brief != nil:
+			c.Plain = brief.Brief
+			if t.failOn.asked() {
+				c.Plain = func(c *conn.Connection, v *verdict.Verdict) error {
+					t.failOn.see(c, *v)
+					return brief.Brief(c, v)
+				}
+			}
+			c.Detail = brief.Detail()
+		case t.kept != nil: // rst: it keeps none
+			c.Plain = func(end *conn.Connection, v *verdict.Verdict) error { return c.Show(end, *v) }
+		}
+		c.Time, c.Flush = t.time, s.buf.Flush
 		// A demo was judged at its end, with the whole story at hand.
 		c.Join.Hold = meta.Scenario != ""
 		return c, nil
@@ -335,6 +355,7 @@ func (t *tracing) live(ctx context.Context, args []string, choice *filter.Filter
 	}
 	counts, err = session.Live(ctx, tracer.Options{
 		Receive: t.receive, Stack: t.stack, Attach: tracer.Rung(t.attach), Filter: kernelFilter,
+		Story: t.stories(command != nil),
 	}, func(m record.Meta, attached []tracer.Attachment) (session.Config, error) {
 		degraded(t.env.stderr, attached)
 		c, err := config(m)
@@ -371,6 +392,19 @@ func (t *tracing) live(ctx context.Context, args []string, choice *filter.Filter
 		status = &statusError{status: n}
 	}
 	return counts, status, errors.Join(err, waitErr)
+}
+
+// stories says whether connections whose life is plain may be told once, at their
+// end: not where each step is to be shown, or where it must be known what is open.
+func (t *tracing) stories(command bool) bool {
+	if command || t.everyStep || t.allEvents || t.verbose || t.receive || t.stack {
+		return false
+	}
+	switch report.Format(t.format) {
+	case report.Table, report.CSV, report.JSON, formatResets:
+		return true
+	}
+	return false
 }
 
 // started begins what waits for the trace.

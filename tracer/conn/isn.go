@@ -295,12 +295,13 @@ func (c *entry) identify() {
 	case c.isn.either:
 		return
 	}
-	c.Key = keyOf(a, b)
+	c.Key = KeyOf(a, b)
 }
 
-// keyOf hashes the pair: an initial number is a secret while its connection lives
+// KeyOf is the Key of a connection with these initial sequence numbers, in any order:
+// it hashes the pair: an initial number is a secret while its connection lives
 // (RFC 6528).
-func keyOf(a, b uint32) (key [16]byte) {
+func KeyOf(a, b uint32) (key [16]byte) {
 	var in [len(keyName) + 8]byte
 	copy(in[:], keyName)
 	binary.BigEndian.PutUint32(in[len(keyName):], min(a, b))

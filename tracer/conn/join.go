@@ -101,6 +101,7 @@ type entry struct {
 	isn        isns
 	filed      []isnKey // indexed under
 	ownerPlace int      // among those of its owner
+	told       bool     // by a story
 }
 
 // Joiner makes Connections of events. It is not safe for concurrent use.
@@ -491,6 +492,9 @@ func (j *Joiner) ownDue(c *entry) time.Duration {
 	due := c.Ended + j.opts.Grace
 	if c.destroyed {
 		due = c.gone + j.opts.Rest
+		if c.told {
+			due = c.gone + j.Rest(c.Local, c.Remote, c.peer != nil)
+		}
 		if _, here := j.seeds[seedKey{c.NetNS, c.tuple.reverse()}]; here && c.peer == nil && !c.born {
 			due = c.gone + j.opts.Grace // its other end is on this machine, and was not heard of yet
 		}
@@ -550,7 +554,9 @@ func (j *Joiner) place(e *event.Event) {
 	case event.HookExit, event.HookExec:
 		j.passed.add(e)
 		for _, c := range j.byOwner[e.PID] {
-			j.aside(c, e)
+			if !c.destroyed || j.opts.Hold { // else it was done with the connection
+				j.aside(c, e)
+			}
 		}
 	case event.HookStack:
 		j.stack(e)

@@ -1,6 +1,7 @@
 package conn
 
 import (
+	"net/netip"
 	"slices"
 	"time"
 
@@ -41,6 +42,7 @@ func (j *Joiner) placeStory(a *arrival) {
 	if c.judged {
 		return
 	}
+	c.told = true
 	if c.tuple == (ends{}) {
 		// Of a socket that is connecting the kernel half tells the port that was
 		// chosen since.
@@ -119,4 +121,32 @@ func (p *passed) visit(from, to time.Duration, visit func(*event.Event)) {
 			visit(e)
 		}
 	}
+}
+
+// KnowsPair says whether an end is followed that has these initial sequence numbers,
+// either way round.
+func (j *Joiner) KnowsPair(a, b uint32) bool {
+	return len(j.bySeq[isnKey{a, b}])+len(j.bySeq[isnKey{b, a}]) > 0
+}
+
+// MayLack says whether something was lost since a time that may have been of what
+// began then.
+func (j *Joiner) MayLack(born time.Duration) bool {
+	return j.lossyUntil != 0 && born <= j.lossyUntil
+}
+
+// Rest is how long after the end of its socket a connection with these ends may
+// still be told of. A story is told at its end, so that of an end's peer may come
+// after the end's own: where the peer is on this machine, it is waited for.
+func (j *Joiner) Rest(local, remote netip.AddrPort, paired bool) time.Duration {
+	if !paired && (local.Addr().IsLoopback() || local.Addr() == remote.Addr()) {
+		return j.opts.Grace
+	}
+	return j.opts.Rest
+}
+
+// Number is the next connection's ID: they count in the order of first sight.
+func (j *Joiner) Number() int {
+	j.n++
+	return j.n
 }

@@ -126,3 +126,14 @@ func CallOf(arch string, number int32) Call {
 	}
 	return CallOther
 }
+
+// NumberOf is a number of a call on an architecture, the lowest; -1: it has none.
+func NumberOf(arch string, c Call) int32 {
+	number := int32(-1)
+	for n, x := range calls[arch] {
+		if x == c && (number < 0 || n < number) {
+			number = n
+		}
+	}
+	return number
+}

@@ -107,7 +107,7 @@ func Hooks() []Hook {
 func (h Hook) Acting() bool {
 	switch h {
 	case HookConnect, HookAccept, HookCloseEntry, HookClose, HookShutdown, HookAbort,
-		HookStreamError, HookReceive, HookSignal, HookExec, HookExit, HookFileClose, HookStack:
+		HookStreamError, HookReceive, HookSignal, HookExec, HookExit, HookFileClose, HookStack, HookProcess:
 		return true
 	}
 	return false

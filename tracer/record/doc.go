@@ -7,7 +7,8 @@
 //
 //	length   uint32, little endian: of kind and body
 //	kind     one byte: 'M' meta, 'E' event, 'L' loss, 'Z' end,
-//	         'P' process, 'S' seed, 'T' tick
+//	         'P' process, 'S' seed, 'T' tick, 'C' choice, 'W' wall clock,
+//	         'K' story
 //	body
 //	checksum uint32, little endian: CRC-32C of kind and body
 //
@@ -17,6 +18,9 @@
 // is length and bytes. A field that is zero is left out, and one that a reader
 // does not know is skipped, so fields can be added. The other bodies are JSON,
 // and a record of a kind that a reader does not know is skipped.
+//
+// The body of a story is the length of a jiffy in nanoseconds (uvarint) and struct
+// story as the kernel half makes it (package story).
 //
 // A process record tells what was looked up of a process while it lived; it
 // stands before the events that it explains. A seed is a connection that was

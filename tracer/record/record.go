@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/tcpbye/tcpbye/tracer/event"
+	"github.com/tcpbye/tcpbye/tracer/story"
 )
 
 const magic = "tcpbye\r\n"
@@ -33,11 +34,12 @@ const (
 	kindChoice  = 'C'
 	kindWall    = 'W'
 	kindLook    = 'O'
+	kindStory   = 'K'
 )
 
 // kinds are all of them.
 const kinds = string(kindMeta) + string(kindEvent) + string(kindLoss) + string(kindEnd) +
-	string(kindProcess) + string(kindSeed) + string(kindTick) + string(kindChoice) + string(kindWall) + string(kindLook)
+	string(kindProcess) + string(kindSeed) + string(kindTick) + string(kindChoice) + string(kindWall) + string(kindLook) + string(kindStory)
 
 // Meta is what a run was like: it stands before its events.
 type Meta struct {
@@ -132,6 +134,17 @@ func (w *Writer) Event(e event.Event) error {
 		return w.result()
 	}
 	w.buf = AppendEvent(w.buf[:0], &e)
+	w.write(w.buf)
+	return w.result()
+}
+
+// Story records a socket's story in the kernel's own form (package story); jiffy is
+// the length of that kernel's jiffy.
+func (w *Writer) Story(raw []byte, jiffy time.Duration) error {
+	if w.err != nil {
+		return w.result()
+	}
+	w.buf = AppendStory(w.buf[:0], raw, jiffy)
 	w.write(w.buf)
 	return w.result()
 }
@@ -250,6 +263,14 @@ func AppendEvent(b []byte, e *event.Event) []byte {
 	return seal(appendEvent(append(b, 0, 0, 0, 0, kindEvent), e), start)
 }
 
+// AppendStory appends the record of a story.
+func AppendStory(b, raw []byte, jiffy time.Duration) []byte {
+	start := len(b)
+	b = append(b, 0, 0, 0, 0, kindStory)
+	b = binary.AppendUvarint(b, uint64(jiffy))
+	return seal(append(b, raw...), start)
+}
+
 // Append appends the record of what is not an event.
 func Append[T Loss | Process | Seed | Tick | Wall | Look](b []byte, what T) []byte {
 	kind := byte(kindTick)
@@ -334,6 +355,9 @@ type Handler struct {
 	Choice  func(Choice) error
 	Wall    func(Wall) error
 	Look    func(Look) error
+	// Story takes a socket's story as Writer.Story does. It is valid until it
+	// returns.
+	Story func(raw []byte, jiffy time.Duration) error
 
 	// Gap is told of what was skipped, before what follows it.
 	Gap func(Gap) error
@@ -367,6 +391,8 @@ type reader struct {
 	damage *DamageError
 	begun  bool // the signature was read, and the head that follows it was not
 	gap    *Gap // that was not told of yet
+	arch   string
+	story  story.Story
 }
 
 func (r *reader) read() error {
@@ -391,7 +417,7 @@ func (r *reader) read() error {
 			if err := r.tell(body[0]); err != nil {
 				return err
 			}
-			if reason, err = r.h.deliver(body[0], body[1:]); err != nil {
+			if reason, err = r.deliver(body[0], body[1:]); err != nil {
 				return err
 			}
 		}
@@ -511,8 +537,21 @@ func (r *reader) tell(kind byte) error {
 }
 
 // deliver hands a record over. reason says what is wrong with it.
-func (h Handler) deliver(kind byte, body []byte) (reason string, err error) {
+func (r *reader) deliver(kind byte, body []byte) (reason string, err error) {
+	h := &r.h
 	switch kind {
+	case kindStory:
+		jiffy, n := binary.Uvarint(body)
+		if n <= 0 {
+			return "a story without its clock", nil
+		}
+		if err := r.story.Decode(body[n:], time.Duration(jiffy), r.arch); err != nil {
+			return err.Error(), nil
+		}
+		if h.Story == nil {
+			return "", nil
+		}
+		return "", h.Story(body[n:], time.Duration(jiffy))
 	case kindEvent:
 		var e event.Event
 		if err := decodeEvent(body, &e); err != nil {
@@ -527,6 +566,7 @@ func (h Handler) deliver(kind byte, body []byte) (reason string, err error) {
 		if m.Version != 1 {
 			return "", fmt.Errorf("the recording has format %d, this program reads format 1: use the tcpbye that wrote it (%s)", m.Version, m.Program)
 		}
+		r.arch = m.Arch
 		return "", call(h.Meta, m)
 	case kindLoss:
 		return unmarshal(body, h.Loss)

@@ -208,7 +208,7 @@ func BenchmarkEvent(b *testing.B) {
 
 // story is a recording of some events with everything else in between, and where
 // each record begins.
-func story(t testing.TB, n int) (raw []byte, starts []int) {
+func aStory(t testing.TB, n int) (raw []byte, starts []int) {
 	t.Helper()
 	var buf bytes.Buffer
 	w, err := NewWriter(&buf, Meta{Program: "test"})
@@ -244,7 +244,7 @@ func read(raw []byte) (got []time.Duration, err error) {
 // TestResume: what follows a damage is read, and how much was skipped is said.
 func TestResume(t *testing.T) {
 	const n = 6
-	raw, starts := story(t, n)
+	raw, starts := aStory(t, n)
 	size := starts[3] - starts[2]
 	for name, damage := range map[string]func(b []byte) ([]byte, int){
 		"a wrong bit":        func(b []byte) ([]byte, int) { b[starts[2]+20] ^= 1; return b, size },
@@ -278,7 +278,7 @@ func TestResume(t *testing.T) {
 // TestResumeIsCheap: what is made to look like the beginnings of long records is
 // read in a time that goes with its size.
 func TestResumeIsCheap(t *testing.T) {
-	raw, starts := story(t, 2)
+	raw, starts := aStory(t, 2)
 	// Each four bytes could be the length of a record of 4.5 kB, before its kind.
 	hostile := bytes.Repeat([]byte("E\x45\x11\x00\x00"), 1<<20)
 	b := append(append(bytes.Clone(raw[:starts[1]]), hostile...), raw[starts[1]:]...)
@@ -294,7 +294,7 @@ func TestResumeIsCheap(t *testing.T) {
 
 // TestHeadless: of a run whose head is damaged nothing is given without saying so.
 func TestHeadless(t *testing.T) {
-	raw, _ := story(t, 2)
+	raw, _ := aStory(t, 2)
 	second := bytes.Clone(raw)
 	second[len(magic)+10] ^= 1
 	heads := 0
@@ -316,7 +316,7 @@ func FuzzRead(f *testing.F) {
 	f.Add(uint16(100), []byte{1}, uint16(1))
 	f.Add(uint16(400), []byte("tcpbye\r\n"), uint16(40))
 	f.Add(uint16(700), []byte("\x05\x00\x00\x00E"), uint16(0))
-	raw, starts := story(f, n)
+	raw, starts := aStory(f, n)
 	f.Fuzz(func(t *testing.T, at uint16, with []byte, instead uint16) {
 		from := starts[0] + int(at)%(len(raw)-starts[0])
 		to := min(from+int(instead), len(raw))

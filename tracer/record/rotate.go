@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"time"
 
 	"github.com/tcpbye/tcpbye/tracer/event"
 )
@@ -160,6 +161,11 @@ func (r *Rotator) put(records []byte) error {
 
 // Event records an event.
 func (r *Rotator) Event(e event.Event) error { return r.Raw(AppendEvent(nil, &e), 1) }
+
+// Story records a socket's story, see Writer.
+func (r *Rotator) Story(raw []byte, jiffy time.Duration) error {
+	return r.Raw(AppendStory(nil, raw, jiffy), 1)
+}
 
 // Loss records a loss.
 func (r *Rotator) Loss(l Loss) error {

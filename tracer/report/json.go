@@ -18,11 +18,15 @@ type JSONSink struct {
 	buf   bytes.Buffer
 	safe  []byte
 	enc   *json.Encoder
+
+	noEvents bool
+	brief    []byte
+	second   secondStamp
 }
 
 // NewJSON is a sink for programs.
 func NewJSON(w io.Writer, o Options) *JSONSink {
-	s := &JSONSink{out: output{w: w}, clock: o.Clock}
+	s := &JSONSink{out: output{w: w}, clock: o.Clock, noEvents: o.NoEvents}
 	s.enc = json.NewEncoder(&s.buf)
 	s.enc.SetEscapeHTML(false)
 	return s
@@ -34,7 +38,7 @@ func (s *JSONSink) End(j Judged) error {
 		return errNoConn
 	}
 	s.buf.Reset()
-	if err := s.enc.Encode(NewRecord(j, s.clock)); err != nil {
+	if err := s.enc.Encode(newRecord(j, s.clock, !s.noEvents)); err != nil {
 		return fmt.Errorf("write connection %s as JSON: %w", Quote(j.Conn.ID), err)
 	}
 	s.safe = escapeUnprintable(s.safe[:0], s.buf.Bytes())

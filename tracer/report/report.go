@@ -81,6 +81,8 @@ type Options struct {
 	ASCII bool
 	// Verbose also shows every event as the kernel gave it.
 	Verbose bool
+	// NoEvents leaves the events out of JSON: they are null.
+	NoEvents bool
 	// Heading gives the title of what is shown, and an aside for its right
 	// edge, such as the kernel's release; nil: the scenario's name, or the two
 	// processes and the time of day. The second end is nil where only one is

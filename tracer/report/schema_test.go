@@ -469,7 +469,7 @@ func TestSchemaRefuses(t *testing.T) {
 		{"closed", nil, "half_close_ms", json.Number("-1")},
 		{"closed", nil, "time_wait", nil},
 		{"closed", nil, "time_wait", json.Number("0")},
-		{"closed", nil, "events", nil},
+		{"closed", nil, "events", "none"},
 		{"closed", nil, "scenario", ""},
 		{"closed", nil, "lost", nil},
 		{"closed", []string{"owner"}, "pid", "7"},

@@ -61,6 +61,7 @@ type TableSink struct {
 	widths []int
 	cells  []word
 	begun  bool
+	clock  secondClock
 }
 
 // NewTable is a sink for a person who watches.

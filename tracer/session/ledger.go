@@ -9,6 +9,7 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/filter"
 	"github.com/tcpbye/tcpbye/tracer/record"
+	"github.com/tcpbye/tcpbye/tracer/story"
 )
 
 // ledger is what stands between a run and a recording that does not get
@@ -69,7 +70,8 @@ type item struct {
 	record  []byte // nil: it is not wanted
 	at      time.Duration
 	process *record.Process // it is one
-	event   *event.Event    // it is one; without its texts
+	event   *event.Event    // it is one, without its texts, or a story that begins with it
+	pids    []uint32        // of a story
 	loss    *record.Loss    // it is one
 	wall    *record.Wall    // it is one
 	tracks  []*track        // whom it concerns
@@ -131,6 +133,18 @@ func (l *ledger) event(e *event.Event, order uint64, late bool) {
 	kept := *e
 	kept.Text, kept.Stack = "", ""
 	i := &item{record: record.AppendEvent(nil, e), event: &kept, wanted: late}
+	l.waiting[order] = i
+	l.push(i)
+}
+
+// story takes a socket's story that the join got as its order-th.
+func (l *ledger) story(st *story.Story, b []byte, order uint64, late bool) {
+	first := st.Events(nil)[0]
+	first.PID = 0
+	i := &item{record: b, event: &first, wanted: late}
+	for _, t := range st.Tasks[:st.TaskCount] {
+		i.pids = append(i.pids, t.PID)
+	}
 	l.waiting[order] = i
 	l.push(i)
 }
@@ -486,21 +500,31 @@ func (l *ledger) learn(b []byte, p *person) []byte {
 	return b
 }
 
+// whoIs tells what is known of a process.
+func (l *ledger) whoIs(b []byte, pid uint32) []byte {
+	if pid == 0 {
+		return b
+	}
+	p := l.person(pid)
+	p.wanted = true
+	switch {
+	case len(p.pending) > 0:
+		b = l.learn(b, p)
+	case p.last.PID != 0 && p.part != l.part+1:
+		p.part = l.part + 1
+		again := p.last
+		again.Again = true
+		b = record.Append(b, again)
+	}
+	return b
+}
+
 // needs tells what the part must know for an event, as far as it was not told.
 func (l *ledger) needs(b []byte, i *item) []byte {
 	e := i.event
-	if e.PID != 0 {
-		p := l.person(e.PID)
-		p.wanted = true
-		switch {
-		case len(p.pending) > 0:
-			b = l.learn(b, p)
-		case p.last.PID != 0 && p.part != l.part+1:
-			p.part = l.part + 1
-			again := p.last
-			again.Again = true
-			b = record.Append(b, again)
-		}
+	b = l.whoIs(b, e.PID)
+	for _, pid := range i.pids {
+		b = l.whoIs(b, pid)
 	}
 	if e.Has&event.HasTuple != 0 {
 		b = l.around(b, e.NetNS, e.Local, e.Remote)

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -18,6 +19,7 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/record"
 	"github.com/tcpbye/tcpbye/tracer/snapshot"
+	"github.com/tcpbye/tcpbye/tracer/story"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
@@ -205,7 +207,9 @@ type news struct {
 	process *record.Process // before the event
 	event   event.Event
 	isEvent bool
-	naming  *naming // of the event's stack
+	naming  *naming          // of the event's stack
+	story   []byte           // as the kernel tells it
+	people  []record.Process // before the story
 	lost    tracer.Loss
 	now     time.Duration // no older event will come
 }
@@ -227,9 +231,10 @@ func (s *Session) run(ctx context.Context, t *tracer.Tracer) error {
 			}
 			return take(n)
 		},
-		Lost: func(l tracer.Loss) error { return take(news{lost: l}) },
-		Tick: func(now time.Duration) error { return take(news{now: now}) },
-		Idle: s.idle.Load,
+		Story: s.stories(take),
+		Lost:  func(l tracer.Loss) error { return take(news{lost: l}) },
+		Tick:  func(now time.Duration) error { return take(news{now: now}) },
+		Idle:  s.idle.Load,
 	})
 	if errors.Is(err, errStopped) {
 		err = nil // the session says why
@@ -237,8 +242,58 @@ func (s *Session) run(ctx context.Context, t *tracer.Tracer) error {
 	return errors.Join(err, end())
 }
 
+// stories takes stories from the tracer. Where news wait in a queue, they keep
+// their own copy.
+func (s *Session) stories(take func(news) error) func(raw []byte) error {
+	apart := s.behind != nil
+	jiffy := tracer.Jiffy()
+	return func(raw []byte) error {
+		if !apart {
+			if err := s.meet(raw, s.Process); err != nil {
+				return err
+			}
+			return s.Story(raw, jiffy, runtime.GOARCH)
+		}
+		n := news{story: bytes.Clone(raw)}
+		_ = s.meet(raw, func(p record.Process) error { n.people = append(n.people, p); return nil })
+		return take(n)
+	}
+}
+
+// meet looks up who acted in a story.
+func (s *Session) meet(raw []byte, tell func(record.Process) error) error {
+	w := s.cfg.Witness
+	if w == nil || !story.Is(raw) {
+		return nil
+	}
+	r := story.Raw(raw)
+	var last uint32
+	for i := range uint8(story.MaxTasks) {
+		t := r.Task(i)
+		pid := t.PID()
+		if pid == 0 || pid == last || t.Has()&event.HasTask != 0 && t.Flags()&pfKthread != 0 {
+			continue
+		}
+		last = pid
+		if p, fresh := w.Meet(t, r.Told()); fresh {
+			if err := tell(p); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
 // take gives the session its news.
 func (s *Session) take(n news) error {
+	if n.story != nil {
+		for _, p := range n.people {
+			if err := s.Process(p); err != nil {
+				return err
+			}
+		}
+		return s.Story(n.story, tracer.Jiffy(), runtime.GOARCH)
+	}
 	if n.isEvent {
 		if n.process != nil {
 			if err := s.Process(*n.process); err != nil {
@@ -260,7 +315,7 @@ func (s *Session) take(n news) error {
 	if err := s.Tick(n.now); err != nil {
 		return err
 	}
-	s.idle.Store(!s.owed && !s.join.Pending() && s.cfg.Time == nil && s.cfg.Command == nil)
+	s.idle.Store(!s.owed && !s.pending() && s.cfg.Time == nil && s.cfg.Command == nil)
 	if s.cfg.Pulse != nil {
 		return s.cfg.Pulse(s)
 	}
@@ -448,6 +503,18 @@ func Replay(r io.Reader, prepare func(record.Meta) (Config, error)) (Counts, err
 			p.meets(&e)
 			return p.s.Event(e)
 		},
+		Story: func(raw []byte, jiffy time.Duration) error {
+			if p.s == nil {
+				return p.headless()
+			}
+			r := story.Raw(raw)
+			if err := p.over(r.Told()); err != nil {
+				return err
+			}
+			local, remote := r.Ends()
+			p.meetsAt(r.NetNS(), local, remote)
+			return p.s.Story(raw, jiffy, p.meta.Arch)
+		},
 		Loss: func(l record.Loss) error { return p.s.lose(l) },
 		Process: func(r record.Process) error {
 			if p.s == nil || r.Again && p.goesOn && p.first == 0 {
@@ -516,13 +583,19 @@ type replay struct {
 
 // meets notes a connection of a run whose first parts are missing.
 func (p *replay) meets(e *event.Event) {
-	if p.first == 0 || e.Has&event.HasTuple == 0 {
+	if e.Has&event.HasTuple != 0 {
+		p.meetsAt(e.NetNS, e.Local, e.Remote)
+	}
+}
+
+func (p *replay) meetsAt(netns uint32, local, remote netip.AddrPort) {
+	if p.first == 0 {
 		return
 	}
 	if p.met == nil {
 		p.met = map[tuple]struct{}{}
 	}
-	p.met[tuple{e.NetNS, e.Local, e.Remote}] = struct{}{}
+	p.met[tuple{netns, local, remote}] = struct{}{}
 }
 
 // news says whether what a part tells again was told in none of the parts that were

@@ -14,7 +14,9 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/filter"
 	"github.com/tcpbye/tcpbye/tracer/record"
+	"github.com/tcpbye/tcpbye/tracer/report"
 	"github.com/tcpbye/tcpbye/tracer/snapshot"
+	"github.com/tcpbye/tcpbye/tracer/story"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
@@ -28,6 +30,7 @@ type Recorder interface {
 	Choice(record.Choice) error
 	Wall(record.Wall) error
 	Look(record.Look) error
+	Story(raw []byte, jiffy time.Duration) error
 	// Raw takes records as record.Append makes them.
 	Raw(records []byte, events uint64) error
 	// Fits says whether so many bytes go into the current part, and Next begins
@@ -54,10 +57,18 @@ type Config struct {
 	Keep func(*conn.Connection, verdict.Verdict) bool
 	// Show takes each ending that is kept, once.
 	Show func(*conn.Connection, verdict.Verdict) error
+	// Plain, if not nil, takes the place of Show for an ending that is as plain as can
+	// be. What it gets is valid until it returns, and lacks what only long forms show:
+	// events, sentence, evidence, ages, IDs. Keep gets the same of it.
+	Plain func(*conn.Connection, *verdict.Verdict) error
+	// Detail is how much it gets.
+	Detail report.Detail
 	// Time, if not nil, is told the run's own time (CLOCK_MONOTONIC) before each
 	// ending, and when there was none for a while: nothing that is shown later
 	// was complete before it. A replay comes by the same times for its endings.
 	Time func(now time.Duration) error
+	// Flush is called after each tick: what was shown by then is to be seen.
+	Flush func() error
 	// Count is how many endings are shown; then ErrEnough ends the run. 0: all.
 	Count uint64
 	// Record gets everything, or what Pick says; nil: nothing is recorded.
@@ -139,6 +150,7 @@ type Session struct {
 	choice   record.Choice   // zero: none
 	recorded []filter.Filter // that a recording was made with
 	live     bool            // Tick alone says how far all is known
+	plain    *plain          // nil: all is judged the long way
 	ledger   *ledger         // nil: what is recorded, if anything, is everything, in one file
 	looked   []record.Look   // of the recording that is replayed
 	ids      int             // of the ends that were shown
@@ -152,6 +164,8 @@ type Session struct {
 
 	behind func() bool // news wait for the session; only where stacks are named
 	idle   atomic.Bool // nothing waits for the time to pass
+
+	decoded story.Story // the last one
 
 	held pairs[verdict.Verdict] // first ends that were not kept
 	told pairs[struct{}]        // first ends that were shown
@@ -169,6 +183,9 @@ func New(cfg Config) *Session {
 	s.join = conn.New(cfg.Join)
 	if cfg.Record != nil && (cfg.Pick != nil || cfg.Record.Rotates()) {
 		s.ledger = newLedger(cfg.Record, s.join, s.picks, s.chosen)
+	}
+	if cfg.Plain != nil && s.ledger == nil && !cfg.Join.Hold {
+		s.plain = newPlain(s)
 	}
 	return s
 }
@@ -209,6 +226,9 @@ func (s *Session) Event(e event.Event) error {
 		return err
 	}
 	e.Stack = e.Stack.Named() // what is not named yet holds memory
+	if s.plain != nil {
+		s.plain.meets(&e)
+	}
 	switch {
 	case s.ledger != nil:
 		late := e.Time < s.join.Now()
@@ -222,15 +242,109 @@ func (s *Session) Event(e event.Event) error {
 	default:
 		s.join.Add(e)
 	}
-	s.owed = true
-	if s.newest = max(s.newest, e.Time); s.live || s.newest-s.advanced < step {
+	return s.came(e.Time)
+}
+
+// came follows the events' own time, where nobody ticks.
+func (s *Session) came(at time.Duration) error {
+	s.owed = s.cfg.Record != nil
+	if s.newest = max(s.newest, at); s.live || s.newest-s.advanced < step {
 		return nil
 	}
 	s.advanced = s.newest
 	s.join.Advance(s.newest - disorder)
+	if err := s.showPlain(s.newest - disorder); err != nil {
+		return err
+	}
 	if err := s.drain(s.newest); err != nil {
 		return err
 	}
+	return s.err
+}
+
+// Story takes a socket's story in the kernel's own form; jiffy is the length of that
+// kernel's jiffy, and arch its architecture as Go spells it.
+func (s *Session) Story(raw []byte, jiffy time.Duration, arch string) error {
+	if s.cut() {
+		return ErrCut
+	}
+	if !story.Is(raw) {
+		return s.strange()
+	}
+	at := story.Raw(raw).Told()
+	if err := s.late(at); err != nil {
+		return err
+	}
+	if s.ledger == nil && s.cfg.Record != nil {
+		if err := s.cfg.Record.Story(raw, jiffy); err != nil {
+			return err
+		}
+	}
+	if s.plain != nil {
+		if s.plain.take(raw, jiffy, arch) {
+			s.counts.Events++
+			return s.came(at)
+		}
+		s.plain.meetsStory(raw)
+	}
+	if err := s.decoded.Decode(raw, jiffy, arch); err != nil {
+		return s.strange()
+	}
+	s.counts.Events++
+	late := at < s.join.Now()
+	s.join.AddStory(at, s.decoded.Events(nil))
+	if s.ledger != nil {
+		s.ledger.story(&s.decoded, record.AppendStory(nil, raw, jiffy), s.join.Arrived(), late)
+	}
+	return s.came(at)
+}
+
+// strange is a story that is none: the kernel half and this program do not belong
+// together, or something else writes to its ring. What it was is lost.
+func (s *Session) strange() error {
+	return s.Lose(s.join.Now(), max(s.join.Now(), s.newest), 1)
+}
+
+// offerPlain shows a plain end, or both ends of a pair, where one is kept.
+func (s *Session) offerPlain(a, b *scratch) error {
+	kept, n := s.cfg.Keep == nil && len(s.recorded) == 0, uint64(0)
+	for _, x := range []*scratch{a, b} {
+		if x != nil {
+			n++
+			if !kept {
+				kept = s.keeps(&x.conn, x.verdict)
+			}
+		}
+	}
+	s.counts.Seen += n
+	if !kept {
+		s.counts.Filtered += n
+		return nil
+	}
+	for _, x := range []*scratch{a, b} {
+		if x == nil {
+			continue
+		}
+		if s.tell(); s.err != nil {
+			return s.err
+		}
+		s.counts.Shown++
+		if err := s.cfg.Plain(&x.conn, &x.verdict); err != nil {
+			return err
+		}
+		if s.cfg.Count > 0 && s.counts.Shown >= s.cfg.Count {
+			return ErrEnough
+		}
+	}
+	return nil
+}
+
+// showPlain shows the plain ends that are complete.
+func (s *Session) showPlain(now time.Duration) error {
+	if s.plain == nil || s.err != nil {
+		return s.err
+	}
+	s.err = s.plain.show(now - s.join.Window())
 	return s.err
 }
 
@@ -302,6 +416,7 @@ func (s *Session) Choose(c record.Choice) error {
 			return fmt.Errorf("read what the recording was made of: %w", err)
 		}
 		s.recorded = append(s.recorded, f)
+		s.plain = nil // which ends go together decides how they are numbered
 	}
 	if s.cfg.Record != nil && s.ledger == nil {
 		return s.cfg.Record.Choice(c)
@@ -352,6 +467,9 @@ func (s *Session) Lose(from, to time.Duration, n uint64) error {
 		return nil
 	}
 	s.counts.Lost += n
+	if s.plain != nil {
+		s.plain.lose(to)
+	}
 	s.join.Lose(from, to)
 	if s.ledger != nil {
 		s.ledger.loss(record.Loss{From: from, Time: to, Lost: n})
@@ -375,19 +493,30 @@ func (s *Session) Tick(now time.Duration) error {
 			if err := s.writeTick(now); err != nil {
 				return err
 			}
-			s.owed = s.join.Pending()
+			s.owed = s.pending()
 		}
 		if err := s.cfg.Record.Flush(); err != nil {
 			return err
 		}
 	}
 	s.join.Advance(now)
+	if err := s.showPlain(now); err != nil {
+		return err
+	}
 	if err := s.drain(now); err != nil {
 		return err
 	}
-	s.tell()
+	if s.tell(); s.err == nil && s.cfg.Flush != nil {
+		s.err = s.cfg.Flush()
+	}
 	return s.err
 }
+
+// never is a time that does not come.
+const never = time.Duration(1<<63 - 1)
+
+// pending says whether something waits for the time to pass.
+func (s *Session) pending() bool { return s.join.Pending() || s.plain != nil && s.plain.waiting() }
 
 // drain records what is known to be wanted by now.
 func (s *Session) drain(now time.Duration) error {
@@ -428,6 +557,9 @@ func (s *Session) Following(match func(*conn.Connection) bool) bool {
 func (s *Session) Finish() error {
 	failed := s.err != nil // and was told
 	if !s.cut() {
+		if !failed {
+			_ = s.showPlain(never) // which is in s.err
+		}
 		s.join.Flush()
 	}
 	var err error

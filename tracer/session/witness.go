@@ -13,6 +13,7 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/record"
 	"github.com/tcpbye/tcpbye/tracer/session/lineage"
+	"github.com/tcpbye/tcpbye/tracer/story"
 )
 
 // Witness looks processes up while they live: when they open, get or end a
@@ -26,6 +27,7 @@ type Witness struct {
 	hurry     func()          // ends it
 	ends      time.Duration   // how long after the run was told to end
 	told      map[uint32]*telling
+	last      *telling // that a story asked for
 	order     []uint32
 	procfs    string
 	full      map[uint32]fullness
@@ -40,8 +42,9 @@ type fullness struct {
 // telling is what was last told of a PID.
 type telling struct {
 	record.Process
-	died  bool
-	asked time.Duration // CLOCK_MONOTONIC
+	died   bool
+	asked  time.Duration // CLOCK_MONOTONIC; of one that died, when it did
+	leader event.Comm    // Leader as the kernel has it
 }
 
 // again is how long what was looked up of a process holds: a busy one is looked at
@@ -52,8 +55,12 @@ const again = time.Second
 // holds says whether what was told holds still. Where execs are not seen, the
 // leader has another name after one.
 func (t *telling) holds(e *event.Event) bool {
-	return e.Time-t.asked < again && (e.TID != e.PID || e.Comm == event.CommOf(string(t.Leader)))
+	return e.Time-t.asked < again && (e.TID != e.PID || e.Comm == t.leader)
 }
+
+// shown is longer than it takes to tell of a process whose first step was seen: the
+// step comes first.
+const shown = time.Millisecond
 
 // WitnessOptions are the places to look at. The zero value is right for a host.
 type WitnessOptions struct {
@@ -198,11 +205,11 @@ func (w *Witness) Look(e *event.Event) (record.Process, bool) {
 	case known == nil:
 	case e.Hook == event.HookExit:
 		// What was told stays true: its sockets are closed after this.
-		known.died = true
+		known.died, known.asked = true, e.Time
 		w.processes.Exited(e.PID, e.Time)
 		return record.Process{}, false
 	case e.Hook == event.HookExec:
-	case e.Hook == event.HookConnect, e.Hook == event.HookAccept,
+	case e.Hook == event.HookConnect, e.Hook == event.HookAccept, e.Hook == event.HookProcess,
 		e.Hook == event.HookSetState && e.ToState == event.SynSent:
 		if !known.died && known.holds(e) {
 			return record.Process{}, false
@@ -216,11 +223,15 @@ func (w *Witness) Look(e *event.Event) (record.Process, bool) {
 		w.symbols.Prepare(e.PID, known == nil || known.died || e.Hook == event.HookExec)
 	}
 	p := w.ask(e.PID, e.Time, e.Cgroup)
+	if e.Hook == event.HookProcess {
+		p.Time -= shown
+	}
 	if known == nil {
 		known = &telling{Process: record.Process{PID: e.PID}}
 		w.told[e.PID] = known
 		if w.order = append(w.order, e.PID); len(w.order) > maxTold {
 			delete(w.told, w.order[0])
+			w.last = nil
 			w.order = w.order[1:]
 		}
 	}
@@ -228,8 +239,24 @@ func (w *Witness) Look(e *event.Event) (record.Process, bool) {
 	if same(p, known.Process) {
 		return p, false
 	}
-	known.Process = p
+	known.Process, known.leader = p, event.CommOf(string(p.Leader))
 	return p, true
+}
+
+// Meet learns from who acted in a story that is told now, as far as its process lives
+// still.
+func (w *Witness) Meet(t story.RawTask, now time.Duration) (record.Process, bool) {
+	pid := t.PID()
+	known := w.last
+	if known == nil || known.PID != pid {
+		if known = w.told[pid]; known != nil {
+			w.last = known
+		}
+	}
+	if known != nil && (known.died || now-known.asked < again && (t.TID() != pid || t.Comm() == known.leader)) {
+		return record.Process{}, false
+	}
+	return w.Look(&event.Event{Hook: event.HookAccept, Time: now, Context: event.ContextProcess, PID: pid, TID: t.TID(), UID: t.UID(), Comm: t.Comm(), Cgroup: t.Cgroup()})
 }
 
 // same compares all but the time.

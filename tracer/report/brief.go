@@ -1,0 +1,160 @@
+package report
+
+import (
+	"strconv"
+	"time"
+
+	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/event"
+	"github.com/tcpbye/tcpbye/tracer/verdict"
+)
+
+// Brief is a sink that also takes an ending of which no more is known than its
+// short form shows: that of session.Config's Plain.
+type Brief interface {
+	Sink
+	// Brief writes what End would. What it gets is not kept.
+	Brief(*conn.Connection, *verdict.Verdict) error
+	// Detail is how much it shows.
+	Detail() Detail
+}
+
+// Detail is how much of an ending a sink shows.
+type Detail uint8
+
+const (
+	DetailRow     Detail = iota // who, how, when, and how much
+	DetailVerdict               // all of the verdict but the evidence
+	DetailEvents                // the events, too
+)
+
+// Brief implements Brief. Most endings are plain, so their rows are made without
+// memory of their own; a test holds them against those of End.
+func (s *TableSink) Brief(c *conn.Connection, v *verdict.Verdict) error {
+	if err := s.Header(); err != nil {
+		return err
+	}
+	line, ok := s.brief(s.live.line[:0], c, v)
+	if !ok {
+		return s.End(Judged{Conn: c, Verdict: *v})
+	}
+	s.live.line = line
+	_, err := s.out.Write(line)
+	return err
+}
+
+// closeText is how the column ENDED BY calls close(2).
+var closeText = actText(verdict.ActClose, 0)
+
+// Detail implements Brief.
+func (s *TableSink) Detail() Detail { return DetailRow }
+
+// brief makes a row; false: a cell is too wide, or not in ASCII, or not known.
+func (s *TableSink) brief(line []byte, c *conn.Connection, v *verdict.Verdict) ([]byte, bool) {
+	if s.pen.color || c.Ended == 0 || c.Opened == 0 || c.Owner == nil || v.Bytes.Received == nil || v.Bytes.Sent == nil ||
+		v.Class != verdict.Graceful || v.Cause != verdict.OrderlyClose {
+		return nil, false
+	}
+	room, gap := s.o.Width, 0
+	for i := range s.shown {
+		for ; gap > 0; gap-- {
+			line = append(line, ' ')
+		}
+		from, n := len(line), s.widths[i]
+		switch s.shown[i].title {
+		case "TIME":
+			line = s.clock.append(line, s.o, c.Ended)
+		case "PROCESS":
+			if c.Owner.Comm == "" || !plain(c.Owner.Comm, true) {
+				return nil, false
+			}
+			line = append(line, c.Owner.Comm...)
+			line = append(line, '/')
+			if event.Outside(c.Owner.PID) {
+				return nil, false
+			}
+			line = strconv.AppendUint(line, uint64(c.Owner.PID), 10)
+		case "LOCAL":
+			line = c.Local.AppendTo(line)
+		case "REMOTE":
+			line = c.Remote.AppendTo(line)
+		case "AGE":
+			from += s.pen.appendDuration(&line, c.Ended-c.Opened)
+		case "IN":
+			if *v.Bytes.Received >= 1000 {
+				line = append(line, shortNumber(*v.Bytes.Received)...)
+			} else {
+				line = strconv.AppendUint(line, *v.Bytes.Received, 10)
+			}
+		case "OUT":
+			if *v.Bytes.Sent >= 1000 {
+				line = append(line, shortNumber(*v.Bytes.Sent)...)
+			} else {
+				line = strconv.AppendUint(line, *v.Bytes.Sent, 10)
+			}
+		case "ENDED BY":
+			switch {
+			case v.Ender == verdict.LocalProcess && v.Act == verdict.ActClose:
+				line = append(line, closeText...)
+			case v.Ender == verdict.PeerProcess || v.Ender == verdict.Peer:
+				line = append(line, "peer"...)
+			default:
+				return nil, false
+			}
+		case "HOW":
+			line = append(line, "graceful"...)
+		case "LOST":
+			l := &v.Lost
+			if l.Unread == nil || l.Unsent == nil || l.Unacked == nil || *l.Unread+*l.Unsent+*l.Unacked > 0 {
+				return nil, false
+			}
+			line = append(line, '-')
+		default:
+			return nil, false // SERVICE: few columns, and no machine of many connections
+		}
+		w := len(line) - from
+		if s.o.Width > 0 && (w > n || w > room) {
+			return nil, false
+		}
+		room -= n + columnGap
+		gap += max(0, n-w) + columnGap
+	}
+	return append(line, '\n'), true
+}
+
+// appendDuration appends what shortDuration says, and returns by how much it takes
+// more bytes than columns.
+func (p pen) appendDuration(b *[]byte, d time.Duration) int {
+	switch {
+	case d >= 0 && d < time.Millisecond && p.ascii:
+		*b = append(strconv.AppendInt(*b, d.Microseconds(), 10), "us"...)
+	case d >= 0 && d < time.Millisecond:
+		*b = append(strconv.AppendInt(*b, d.Microseconds(), 10), "µs"...)
+		return len("µ") - 1
+	case d >= 0 && d < 10*time.Millisecond:
+		*b = append(strconv.AppendFloat(*b, float64(d)/1e6, 'f', 1, 64), "ms"...)
+	case d >= 0 && d < time.Second:
+		*b = append(strconv.AppendInt(*b, d.Milliseconds(), 10), "ms"...)
+	default:
+		*b = append(*b, shortDuration(d)...)
+	}
+	return 0
+}
+
+// secondClock writes times of day, of which most are the one before.
+type secondClock struct {
+	second int64 // Unix
+	text   []byte
+}
+
+func (k *secondClock) append(b []byte, o Options, at time.Duration) []byte {
+	t := o.Clock.Wall(at)
+	if now := t.Unix(); now != k.second || k.text == nil {
+		zone := o.Location
+		if zone == nil {
+			zone = time.Local
+		}
+		k.second, k.text = now, t.In(zone).AppendFormat(k.text[:0], "15:04:05")
+	}
+	return append(b, k.text...)
+}
