@@ -110,7 +110,7 @@ func (o *output) open(ctx context.Context, meta record.Meta, heading func(left, 
 	if o.write == "-" {
 		w = io.Discard // standard output is the recording
 	}
-	s.buf = bufio.NewWriter(w)
+	s.buf = bufio.NewWriterSize(w, 1<<16)
 	if sinks != nil {
 		all := sinks(s.buf, opts)
 		s.sink, s.after = all[0], all[1:]

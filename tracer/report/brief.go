@@ -56,43 +56,33 @@ func (s *TableSink) brief(line []byte, c *conn.Connection, v *verdict.Verdict) (
 		return nil, false
 	}
 	room, gap := s.o.Width, 0
-	for i := range s.shown {
-		for ; gap > 0; gap-- {
-			line = append(line, ' ')
+	for i, kind := range s.kinds {
+		for gap > 0 {
+			n := min(gap, len(spaces))
+			line = append(line, spaces[:n]...)
+			gap -= n
 		}
 		from, n := len(line), s.widths[i]
-		switch s.shown[i].title {
-		case "TIME":
+		switch kind {
+		case cellTime:
 			line = s.clock.append(line, s.o, c.Ended)
-		case "PROCESS":
-			if c.Owner.Comm == "" || !plain(c.Owner.Comm, true) {
+		case cellProcess:
+			if c.Owner.Comm == "" || event.Outside(c.Owner.PID) || !simple(c.Owner.Comm) {
 				return nil, false
 			}
-			line = append(line, c.Owner.Comm...)
-			line = append(line, '/')
-			if event.Outside(c.Owner.PID) {
-				return nil, false
-			}
+			line = append(append(line, c.Owner.Comm...), '/')
 			line = strconv.AppendUint(line, uint64(c.Owner.PID), 10)
-		case "LOCAL":
+		case cellLocal:
 			line = c.Local.AppendTo(line)
-		case "REMOTE":
+		case cellRemote:
 			line = c.Remote.AppendTo(line)
-		case "AGE":
+		case cellAge:
 			from += s.pen.appendDuration(&line, c.Ended-c.Opened)
-		case "IN":
-			if *v.Bytes.Received >= 1000 {
-				line = append(line, shortNumber(*v.Bytes.Received)...)
-			} else {
-				line = strconv.AppendUint(line, *v.Bytes.Received, 10)
-			}
-		case "OUT":
-			if *v.Bytes.Sent >= 1000 {
-				line = append(line, shortNumber(*v.Bytes.Sent)...)
-			} else {
-				line = strconv.AppendUint(line, *v.Bytes.Sent, 10)
-			}
-		case "ENDED BY":
+		case cellIn:
+			line = appendNumber(line, *v.Bytes.Received)
+		case cellOut:
+			line = appendNumber(line, *v.Bytes.Sent)
+		case cellEnder:
 			switch {
 			case v.Ender == verdict.LocalProcess && v.Act == verdict.ActClose:
 				line = append(line, closeText...)
@@ -101,9 +91,9 @@ func (s *TableSink) brief(line []byte, c *conn.Connection, v *verdict.Verdict) (
 			default:
 				return nil, false
 			}
-		case "HOW":
+		case cellHow:
 			line = append(line, "graceful"...)
-		case "LOST":
+		case cellLost:
 			l := &v.Lost
 			if l.Unread == nil || l.Unsent == nil || l.Unacked == nil || *l.Unread+*l.Unsent+*l.Unacked > 0 {
 				return nil, false
@@ -120,6 +110,45 @@ func (s *TableSink) brief(line []byte, c *conn.Connection, v *verdict.Verdict) (
 		gap += max(0, n-w) + columnGap
 	}
 	return append(line, '\n'), true
+}
+
+const spaces = "                                                                "
+
+// briefCell is a column that brief knows.
+type briefCell uint8
+
+const (
+	cellOther briefCell = iota
+	cellTime
+	cellProcess
+	cellLocal
+	cellRemote
+	cellAge
+	cellIn
+	cellOut
+	cellEnder
+	cellHow
+	cellLost
+)
+
+var briefCells = map[string]briefCell{"TIME": cellTime, "PROCESS": cellProcess, "LOCAL": cellLocal, "REMOTE": cellRemote, "AGE": cellAge,
+	"IN": cellIn, "OUT": cellOut, "ENDED BY": cellEnder, "HOW": cellHow, "LOST": cellLost}
+
+// simple says whether a name is ASCII that is printed as it is.
+func simple(s string) bool {
+	for i := range len(s) {
+		if s[i] < ' ' || s[i] >= 0x7f {
+			return false
+		}
+	}
+	return true
+}
+
+func appendNumber(b []byte, n uint64) []byte {
+	if n >= 1000 {
+		return append(b, shortNumber(n)...)
+	}
+	return strconv.AppendUint(b, n, 10)
 }
 
 // appendDuration appends what shortDuration says, and returns by how much it takes

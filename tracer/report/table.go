@@ -58,6 +58,7 @@ type TableSink struct {
 	pen    pen
 	live   *liveTable
 	shown  []column
+	kinds  []briefCell // of shown
 	widths []int
 	cells  []word
 	begun  bool
@@ -116,6 +117,7 @@ func (s *TableSink) choose() {
 	for _, c := range columns {
 		if n, ok := w[c.title]; ok && c.short != nil {
 			s.shown = append(s.shown, c)
+			s.kinds = append(s.kinds, briefCells[c.title])
 			s.widths = append(s.widths, n)
 		}
 	}

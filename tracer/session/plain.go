@@ -126,8 +126,12 @@ type scratch struct {
 	events        []event.Event
 }
 
-// maxResting bounds the stories that wait.
-const maxResting = 1 << 14
+const (
+	// maxResting bounds the stories that wait.
+	maxResting = 1 << 14
+	// maxFree is for how many memory is kept: what waits at 15,000 connections a second.
+	maxFree = 1 << 12
+)
 
 func newPlain(s *Session) *plain {
 	p := &plain{s: s, hands: s.cfg.Keep != nil, byKey: map[uint64]*resting{}, away: map[uint64]time.Duration{}, names: map[event.Comm]string{}}
@@ -191,8 +195,10 @@ func (p *plain) take(raw []byte, jiffy time.Duration, arch string) bool {
 		p.give(r)
 		return false
 	}
-	r.due = r.told + p.s.join.Rest(r.local, r.remote, false)
-	if m := p.byKey[r.key]; m != nil && r.told <= m.due {
+	m := p.byKey[r.key]
+	if m == nil || r.told > m.due {
+		r.due = r.told + p.s.join.Rest(r.local, r.remote, false)
+	} else {
 		sh, ms := r.shape, m.shape
 		sh.pair, ms.pair = true, true
 		if m.mate != nil || m.isn[0] != r.isn[1] || m.local != r.remote || m.remote != r.local || m.netns != r.netns ||
@@ -234,7 +240,7 @@ func (p *plain) give(r *resting) {
 		p.give(r.mate)
 		r.mate = nil
 	}
-	if len(p.free) < 1024 {
+	if len(p.free) < maxFree {
 		p.free = append(p.free, r)
 	}
 }
