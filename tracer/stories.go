@@ -57,9 +57,10 @@ func (p *programs) tellStories(yes bool, room uint32) error {
 	return nil
 }
 
-// openStories visits the stories that are not told yet, as if they were told now.
-// The kernel half is off.
-func (t *Tracer) openStories(visit func(raw []byte) error) error {
+// OpenStories visits the stories that are not told yet, as if they were told now. While
+// the kernel half runs, they go on meanwhile, and one that has just been told may be
+// missing: it has a place in the ring.
+func (t *Tracer) OpenStories(visit func(raw []byte) error) error {
 	if !t.stories || visit == nil {
 		return nil
 	}

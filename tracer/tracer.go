@@ -337,7 +337,7 @@ func (t *Tracer) deliver(h Handler) error {
 			}
 		}
 		if c.last {
-			return t.openStories(h.Story)
+			return t.OpenStories(h.Story)
 		}
 		last = max(last, c.now)
 		if err := h.Tick(last); err != nil {

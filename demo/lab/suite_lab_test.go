@@ -40,7 +40,7 @@ const (
 // suite lists the lab tests that run in the guest, by package.
 var suite = map[string]string{
 	"./tracer":         "^(TestLoopback|TestHooks|TestWithoutProbeReads|TestPrivileges|TestDropPrivileges|TestOpenGivesBack)$",
-	"./demo/scenario":  "^(TestDemo|TestCatalogueIsJudged)$",
+	"./demo/scenario":  "^(TestDemo|TestCatalogueIsJudged|TestCatalogueOnRungs)$",
 	"./tracer/session": "^TestStackOf",
 	"./cmd/tcpbye":     "^(TestDoctor|TestStartsInLittleMemory|TestTraceInContainer$)",
 }
@@ -59,8 +59,11 @@ func tests(path, kernel string) (run string, args []string) {
 			run = "^TestCatalogueOnRungs$"
 		case strings.HasSuffix(kernel, locked):
 			run, args = "^TestCatalogueOnRungs$", []string{"-scenario.rungs=auto,kprobe,tracepoint"}
-		case *suiteLong:
-			run = "^(TestDemo|TestDemoAllJSON|TestCatalogueIsJudged)$"
+		default:
+			args = []string{"-scenario.rungs=stories"} // the others take long: TestRungs
+			if *suiteLong {
+				run = "^(TestDemo|TestDemoAllJSON|TestCatalogueIsJudged|TestCatalogueOnRungs)$"
+			}
 		}
 	}
 	if *suiteRun != "" {

@@ -24,10 +24,11 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/record"
 	"github.com/tcpbye/tcpbye/tracer/session"
+	"github.com/tcpbye/tcpbye/tracer/story"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
-var rungs = flag.String("scenario.rungs", "auto,fentry,kprobe,tp_btf,tracepoint", "rungs that TestCatalogueOnRungs forces, by commas")
+var rungs = flag.String("scenario.rungs", "auto,fentry,kprobe,tp_btf,tracepoint,stories", "rungs that TestCatalogueOnRungs forces, by commas")
 
 // only is a part of a scenario's name, to look into one.
 var only = flag.String("scenario.only", "", "only scenarios whose name has this in it")
@@ -43,14 +44,29 @@ type hall struct {
 
 	mu      sync.Mutex
 	events  []event.Event
+	stories []told
 	settled time.Duration
 	moved   *sync.Cond
 }
 
-func openHall(rung tracer.Rung) (*hall, error) {
-	tr, err := tracer.Open(tracer.Options{Receive: true, Attach: rung})
+// told is a socket's story, and when it was told.
+type told struct {
+	at     time.Duration
+	events []event.Event
+}
+
+// inStories is the rung on which sockets are told of once, as a trace does that
+// shows no single step.
+const inStories = "stories"
+
+func openHall(name string, rung tracer.Rung) (*hall, error) {
+	// Each recv(2) that is watched would end a story.
+	tr, err := tracer.Open(tracer.Options{Receive: name != inStories, Story: name == inStories, Attach: rung})
 	if err != nil {
 		return nil, err
+	}
+	if name == inStories && !tr.Stories() {
+		return nil, errors.Join(errors.New("this kernel tells no stories"), tr.Close())
 	}
 	h := &hall{tracer: tr, done: make(chan error, 1)}
 	h.moved = sync.NewCond(&h.mu)
@@ -68,6 +84,12 @@ func openHall(rung tracer.Rung) (*hall, error) {
 			defer h.mu.Unlock()
 			h.events = append(h.events, e)
 			return nil
+		}, Story: func(raw []byte) error {
+			x, err := tellOf(raw)
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.stories = append(h.stories, x)
+			return err
 		}, Tick: h.tick})
 		h.tick(math.MaxInt64) // nobody waits for more
 		h.done <- err
@@ -103,6 +125,58 @@ func (h *hall) skipped(t *testing.T) uint64 {
 	return st.Skipped
 }
 
+func tellOf(raw []byte) (told, error) {
+	var s story.Story
+	if err := s.Decode(raw, tracer.Jiffy(), runtime.GOARCH); err != nil {
+		return told{}, err
+	}
+	return told{s.Told, s.Events(nil)}, nil
+}
+
+// during are the stories of a run, those that are not over, too: as far as they had
+// come at its end.
+func (h *hall) during(o *scenario.Outcome) (all []told, err error) {
+	h.wait(o.Until)
+	var open []told
+	err = h.tracer.OpenStories(func(raw []byte) error {
+		x, err := tellOf(raw)
+		open = append(open, x)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	now, err := tracer.Monotonic()
+	if err != nil {
+		return nil, err
+	}
+	h.wait(now) // what was told meanwhile has come
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	seen := map[[2]uint64]bool{}
+	for _, x := range slices.Concat(h.stories, open) {
+		first := x.events[0]
+		if first.Time < o.Since || first.Time > o.Until || seen[[2]uint64{first.Sock, first.Conn}] {
+			continue
+		}
+		seen[[2]uint64{first.Sock, first.Conn}] = true
+		x.events = slices.DeleteFunc(slices.Clone(x.events), func(e event.Event) bool { return e.Time > o.Until })
+		if x.events = o.Pick(x.events); len(x.events) > 0 {
+			x.at = min(x.at, o.Until)
+			all = append(all, x)
+		}
+	}
+	return all, nil
+}
+
+func (h *hall) wait(until time.Duration) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for h.settled <= until {
+		h.moved.Wait()
+	}
+}
+
 // story lists the events of a run, once the last of them must have come.
 func (h *hall) story(o *scenario.Outcome) []event.Event {
 	h.mu.Lock()
@@ -119,9 +193,12 @@ func (h *hall) story(o *scenario.Outcome) []event.Event {
 	return o.Pick(during)
 }
 
-func (h *hall) judge(events []event.Event) (ends []scenario.JudgedEnd) {
+func (h *hall) judge(events []event.Event, stories []told) (ends []scenario.JudgedEnd) {
 	scope := verdict.ScopeOf(h.meta)
 	j := conn.New(conn.Options{Hold: true})
+	for _, x := range stories {
+		j.AddStory(x.at, x.events)
+	}
 	for _, e := range events {
 		j.Add(e)
 	}
@@ -145,9 +222,12 @@ type tally struct {
 // must be so. How many are exact, and what the others lack, is printed.
 func TestCatalogueOnRungs(t *testing.T) {
 	for _, name := range strings.Split(*rungs, ",") {
-		rung, err := tracer.ParseRung(name)
-		if err != nil {
-			t.Fatal(err)
+		rung := tracer.Rung("")
+		if name != inStories {
+			var err error
+			if rung, err = tracer.ParseRung(name); err != nil {
+				t.Fatal(err)
+			}
 		}
 		t.Run(name, func(t *testing.T) { playOnRung(t, name, rung) })
 	}
@@ -158,8 +238,11 @@ func playOnRung(t *testing.T, name string, rung tracer.Rung) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	st, err := openHall(rung)
+	st, err := openHall(name, rung)
 	if err != nil {
+		if name == inStories {
+			rung = tracer.RungKprobe // they need what that needs
+		}
 		reason, known := unavailable(rung)
 		if !known {
 			t.Fatal(err)
@@ -250,7 +333,13 @@ func (sum *tally) play(ctx context.Context, t *testing.T, st *hall, s scenario.S
 			t.Fatal(err)
 		}
 		events := st.story(&o)
-		ends := st.judge(events)
+		var stories []told
+		if st.tracer.Stories() {
+			if stories, err = st.during(&o); err != nil {
+				t.Fatal(err)
+			}
+		}
+		ends := st.judge(events, stories)
 		errs := s.CheckOutcome(o)
 		grades, unknown := s.Grade(o, ends)
 		errs = append(errs, unknown...)
