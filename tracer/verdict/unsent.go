@@ -148,6 +148,11 @@ func sendFailed(a, b *facts, s Scope) *finding {
 		return nil
 	case a.refused() >= tries:
 		return x
+	case a.refused() > 0 && a.end().Retransmits == 0:
+		// Of its probes the last never left, and one before that may go without an
+		// answer: a peer answers them once in half a second (tcp_invalid_ratelimit).
+		x.likely = true
+		return x
 	case n > 0 && n+a.refused()+int(a.end().BusyTries) >= tries:
 		x.a = append(x.a, last)
 		return x
@@ -247,6 +252,8 @@ func tellSendFailed(t *telling) string {
 	case t.a.refused() == 0 && n == 0:
 	case t.a.refused() >= tries:
 		s += fmt.Sprintf(" None of the last %d tries left it.", tries)
+	case t.a.refused() > 0 && e.Retransmits == 0:
+		s += fmt.Sprintf(" The last %d of %d probes did not leave it.", t.a.refused(), tries)
 	case n > tries-int(e.BusyTries):
 		s += fmt.Sprintf(" Not one segment left it; %d were thrown away.", n)
 	default:

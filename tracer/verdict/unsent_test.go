@@ -92,6 +92,8 @@ func TestUnsent(t *testing.T) {
 			says: []string{"at 100 bytes, too few"}},
 		{name: "zero window, own filter", end: givesUp(unix.ETIMEDOUT, probes(4), refusedTries(4, unix.EPERM), func(e *event.Event) { e.SndWnd = 0 }),
 			cause: verdict.SendFailed, sure: verdict.Certain},
+		{name: "zero window, own filter, one probe left", end: givesUp(unix.ETIMEDOUT, probes(3), refusedTries(2, unix.EPERM), func(e *event.Event) { e.SndWnd = 0 }),
+			cause: verdict.SendFailed, sure: verdict.Likely, says: []string{"a rule of its own", "The last 2 of 3 probes did not leave it"}},
 		{name: "open window, probes unseen", end: givesUp(unix.ETIMEDOUT, probes(4)), missing: []event.Hook{event.HookProbe}, cause: verdict.SendFailed, sure: verdict.Likely},
 		{name: "an older recording", end: givesUp(unix.ETIMEDOUT, probes(4), func(e *event.Event) { e.WindowKnown = false }),
 			missing: []event.Hook{event.HookProbe}, cause: verdict.ZeroWindowTimeout, sure: verdict.Likely},
