@@ -79,7 +79,7 @@ func (m *model) event(e *event.Event) {
 	case event.HookConnect:
 		return
 	case event.HookFileClose:
-		if e.Refs <= 1 && (e.Call.Drops() || e.Exiting()) {
+		if e.Refs <= 1 && e.Queue == 0 && (e.Call.Drops() || e.Exiting()) { // see plain_file_close
 			return
 		}
 	case event.HookDestroy:
