@@ -230,7 +230,7 @@ func TestStories(t *testing.T) {
 			"client story final=false: >SYN_SENT >ESTABLISHED",
 			"server event __tcp_close", "server event >CLOSE", "server event tcp_send_active_reset",
 			"client event tcp_reset", "client event inet_sk_error_report", "client event >CLOSE", "server event tcp_destroy_sock",
-			"client event filp_close", "client event tcp_close", "client event __tcp_close", "client event tcp_destroy_sock",
+			"client event tcp_close", "client event __tcp_close", "client event tcp_destroy_sock",
 		}, false},
 		{"SO_LINGER 0", func(p *pair) {
 			p.accept().talk()
@@ -241,7 +241,7 @@ func TestStories(t *testing.T) {
 			"client story final=false: >SYN_SENT >ESTABLISHED",
 			"server event __tcp_close", "server event tcp_disconnect", "server event >CLOSE", "server event tcp_send_active_reset",
 			"client event tcp_reset", "client event inet_sk_error_report", "client event >CLOSE", "server event tcp_destroy_sock",
-			"client event filp_close", "client event tcp_close", "client event __tcp_close", "client event tcp_destroy_sock",
+			"client event tcp_close", "client event __tcp_close", "client event tcp_destroy_sock",
 		}, false},
 		{"half-closed", func(p *pair) {
 			p.accept().talk()
