@@ -13,6 +13,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -88,6 +89,11 @@ func TestTraceInContainer(t *testing.T) {
 	cmd.Env = append(os.Environ(), callerEnv+"="+l.Addr().String())
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	// A SIGHUP that this program was started with as ignored would be ignored there,
+	// too (nohup); one that it takes is not.
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}

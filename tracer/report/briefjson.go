@@ -51,6 +51,9 @@ func (w *jsonWriter) text(s string) {
 	w.b = append(append(append(w.b, '"'), s...), '"')
 }
 
+// word writes a string of this program's own, which JSON writes as it is.
+func (w *jsonWriter) word(s string) { w.b = append(append(append(w.b, '"'), s...), '"') }
+
 // known writes a string, or null where it is empty.
 func (w *jsonWriter) known(s string) {
 	if s == "" {
@@ -58,6 +61,15 @@ func (w *jsonWriter) known(s string) {
 		return
 	}
 	w.text(s)
+}
+
+// knownWord writes a word, or null where it is empty.
+func (w *jsonWriter) knownWord(s string) {
+	if s == "" {
+		w.raw("null")
+		return
+	}
+	w.word(s)
 }
 
 func (w *jsonWriter) uint(n uint64) { w.b = strconv.AppendUint(w.b, n, 10) }
@@ -154,9 +166,9 @@ func (w *jsonWriter) goodbye(g *verdict.Goodbye) {
 		return
 	}
 	w.raw(`{"act":`)
-	w.known(string(g.Act))
+	w.knownWord(string(g.Act))
 	w.raw(`,"signal":`)
-	w.known(signalName(g.Signal))
+	w.knownWord(signalName(g.Signal))
 	if a := g.Actor; a != nil {
 		w.strange = w.strange || a.Stack != ""
 		w.raw(`,"pid":`)
@@ -173,13 +185,13 @@ func (w *jsonWriter) goodbye(g *verdict.Goodbye) {
 
 func (w *jsonWriter) verdict(v *verdict.Verdict) {
 	w.raw(`{"class":`)
-	w.text(string(v.Class))
+	w.word(string(v.Class))
 	w.raw(`,"cause":`)
-	w.text(string(v.Cause))
+	w.word(string(v.Cause))
 	w.raw(`,"ender":`)
-	w.known(string(v.Ender))
+	w.knownWord(string(v.Ender))
 	w.raw(`,"act":`)
-	w.known(string(v.Act))
+	w.knownWord(string(v.Act))
 	w.raw(`,"actor":`)
 	if a := v.Actor; a != nil {
 		w.strange = w.strange || a.Stack != ""
@@ -201,8 +213,9 @@ func (w *jsonWriter) verdict(v *verdict.Verdict) {
 	} else {
 		w.raw("null")
 	}
+	// Its names stand in the record, too, and were looked at there.
 	w.raw(`,"sentence":`)
-	w.text(v.Sentence)
+	w.word(v.Sentence)
 	w.raw(`,"advice":`)
 	w.known(v.Advice)
 	w.raw(`,"app_saw":`)
@@ -214,13 +227,13 @@ func (w *jsonWriter) verdict(v *verdict.Verdict) {
 	w.raw(`,"harmless":`)
 	w.bool(v.Harmless)
 	w.raw(`,"confidence":`)
-	w.text(string(v.Confidence))
+	w.word(string(v.Confidence))
 	w.raw(`,"missing":`)
 	w.texts(v.Missing)
 	w.raw(`,"signal":`)
-	w.known(signalName(v.Signal))
+	w.knownWord(signalName(v.Signal))
 	w.raw(`,"retry":`)
-	w.known(string(v.Retry))
+	w.knownWord(string(v.Retry))
 	w.raw(`,"retry_why":`)
 	w.known(v.RetryWhy)
 	w.raw(`,"probe":`)
@@ -246,9 +259,9 @@ func (w *jsonWriter) event(e *event.Event, first time.Duration) {
 	w.raw(`{"t_ns":`)
 	w.b = strconv.AppendInt(w.b, int64(e.Time-first), 10)
 	w.raw(`,"hook":`)
-	w.text(e.Hook.String())
+	w.word(e.Hook.String())
 	w.raw(`,"context":`)
-	w.text(e.Context.String())
+	w.word(e.Context.String())
 	w.raw(`,"pid":`)
 	w.pid(e.PID)
 	w.raw(`,"tid":`)
@@ -271,7 +284,7 @@ func (w *jsonWriter) event(e *event.Event, first time.Duration) {
 	case event.CallUnknown, event.CallNone, event.CallOther:
 	default:
 		w.raw(`,"call":`)
-		w.text(e.Call.String())
+		w.word(e.Call.String())
 	}
 	numbers := false
 	switch e.Hook {
@@ -281,7 +294,7 @@ func (w *jsonWriter) event(e *event.Event, first time.Duration) {
 		numbers = true
 	case event.HookTimeWait:
 		w.raw(`,"substate":`)
-		w.text(event.State(e.Arg).String())
+		w.word(event.State(e.Arg).String())
 	case event.HookAccept, event.HookCloseEntry, event.HookSendFin, event.HookDestroy:
 	default:
 		w.strange = true
@@ -295,7 +308,7 @@ func (w *jsonWriter) event(e *event.Event, first time.Duration) {
 	if e.Has&event.HasSegment != 0 {
 		s := &e.Segment
 		w.raw(`,"segment":{"flags":`)
-		w.text(s.Flags.String())
+		w.word(s.Flags.String())
 		w.raw(`,"seq":`)
 		w.uint(uint64(s.Seq))
 		w.raw(`,"ack":`)
@@ -343,22 +356,22 @@ func (w *jsonWriter) state(s event.State, known bool) {
 		w.raw("null")
 		return
 	}
-	w.text(s.String())
+	w.word(s.String())
 }
 
 func (w *jsonWriter) record(c *conn.Connection, v *verdict.Verdict, events bool) {
 	w.strange = v.Reset != nil || v.Unanswered != nil || v.HalfClose != nil || len(c.Elsewhere) > 0 || c.Open == conn.OpenUnknown || c.Family == 0 ||
 		!c.Local.IsValid() || !c.Remote.IsValid() || c.Local.Addr().Zone() != "" || c.Remote.Addr().Zone() != ""
 	w.raw(`{"schema":"` + Schema + `","id":`)
-	w.text(c.ID)
+	w.word(c.ID)
 	w.raw(`,"peer_id":`)
 	if c.Peer != nil {
-		w.text(c.Peer.ID)
+		w.word(c.Peer.ID)
 	} else {
 		w.raw("null")
 	}
 	w.raw(`,"family":`)
-	w.text(c.Family.String())
+	w.word(c.Family.String())
 	w.raw(`,"local":"`)
 	w.b = c.Local.AppendTo(w.b)
 	w.raw(`","remote":"`)
@@ -366,7 +379,7 @@ func (w *jsonWriter) record(c *conn.Connection, v *verdict.Verdict, events bool)
 	w.raw(`","netns":`)
 	w.knownUint(uint64(c.NetNS))
 	w.raw(`,"open":`)
-	w.text(c.Open.String())
+	w.word(c.Open.String())
 	w.raw(`,"opened":`)
 	w.wall(c.Opened)
 	w.raw(`,"ended":`)
