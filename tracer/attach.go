@@ -151,6 +151,11 @@ func missed(l link.Link) (uint64, error) {
 
 // newPrograms reads the objects and creates the maps that all programs share.
 func newPrograms(opts Options) (*programs, error) {
+	// The objects are read beside the kernel's types.
+	read := map[object]func() (*ebpf.CollectionSpec, error){}
+	for name, load := range loaders {
+		read[name] = begin(load)
+	}
 	k, err := readKernel()
 	if err != nil {
 		return nil, err
@@ -159,8 +164,8 @@ func newPrograms(opts Options) (*programs, error) {
 		kernel: k, specs: map[object]*ebpf.CollectionSpec{}, maps: map[string]*ebpf.Map{},
 		tried: map[Rung]error{}, wanted: map[object][]string{}, together: map[object]map[string]*ebpf.Program{},
 	}
-	for name, load := range loaders {
-		spec, err := load()
+	for name := range loaders {
+		spec, err := read[name]()
 		if err != nil {
 			return nil, fmt.Errorf("read the BPF object: %w", err)
 		}
@@ -183,18 +188,42 @@ func newPrograms(opts Options) (*programs, error) {
 		}
 		p.specs[name] = spec
 	}
-	events := p.specs[objectTyped].Maps[bpf.TypedMapEvents]
-	if opts.RingBytes != 0 {
-		for _, spec := range p.specs {
-			spec.Maps[bpf.TypedMapEvents].MaxEntries = opts.RingBytes
-		}
-	}
-	for _, spec := range []*ebpf.MapSpec{events, p.specs[objectTyped].Maps[bpf.TypedMapLost]} {
-		if _, err := p.shared(spec); err != nil {
-			return nil, errors.Join(err, p.close())
-		}
-	}
 	return p, nil
+}
+
+// storyRing is the size of the ring buffer where sockets are told of once: 4,800
+// stories. Its pages count twice as memory of this process.
+const storyRing = 4 << 20
+
+// makeRing makes the ring buffer, and what is counted beside it.
+func (p *programs) makeRing(opts Options) error {
+	size := opts.RingBytes
+	if size == 0 && opts.Story {
+		size = storyRing
+	}
+	if size != 0 {
+		for _, spec := range p.specs {
+			spec.Maps[bpf.TypedMapEvents].MaxEntries = size
+		}
+	}
+	for _, name := range []string{bpf.TypedMapEvents, bpf.TypedMapLost} {
+		if _, err := p.shared(p.specs[objectTyped].Maps[name]); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// begin begins to load an object; the function that it returns waits for it.
+func begin(load func() (*ebpf.CollectionSpec, error)) func() (*ebpf.CollectionSpec, error) {
+	var spec *ebpf.CollectionSpec
+	var err error
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		spec, err = load()
+	}()
+	return func() (*ebpf.CollectionSpec, error) { <-done; return spec, err }
 }
 
 // shared returns the map that all programs share under that name; the first

@@ -2,13 +2,13 @@ package tracer
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"slices"
 	"strconv"
-	"strings"
 
 	"github.com/cilium/ebpf"
 	"github.com/cilium/ebpf/asm"
@@ -56,6 +56,15 @@ type kernel struct {
 }
 
 func readKernel() (*kernel, error) {
+	// The kernel takes a while to list its symbols.
+	var at map[string]uint64
+	var atErr error
+	listed := make(chan struct{})
+	go func() {
+		defer close(listed)
+		at, atErr = symbols("tcp_recvmsg", "tcp_sendmsg")
+	}()
+	defer func() { <-listed }()
 	types := btf.NewCache()
 	spec, err := types.Kernel()
 	if err != nil {
@@ -74,9 +83,8 @@ func readKernel() (*kernel, error) {
 	if err := k.findPreemptCount(); err != nil {
 		return nil, err
 	}
-	at, err := symbols("tcp_recvmsg", "tcp_sendmsg")
-	if err != nil {
-		return nil, err
+	if <-listed; atErr != nil {
+		return nil, atErr
 	}
 	k.recvmsg, k.sendmsg = at["tcp_recvmsg"], at["tcp_sendmsg"]
 	if k.pidns, err = enrich.PIDNamespaceOf("/proc"); err != nil {
@@ -239,14 +247,18 @@ func symbols(names ...string) (map[string]uint64, error) {
 	defer f.Close()
 	found := map[string]uint64{}
 	s := bufio.NewScanner(f)
-	for s.Scan() {
+	s.Buffer(make([]byte, 1<<16), 1<<16)
+	// The list has 200,000 lines, and what follows the last one wanted need not be read.
+	for len(found) < len(names) && s.Scan() {
 		// ADDRESS TYPE NAME [MODULE]
-		_, rest, _ := strings.Cut(s.Text(), " ")
-		_, name, _ := strings.Cut(rest, " ")
-		if slices.Contains(names, name) {
-			address, _, _ := strings.Cut(s.Text(), " ")
-			if found[name], err = strconv.ParseUint(address, 16, 64); err != nil {
-				return nil, fmt.Errorf("look up the kernel symbol %s: %w", name, err)
+		address, rest, _ := bytes.Cut(s.Bytes(), []byte(" "))
+		_, name, _ := bytes.Cut(rest, []byte(" "))
+		for _, n := range names {
+			if string(name) != n {
+				continue
+			}
+			if found[n], err = strconv.ParseUint(string(address), 16, 64); err != nil {
+				return nil, fmt.Errorf("look up the kernel symbol %s: %w", n, err)
 			}
 		}
 	}

@@ -20,7 +20,7 @@ import (
 
 // Options says how to trace. The zero value traces everything.
 type Options struct {
-	RingBytes uint32        // size of the ring buffer, a power of two of pages; 0: 8 MiB
+	RingBytes uint32        // size of the ring buffer, a power of two of pages; 0: 8 MiB, with Story 4
 	Poll      time.Duration // how long an event may wait in the ring; 0: 50 ms
 	// Receive also watches every recv(2) for the end of input and for errors.
 	// It is the one hook on the way of the data.
@@ -115,6 +115,9 @@ func open(opts Options) (*Tracer, error) {
 	opts.Story = opts.Story && p.mayTellStories(all)
 	t.stories = opts.Story
 	if err := p.tellStories(opts.Story, opts.storyRoom); err != nil {
+		return nil, errors.Join(err, p.close())
+	}
+	if err := p.makeRing(opts); err != nil {
 		return nil, errors.Join(err, p.close())
 	}
 	if t.ring, err = ringbuf.NewReader(p.maps[bpf.TypedMapEvents]); err != nil {
