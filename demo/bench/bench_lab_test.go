@@ -53,6 +53,8 @@ var modes = []mode{
 	{name: "tcpstates", command: []string{"/usr/sbin/tcpstates"}},
 	tcpbye("trace", "≤ 20k, BPF ≤ 10k (7: 8k)", Plain, "trace"),
 	tcpbye("trace -o json", "≤ 80k", Plain, "trace", "-o", "json"),
+	tcpbye("trace -o json --no-events", "≤ 30k", Plain, "trace", "-o", "json", "--no-events"),
+	tcpbye("trace --every-step", "", Plain, "trace", "--every-step"),
 	tcpbye("trace -w FILE, no row", "≤ 25k", Plain, "trace", "-w", "/tmp/bench.tcpbye", "-o", "json", "--class", "timed-out"),
 	tcpbye("rst", "≤ 15k", Plain, "rst"),
 	tcpbye("trace --port 1", "≤ 4k", Plain, "trace", "--port", "1"),

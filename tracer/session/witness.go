@@ -58,9 +58,9 @@ func (t *telling) holds(e *event.Event) bool {
 	return e.Time-t.asked < again && (e.TID != e.PID || e.Comm == t.leader)
 }
 
-// shown is longer than it takes to tell of a process whose first step was seen: the
-// step comes first.
-const shown = time.Millisecond
+// shown is longer than it takes to tell of a process whose first step was seen, on a
+// busy machine, too: the step comes first.
+const shown = 100 * time.Millisecond
 
 // WitnessOptions are the places to look at. The zero value is right for a host.
 type WitnessOptions struct {
