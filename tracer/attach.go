@@ -34,7 +34,11 @@ type Attachment struct {
 // programs holds what is loaded.
 type programs struct {
 	kernel *kernel
+	opts   Options
+	saving bool // memory: an object is read when it is needed, and given back
+	read   map[object]func() (*ebpf.CollectionSpec, error)
 	specs  map[object]*ebpf.CollectionSpec
+	tuned  []func(*ebpf.CollectionSpec) error // what each object was told, and what is read later is told
 	maps   map[string]*ebpf.Map
 	links  []io.Closer
 	probes []link.Link // those of links that are kprobes
@@ -150,45 +154,79 @@ func missed(l link.Link) (uint64, error) {
 }
 
 // newPrograms reads the objects and creates the maps that all programs share.
-func newPrograms(opts Options) (*programs, error) {
-	// The objects are read beside the kernel's types.
+func newPrograms(opts Options, saving bool) (*programs, error) {
+	// The objects are read beside the kernel's types, unless memory is short: then
+	// one after another, when it is needed.
 	read := map[object]func() (*ebpf.CollectionSpec, error){}
 	for name, load := range loaders {
-		read[name] = begin(load)
+		if read[name] = load; !saving {
+			read[name] = begin(load)
+		}
 	}
 	k, err := readKernel()
 	if err != nil {
 		return nil, err
 	}
 	p := &programs{
+		opts: opts, saving: saving, read: read,
 		kernel: k, specs: map[object]*ebpf.CollectionSpec{}, maps: map[string]*ebpf.Map{},
 		tried: map[Rung]error{}, wanted: map[object][]string{}, together: map[object]map[string]*ebpf.Program{},
 	}
+	if saving {
+		return p, nil
+	}
 	for name := range loaders {
-		spec, err := read[name]()
-		if err != nil {
-			return nil, fmt.Errorf("read the BPF object: %w", err)
+		if _, err := p.object(name); err != nil {
+			return nil, err
 		}
-		if err := k.configure(name, spec); err != nil {
-			return nil, fmt.Errorf("configure the BPF object: %w", err)
-		}
-		if name != objectClassic {
-			if err := opts.Filter.configure(spec); err != nil {
-				return nil, err
-			}
-		}
-		if opts.Stack {
-			// A stack is named while its process lives.
-			if err := spec.Variables[bpf.ProbeVarCfgWakeBytes].Set(uint32(0)); err != nil {
-				return nil, fmt.Errorf("configure the BPF object: %w", err)
-			}
-		}
-		for _, prog := range spec.Programs {
-			k.patch(prog.Instructions)
-		}
-		p.specs[name] = spec
 	}
 	return p, nil
+}
+
+// object is what is read and configured for this kernel.
+func (p *programs) object(name object) (*ebpf.CollectionSpec, error) {
+	if spec := p.specs[name]; spec != nil {
+		return spec, nil
+	}
+	spec, err := p.read[name]()
+	if err != nil {
+		return nil, fmt.Errorf("read the BPF object: %w", err)
+	}
+	if err := p.kernel.configure(name, spec); err != nil {
+		return nil, fmt.Errorf("configure the BPF object: %w", err)
+	}
+	if name != objectClassic {
+		if err := p.opts.Filter.configure(spec); err != nil {
+			return nil, err
+		}
+	}
+	if p.opts.Stack {
+		// A stack is named while its process lives.
+		if err := spec.Variables[bpf.ProbeVarCfgWakeBytes].Set(uint32(0)); err != nil {
+			return nil, fmt.Errorf("configure the BPF object: %w", err)
+		}
+	}
+	for _, prog := range spec.Programs {
+		p.kernel.patch(prog.Instructions)
+	}
+	for _, tune := range p.tuned {
+		if err := tune(spec); err != nil {
+			return nil, err
+		}
+	}
+	p.specs[name] = spec
+	return spec, nil
+}
+
+// tune tells something to each object.
+func (p *programs) tune(what func(*ebpf.CollectionSpec) error) error {
+	p.tuned = append(p.tuned, what)
+	for _, spec := range p.specs {
+		if err := what(spec); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // storyRing is the size of the ring buffer where sockets are told of once: 4,800
@@ -202,12 +240,19 @@ func (p *programs) makeRing(opts Options) error {
 		size = storyRing
 	}
 	if size != 0 {
-		for _, spec := range p.specs {
+		if err := p.tune(func(spec *ebpf.CollectionSpec) error {
 			spec.Maps[bpf.TypedMapEvents].MaxEntries = size
+			return nil
+		}); err != nil {
+			return err
 		}
 	}
+	typed, err := p.object(objectTyped)
+	if err != nil {
+		return err
+	}
 	for _, name := range []string{bpf.TypedMapEvents, bpf.TypedMapLost} {
-		if _, err := p.shared(p.specs[objectTyped].Maps[name]); err != nil {
+		if _, err := p.shared(typed.Maps[name]); err != nil {
 			return err
 		}
 	}
@@ -356,7 +401,11 @@ func (p *programs) trial(r Rung) error {
 func (p *programs) load(pt point) (*ebpf.Program, error) {
 	o := pt.rung.object()
 	if _, tried := p.together[o]; !tried {
-		p.together[o], _ = p.loadSet(o, p.wanted[o])
+		var err error
+		// Where not all of them can be loaded at once each is tried by itself.
+		if p.together[o], err = p.loadSet(o, p.wanted[o]); err == nil && p.saving {
+			delete(p.specs, o) // all that was wanted of it is loaded
+		}
 	}
 	set := p.together[o]
 	if set[pt.program] == nil {
@@ -370,7 +419,10 @@ func (p *programs) load(pt point) (*ebpf.Program, error) {
 
 // loadSet loads programs with the shared maps.
 func (p *programs) loadSet(o object, names []string) (map[string]*ebpf.Program, error) {
-	spec := p.specs[o]
+	spec, err := p.object(o)
+	if err != nil {
+		return nil, err
+	}
 	set := &ebpf.CollectionSpec{
 		Maps:      map[string]*ebpf.MapSpec{},
 		Programs:  map[string]*ebpf.ProgramSpec{},

@@ -239,7 +239,7 @@ func TestHooks(t *testing.T) {
 // lets no program read memory by address (lockdown=confidentiality): no such read
 // may be left in a program. What reads a stack cannot do without.
 func TestWithoutProbeReads(t *testing.T) {
-	p, err := newPrograms(Options{})
+	p, err := newPrograms(Options{}, false)
 	if err != nil {
 		t.Fatal(err)
 	}

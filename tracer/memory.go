@@ -13,17 +13,18 @@ import (
 // ample is the memory with which nothing need be saved.
 const ample = 128 << 20
 
-// frugal has the garbage collector work for less memory where little is granted, until
-// the function that it returns is called: what is loaded needs for a moment three
-// times what a trace does. It takes a processor three tenths of a second.
-func frugal() (until func()) {
+// frugal says whether memory is to be saved, as little is granted, and has the garbage
+// collector do so until it is told that everything is loaded: loading needs for a
+// moment three times what a trace does. It takes a processor three tenths of a second.
+func frugal() (saving bool, until func()) {
 	granted := grantedMemory("/proc/self/cgroup", "/sys/fs/cgroup")
-	before := debug.SetMemoryLimit(-1)
-	if granted >= ample || before <= granted/2 {
-		return func() {}
+	if granted >= ample {
+		return false, func() {}
 	}
-	debug.SetMemoryLimit(granted / 2) // the kernel's share is the maps and the programs
-	return func() { debug.SetMemoryLimit(before) }
+	before := debug.SetMemoryLimit(-1)
+	// The kernel's share is the maps and the programs.
+	debug.SetMemoryLimit(min(before, granted/2))
+	return true, func() { debug.SetMemoryLimit(before) }
 }
 
 // grantedMemory is what the cgroups of this process, and those above, may take. A

@@ -43,18 +43,18 @@ func toldBy(attachments []Attachment) bool {
 
 // tellStories has the programs of all objects keep stories, or not.
 func (p *programs) tellStories(yes bool, room uint32) error {
-	for _, spec := range p.specs {
+	if !yes {
+		room = 1
+	}
+	return p.tune(func(spec *ebpf.CollectionSpec) error {
 		if err := spec.Variables[bpf.ProbeVarCfgStory].Set(yes); err != nil {
 			return fmt.Errorf("configure the BPF object: %w", err)
-		}
-		if !yes {
-			room = 1
 		}
 		if room != 0 {
 			spec.Maps[bpf.ProbeMapStories].MaxEntries = room
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // OpenStories visits the stories that are not told yet, as if they were told now. While

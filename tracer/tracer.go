@@ -96,14 +96,15 @@ func Open(opts Options) (*Tracer, error) {
 }
 
 func open(opts Options) (*Tracer, error) {
-	defer frugal()()
+	saving, until := frugal()
+	defer until()
 	if opts.Poll == 0 {
 		opts.Poll = 50 * time.Millisecond
 	}
 	if err := mayTrace(); err != nil {
 		return nil, err
 	}
-	p, err := newPrograms(opts)
+	p, err := newPrograms(opts, saving)
 	if err != nil {
 		return nil, explain(err)
 	}
