@@ -28,7 +28,7 @@ var (
 		" behind the name, "+here+" for this machine's own, as root, or all for the lab's and one that is locked down")
 	suiteOut   = flag.String("suite.record", "", "write the recordings of all scenarios to KERNEL.tcpbye in this directory")
 	suiteLong  = flag.Bool("suite.long", false, "also what takes minutes more on each kernel")
-	suiteRungs = flag.String("suite.rungs", "auto,fentry,kprobe,tp_btf,tracepoint", "rungs that TestRungs forces")
+	suiteRungs = flag.String("suite.rungs", "auto,fentry,kprobe,tp_btf,tracepoint,stories", "rungs that TestRungs forces")
 	suiteRun   = flag.String("suite.run", "", "only guest tests that match")
 )
 
@@ -40,7 +40,7 @@ const (
 // suite lists the lab tests that run in the guest, by package.
 var suite = map[string]string{
 	"./tracer":         "^(TestLoopback|TestHooks|TestWithoutProbeReads|TestPrivileges|TestDropPrivileges|TestOpenGivesBack)$",
-	"./demo/scenario":  "^(TestDemo|TestCatalogueIsJudged|TestCatalogueOnRungs)$",
+	"./demo/scenario":  "^(TestDemo|TestCatalogueIsJudged)$",
 	"./tracer/session": "^TestStackOf",
 	"./cmd/tcpbye":     "^(TestDoctor|TestStartsInLittleMemory|TestTraceInContainer$)",
 }
