@@ -53,6 +53,9 @@ func tests(path, kernel string) (run string, args []string) {
 	if path == "./cmd/tcpbye" && *suiteLong {
 		run = strings.TrimSuffix(run, ")") + "|TestResetIsToldAtOnce$)"
 	}
+	if path == "./tracer" && kernel != here && !strings.HasSuffix(kernel, locked) {
+		run = strings.TrimSuffix(run, ")$") + "|TestStories(Full|Refused|Filter)?)$"
+	}
 	if path == "./demo/scenario" {
 		switch {
 		case kernel == here:
