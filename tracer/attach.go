@@ -96,7 +96,7 @@ func (p *programs) close() error {
 // are twice what a trace then takes.
 func (p *programs) release() {
 	p.kernel.btf, p.kernel.types = nil, nil
-	p.specs, p.together, p.wanted = nil, nil, nil
+	p.specs, p.together, p.wanted, p.read, p.tuned = nil, nil, nil, nil, nil
 	debug.FreeOSMemory()
 }
 
