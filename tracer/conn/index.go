@@ -104,12 +104,16 @@ func (g *graves) add(sock, gen uint64) {
 }
 
 // buried says whether a late event is about a socket that was judged already.
-func (j *Joiner) buried(e *event.Event) bool {
+func (j *Joiner) buried(a *arrival) bool {
+	e := &a.Event
 	if e.Sock == 0 || e.Conn == 0 {
 		return false
 	}
 	if _, ok := j.graves.known[grave{e.Sock, e.Conn}]; ok {
 		return true
+	}
+	if a.story != nil {
+		return false // nothing was seen of its socket before, as a rule
 	}
 	// Not the first that was seen of its socket, of which nothing is known: it has
 	// been judged longer ago.

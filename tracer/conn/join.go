@@ -102,6 +102,7 @@ type entry struct {
 	filed      []isnKey // indexed under
 	ownerPlace int      // among those of its owner
 	told       bool     // by a story
+	belated    bool     // something of it was told before its birth
 }
 
 // Joiner makes Connections of events. It is not safe for concurrent use.
@@ -141,7 +142,9 @@ type Joiner struct {
 	// lossyUntil: what begins before this may have begun within a loss.
 	lossyUntil time.Duration
 	lostUntil  time.Duration // of what was lost indeed; 0: nothing was
-	passed     passed
+	// passed is what networks said; passedOwners what became of processes, which is
+	// far more and must not push the former out.
+	passed, passedOwners passed
 }
 
 // New makes a Joiner.
@@ -283,7 +286,7 @@ func (j *Joiner) settle(until time.Duration) {
 			j.waiting.give(a)
 			continue
 		}
-		if j.again(a) || a.late && j.buried(&a.Event) {
+		if j.again(a) || a.late && j.buried(a) {
 			j.tell(a.order) // the latter: what it is about has been judged
 			continue
 		}
@@ -552,7 +555,7 @@ func (j *Joiner) place(e *event.Event) {
 	case event.HookProcess:
 		// It is for whoever looks processes up.
 	case event.HookExit, event.HookExec:
-		j.passed.add(e)
+		j.passedOwners.add(e)
 		for _, c := range j.byOwner[e.PID] {
 			if !c.destroyed || j.opts.Hold { // else it was done with the connection
 				j.aside(c, e)
@@ -740,14 +743,19 @@ func (j *Joiner) own(e *event.Event) {
 	if c != nil && e.Conn != 0 && e.Conn < c.Gen {
 		return // of the socket that had this address before: its story is over
 	}
-	mixed := c != nil && c.another(e)
-	if c != nil && !mixed && c.First != e.Time && (births(e) || e.Hook == event.HookSetState && e.ToState == event.Listen && c.connected()) {
+	belated := c != nil && c.wants(e)
+	mixed := c != nil && !belated && c.another(e)
+	if c != nil && !mixed && !belated && c.First != e.Time && (births(e) || e.Hook == event.HookSetState && e.ToState == event.Listen && c.connected()) {
 		mixed = true // the same socket begins again, and the kernel half gave it no new name
 	}
 	if c == nil || (e.Conn != 0 && c.Gen != e.Conn) || (c.destroyed && e.Hook != event.HookDestroy) || e.Conn == 0 && births(e) || mixed {
 		c = j.birth(e)
 		c.born = births(e)
 		c.Lossy = c.Lossy || mixed && !c.born
+	}
+	if belated && !c.judged {
+		c.born, c.belated, c.First = true, true, e.Time
+		c.Lossy = c.Lossy || j.MayLack(e.Time)
 	}
 	if c.judged {
 		if e.Hook == event.HookDestroy {
@@ -759,6 +767,10 @@ func (j *Joiner) own(e *event.Event) {
 		j.keep(c, e)
 	} else {
 		j.append(c, e)
+	}
+	if n := len(c.Events); c.belated && n > 1 && c.Events[n-2].Time > e.Time {
+		slices.SortStableFunc(c.Events, byTime)
+		c.Last = c.Events[n-1].Time
 	}
 	unknown := c.tuple == ends{}
 	j.learn(c, e)
@@ -799,6 +811,15 @@ func (j *Joiner) keep(c *entry, e *event.Event) {
 // socket's address.
 func births(e *event.Event) bool {
 	return e.Hook == event.HookSetState && (e.ToState == event.SynSent || e.State == event.Listen && e.ToState == event.SynRecv)
+}
+
+// wants says whether an event is the birth after which a connection is named, and
+// which comes after something younger. The kernel half puts the birth of a listener's
+// child off until its addresses are known, and by then a process may have accepted
+// it (Fast Open); and where two CPUs have a story told, what one of them saw may
+// stand before it.
+func (c *entry) wants(e *event.Event) bool {
+	return !c.born && births(e) && e.Conn != 0 && e.Conn == c.Gen && e.Time == time.Duration(e.Conn) && c.First > e.Time
 }
 
 func (j *Joiner) birth(e *event.Event) *entry {

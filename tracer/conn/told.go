@@ -64,7 +64,10 @@ func (j *Joiner) placeStory(a *arrival) {
 			if c.Local.Addr() == e.Local.Addr() && c.NetNS == e.NetNS && (c.Ended == 0 || e.Time <= c.Ended) {
 				j.insert(c, e)
 			}
-		case c.Owner != nil && c.Owner.PID == e.PID:
+		}
+	})
+	j.passedOwners.visit(c.First, a.Time, func(e *event.Event) {
+		if c.Owner != nil && c.Owner.PID == e.PID {
 			j.aside(c, e)
 		}
 	})

@@ -275,8 +275,8 @@ func (p *plain) meets(e *event.Event) {
 		p.moved = max(p.moved, e.Time)
 		p.longIf(func(*resting) bool { return true })
 	case event.HookExit, event.HookExec:
-		if p.s.cfg.Detail < report.DetailEvents {
-			return // no verdict of a shape depends on it
+		if p.s.cfg.Detail < report.DetailEvents && !(p.hands && e.Hook == event.HookExec) {
+			return // no verdict of a shape depends on it, but who acted may
 		}
 		p.exits.add(exited{e.PID, e.Time})
 		p.longIf(func(r *resting) bool { return r.lives(e) || r.mate != nil && r.mate.lives(e) })

@@ -290,3 +290,124 @@ func TestPlainIsTheLongWay(t *testing.T) {
 		t.Error("hardly anything went the short way")
 	}
 }
+
+// TestPlainHands: a process that has executed two other programs between its connect
+// and its close is found by the name in between, the short way, too.
+func TestPlainHands(t *testing.T) {
+	s := specimen(conn.OpenActive, eofNone)
+	s.Tasks[taskOpener].Comm, s.Tasks[taskCloser].Comm = event.CommOf("first"), event.CommOf("last")
+	exec := event.Event{Time: s.Steps[1].At + time.Millisecond, Hook: event.HookExec, Has: event.HasTask | event.HasPreempt, Context: event.ContextProcess,
+		PID: s.Tasks[taskOpener].PID, TID: s.Tasks[taskOpener].PID, Comm: event.CommOf("middle")}
+	keep := func(c *conn.Connection, _ verdict.Verdict) bool {
+		return slices.ContainsFunc(c.Hands, func(p conn.Process) bool { return p.Comm == "middle" })
+	}
+	items := []fed{{at: exec.Time, event: &exec}, {at: s.Told, story: &s}}
+	for _, short := range []bool{false, true} {
+		if _, counts, _ := rows(t, report.Table, items, report.Options{Location: time.UTC}, verdict.Scope{}, keep, short); counts.Shown != 1 {
+			t.Errorf("short way %v: %+v", short, counts)
+		}
+	}
+}
+
+// TestStoryAfterItsEvent: what was told of a socket before its story is the same
+// connection's. With a filter in the kernel half the story of a listener's child
+// begins when the handshake is over, and by Fast Open it is accepted before.
+func TestStoryAfterItsEvent(t *testing.T) {
+	s := specimen(conn.OpenPassive, eofUnread)
+	s.Steps[0].At = s.Born // as the kernel half has it
+	at := slices.IndexFunc(s.Steps[:s.Count], func(x story.Step) bool { return x.Hook == event.HookAccept })
+	accept := s.Events(nil)[at]
+	accept.Time, accept.State = s.Born+5*time.Microsecond, event.SynRecv
+	s.Steps[at] = story.Step{} // it stands last on the wire
+	copy(s.Steps[at:], s.Steps[at+1:s.Count])
+	s.Count--
+	for i := range s.Looks {
+		if int(s.Looks[i].Step) > at {
+			s.Looks[i].Step--
+		}
+	}
+	var shown []*conn.Connection
+	run := New(Config{Show: func(c *conn.Connection, v verdict.Verdict) error {
+		shown = append(shown, c)
+		if v.Class != verdict.Graceful || c.Lossy {
+			t.Errorf("%s, %s, something lost: %v", v.Class, v.Cause, c.Lossy)
+		}
+		return nil
+	}})
+	// Long before the story is told, as a rule.
+	if err := run.Event(accept); err != nil {
+		t.Fatal(err)
+	}
+	if err := run.Tick(s.Told - 1); err != nil {
+		t.Fatal(err)
+	}
+	if err := run.Story(model.Wire(&s, 4*time.Millisecond), 4*time.Millisecond, "amd64"); err != nil {
+		t.Fatal(err)
+	}
+	if err := run.Finish(); err != nil {
+		t.Fatal(err)
+	}
+	if len(shown) != 1 {
+		t.Fatalf("%d endings of one socket", len(shown))
+	}
+	c := shown[0]
+	if c.First != s.Born || c.Opened != s.Born || c.Open != conn.OpenPassive || c.Owner == nil ||
+		!slices.IsSortedFunc(c.Events, func(a, b event.Event) int { return int(a.Time - b.Time) }) {
+		t.Errorf("first seen at %v, born at %v, opened %s by %v", c.First, s.Born, c.Open, c.Owner)
+	}
+}
+
+// TestLateStory: a story that comes too late is all that is known of its socket. It
+// is shown, as one that may lack something.
+func TestLateStory(t *testing.T) {
+	s := specimen(conn.OpenActive, eofNone)
+	for _, again := range []bool{false, true} {
+		items := []fed{{at: s.Told + 10*time.Second}, {at: s.Told, story: &s}}
+		if again {
+			items = append(items, fed{at: s.Told + 20*time.Second}, items[1])
+		}
+		for _, short := range []bool{false, true} {
+			lossy := 0
+			keep := func(c *conn.Connection, _ verdict.Verdict) bool {
+				if c.Lossy {
+					lossy++
+				}
+				return true
+			}
+			if _, counts, _ := rows(t, report.Table, items, report.Options{Location: time.UTC}, verdict.Scope{}, keep, short); counts.Shown != 1 || lossy != 1 {
+				t.Errorf("short way %v, twice %v: %+v, %d may lack something", short, again, counts, lossy)
+			}
+		}
+	}
+}
+
+// TestPassedMessages: what a router said of a connection is found when its story is
+// told, however many processes came and went since.
+func TestPassedMessages(t *testing.T) {
+	s := specimen(conn.OpenActive, eofNone)
+	found := false
+	run := New(Config{Show: func(c *conn.Connection, _ verdict.Verdict) error {
+		found = slices.ContainsFunc(c.Events, func(e event.Event) bool { return e.Hook == event.HookICMP })
+		return nil
+	}})
+	events := []event.Event{{Time: s.Steps[1].At + time.Microsecond, Hook: event.HookICMP, Has: event.HasTuple, Context: event.ContextSoftirq,
+		Family: s.Family, Local: s.Local, Remote: s.Remote, NetNS: s.NetNS}}
+	for i := range 5000 {
+		pid := uint32(5000 + i)
+		events = append(events, event.Event{Time: events[0].Time + time.Duration(i+1)*time.Microsecond, Hook: event.HookExit, Context: event.ContextProcess, PID: pid, TID: pid})
+	}
+	for _, e := range events {
+		if err := run.Event(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := run.Story(model.Wire(&s, 4*time.Millisecond), 4*time.Millisecond, "amd64"); err != nil {
+		t.Fatal(err)
+	}
+	if err := run.Finish(); err != nil {
+		t.Fatal(err)
+	}
+	if !found {
+		t.Error("the message is not found")
+	}
+}
