@@ -65,6 +65,10 @@ health checks do.` + "\n" + commandHelp,
 					table.s.Top = top
 					return []report.Sink{blocks, table}
 				}
+				t.waits = func() bool {
+					_, due := blocks.Due()
+					return due || interval > 0
+				}
 				t.time = func(now time.Duration) error {
 					// In the order of time, so that a replay says the same.
 					for {

@@ -49,6 +49,8 @@ type tracing struct {
 	sink func(io.Writer, report.Options) []report.Sink
 	// time is what the session tells its own time; nil: nobody.
 	time func(now time.Duration) error
+	// waits says whether something is due at a time; nil: see session.Config.
+	waits func() bool
 }
 
 func (t *tracing) flags(cmd *cobra.Command, format report.Format) {
@@ -277,7 +279,7 @@ func (t *tracing) run(cmd *cobra.Command, args []string) error {
 		case t.kept != nil: // rst: it keeps none
 			c.Plain = func(end *conn.Connection, v *verdict.Verdict) error { return c.Show(end, *v) }
 		}
-		c.Time, c.Flush = t.time, s.buf.Flush
+		c.Time, c.Waits, c.Flush = t.time, t.waits, s.buf.Flush
 		// A demo was judged at its end, with the whole story at hand.
 		c.Join.Hold = meta.Scenario != ""
 		return c, nil

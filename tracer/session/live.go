@@ -315,7 +315,7 @@ func (s *Session) take(n news) error {
 	if err := s.Tick(n.now); err != nil {
 		return err
 	}
-	s.idle.Store(!s.owed && !s.pending() && s.cfg.Time == nil && s.cfg.Command == nil)
+	s.idle.Store(!s.owed && !s.pending() && !s.waits() && s.cfg.Command == nil)
 	if s.cfg.Pulse != nil {
 		return s.cfg.Pulse(s)
 	}
@@ -331,6 +331,14 @@ func (s *Session) lookAtAcceptor(e *event.Event) {
 	if who := s.join.Acceptor(e.NetNS, e.Local); who != nil && !event.Outside(who.PID) {
 		e.Full = s.cfg.Witness.Full(who.PID, e.Time)
 	}
+}
+
+// waits says whether somebody is to be told the time although nothing happens.
+func (s *Session) waits() bool {
+	if s.cfg.Waits != nil {
+		return s.cfg.Waits()
+	}
+	return s.cfg.Time != nil
 }
 
 // pulse is what a live run knows of the clocks.

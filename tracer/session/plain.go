@@ -1,6 +1,7 @@
 package session
 
 import (
+	"encoding/binary"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -134,7 +135,7 @@ const (
 )
 
 func newPlain(s *Session) *plain {
-	p := &plain{s: s, hands: s.cfg.Keep != nil, byKey: map[uint64]*resting{}, away: map[uint64]time.Duration{}, names: map[event.Comm]string{}}
+	p := &plain{s: s, hands: s.cfg.Keep != nil || s.cfg.Pick != nil, byKey: map[uint64]*resting{}, away: map[uint64]time.Duration{}, names: map[event.Comm]string{}}
 	for _, open := range []conn.Open{conn.OpenActive, conn.OpenPassive} {
 		p.learn(open, eofNone)
 		for _, read := range []eof{eofUnread, eofAlone, eofBehind} {
@@ -256,10 +257,9 @@ func (p *plain) long(r *resting) {
 		if x == nil {
 			continue
 		}
-		var s story.Story
-		if err := s.Decode(x.raw[:], p.jiffy, p.arch); err == nil { // it was read
-			p.s.join.AddStory(max(x.told, p.s.join.Now()), s.Events(nil))
-		}
+		// A replay must not find it late.
+		binary.LittleEndian.PutUint64(x.raw[:], uint64(max(x.told, p.s.join.Now())))
+		p.s.longStory(x.raw[:], p.jiffy, p.arch)
 	}
 }
 
@@ -423,6 +423,10 @@ func (p *plain) tell(r *resting) error {
 	a := &p.ends[0]
 	p.fill(a, r)
 	if r.mate == nil {
+		if p.s.records(a, nil) {
+			p.long(r)
+			return nil
+		}
 		if p.s.cfg.Detail > report.DetailRow {
 			p.whole(a, r, nil, nil)
 		}
@@ -431,6 +435,10 @@ func (p *plain) tell(r *resting) error {
 	b := &p.ends[1]
 	p.fill(b, r.mate)
 	p.join(a, b)
+	if p.s.records(a, b) {
+		p.long(r)
+		return nil
+	}
 	if p.s.cfg.Detail > report.DetailRow {
 		p.whole(a, r, b, r.mate)
 	}

@@ -15,6 +15,7 @@ import (
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/event"
+	"github.com/tcpbye/tcpbye/tracer/filter"
 	"github.com/tcpbye/tcpbye/tracer/record"
 	"github.com/tcpbye/tcpbye/tracer/report"
 	"github.com/tcpbye/tcpbye/tracer/story"
@@ -409,5 +410,86 @@ func TestPassedMessages(t *testing.T) {
 	}
 	if !found {
 		t.Error("the message is not found")
+	}
+}
+
+// TestPlainOfChosen: a recording of chosen connections, of which plain ones are kept
+// out the short way, shows again what its run showed.
+func TestPlainOfChosen(t *testing.T) {
+	seeds, recorded := 300, 0
+	for seed := range seeds {
+		r := rand.New(rand.NewPCG(uint64(seed), 15))
+		items := randomRun(r)
+		last := time.Duration(0)
+		for _, x := range items {
+			last = max(last, x.at)
+		}
+		for at := time.Duration(0); at < last; at += 50 * time.Millisecond {
+			items = append(items, fed{at: at})
+		}
+		slices.SortStableFunc(items, func(a, b fed) int { return int(a.at - b.at) })
+		choice := &filter.Filter{PIDs: []uint32{uint32(1000 + r.IntN(5))}}
+		if r.IntN(2) == 0 {
+			choice = &filter.Filter{Classes: []verdict.Class{verdict.TimedOut, verdict.Unknown}}
+		}
+		show := func(out *bytes.Buffer, c *Config, short bool) {
+			sink := report.NewTable(out, report.Options{Location: time.UTC})
+			c.Keep = choice.Match
+			c.Show = func(c *conn.Connection, v verdict.Verdict) error { return sink.End(report.Judged{Conn: c, Verdict: v}) }
+			if short {
+				c.Plain = sink.Brief
+			}
+		}
+		live := func(short bool) (rows, recording string) {
+			var out, rec bytes.Buffer
+			w, err := record.NewWriter(&rec, record.Meta{Arch: "amd64", Kernel: "6.1"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			cfg := Config{Record: w, Pick: choice}
+			show(&out, &cfg, short)
+			s := New(cfg)
+			s.live = true
+			for _, x := range items {
+				switch {
+				case x.story != nil:
+					err = s.Story(model.Wire(x.story, 4*time.Millisecond), 4*time.Millisecond, "amd64")
+				case x.event != nil:
+					err = s.Event(*x.event)
+				case x.loss:
+					err = s.Lose(x.at-50*time.Millisecond, x.at, 3)
+				default:
+					err = s.Tick(x.at)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := s.Finish(); err != nil {
+				t.Fatal(err)
+			}
+			return out.String(), rec.String()
+		}
+		sorted := func(s string) []string { l := strings.Split(s, "\n"); slices.Sort(l); return l }
+		long, _ := live(false)
+		short, recording := live(true)
+		if d := cmp.Diff(sorted(long), sorted(short)); d != "" {
+			t.Fatalf("seed %d: %s", seed, d)
+		}
+		var again bytes.Buffer
+		if _, err := Replay(strings.NewReader(recording), func(record.Meta) (Config, error) {
+			var cfg Config
+			show(&again, &cfg, true)
+			return cfg, nil
+		}); err != nil {
+			t.Fatal(err)
+		}
+		if d := cmp.Diff(sorted(short), sorted(again.String())); d != "" {
+			t.Fatalf("seed %d, replayed: %s", seed, d)
+		}
+		recorded += len(sorted(short)) - 2
+	}
+	if recorded == 0 {
+		t.Error("nothing was chosen")
 	}
 }

@@ -67,6 +67,9 @@ type Config struct {
 	// ending, and when there was none for a while: nothing that is shown later
 	// was complete before it. A replay comes by the same times for its endings.
 	Time func(now time.Duration) error
+	// Waits says whether Time is waited for although nothing happens; nil: where Time
+	// is not, it always is.
+	Waits func() bool
 	// Flush is called after each tick: what was shown by then is to be seen.
 	Flush func() error
 	// Count is how many endings are shown; then ErrEnough ends the run. 0: all.
@@ -184,7 +187,8 @@ func New(cfg Config) *Session {
 	if cfg.Record != nil && (cfg.Pick != nil || cfg.Record.Rotates()) {
 		s.ledger = newLedger(cfg.Record, s.join, s.picks, s.chosen)
 	}
-	if cfg.Plain != nil && s.ledger == nil && !cfg.Join.Hold {
+	// A recording in parts has what each part needs for what is in it.
+	if cfg.Plain != nil && !cfg.Join.Hold && (s.ledger == nil || !cfg.Record.Rotates()) {
 		s.plain = newPlain(s)
 	}
 	return s
@@ -287,16 +291,39 @@ func (s *Session) Story(raw []byte, jiffy time.Duration, arch string) error {
 		}
 		s.plain.meetsStory(raw)
 	}
-	if err := s.decoded.Decode(raw, jiffy, arch); err != nil {
+	if !s.longStory(raw, jiffy, arch) {
 		return s.strange()
 	}
 	s.counts.Events++
+	return s.came(at)
+}
+
+// longStory makes events of a story, for the join; false: it is none.
+func (s *Session) longStory(raw []byte, jiffy time.Duration, arch string) bool {
+	if err := s.decoded.Decode(raw, jiffy, arch); err != nil {
+		return false
+	}
+	at := s.decoded.Told
 	late := at < s.join.Now()
 	s.join.AddStory(at, s.decoded.Events(nil))
 	if s.ledger != nil {
 		s.ledger.story(&s.decoded, record.AppendStory(nil, raw, jiffy), s.join.Arrived(), late)
 	}
-	return s.came(at)
+	return true
+}
+
+// records says whether one of the ends of a plain connection is to be recorded where
+// not everything is.
+func (s *Session) records(a, b *scratch) bool {
+	if s.ledger == nil {
+		return false
+	}
+	for _, x := range []*scratch{a, b} {
+		if x != nil && !slices.ContainsFunc(s.picks(), func(f *filter.Filter) bool { return !f.Match(&x.conn, x.verdict) }) {
+			return true
+		}
+	}
+	return false
 }
 
 // strange is a story that is none: the kernel half and this program do not belong
