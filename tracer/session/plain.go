@@ -183,6 +183,9 @@ func (p *plain) take(raw []byte, jiffy time.Duration, arch string) bool {
 	if p.arch != arch {
 		p.arch, p.calls = arch, callsOf(arch)
 	}
+	if p.calls.close < 0 || p.calls.connect < 0 {
+		return false // an architecture whose calls are not known
+	}
 	p.jiffy = jiffy
 	r := p.room()
 	if !r.read(raw, jiffy, &p.calls) || p.shapes[r.shape.index()] == nil || r.told < p.s.join.Now() || r.born <= p.lostTo || p.s.join.MayLack(r.born) || p.known(r) {
