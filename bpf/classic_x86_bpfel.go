@@ -373,6 +373,7 @@ const (
 	ClassicMapReceiving                     = "receiving"
 	ClassicMapSending                       = "sending"
 	ClassicMapStories                       = "stories"
+	ClassicMapStoriesLeft                   = "stories_left"
 	ClassicMapUnsents                       = "unsents"
 	ClassicProgClassicInetSkErrorReport     = "classic_inet_sk_error_report"
 	ClassicProgClassicInetSockSetState      = "classic_inet_sock_set_state"
@@ -411,6 +412,7 @@ const (
 	ClassicVarCfgRemote                     = "cfg_remote"
 	ClassicVarCfgRemotes                    = "cfg_remotes"
 	ClassicVarCfgResetSkb                   = "cfg_reset_skb"
+	ClassicVarCfgSocketOps                  = "cfg_socket_ops"
 	ClassicVarCfgStory                      = "cfg_story"
 	ClassicVarCfgTaskBtf                    = "cfg_task_btf"
 	ClassicVarCfgTaskRegs                   = "cfg_task_regs"
@@ -508,6 +510,7 @@ type ClassicMapSpecs struct {
 	Receiving   *ebpf.MapSpec `ebpf:"receiving"`
 	Sending     *ebpf.MapSpec `ebpf:"sending"`
 	Stories     *ebpf.MapSpec `ebpf:"stories"`
+	StoriesLeft *ebpf.MapSpec `ebpf:"stories_left"`
 	Unsents     *ebpf.MapSpec `ebpf:"unsents"`
 }
 
@@ -537,6 +540,7 @@ type ClassicVariableSpecs struct {
 	CfgRemote           *ebpf.VariableSpec `ebpf:"cfg_remote"`
 	CfgRemotes          *ebpf.VariableSpec `ebpf:"cfg_remotes"`
 	CfgResetSkb         *ebpf.VariableSpec `ebpf:"cfg_reset_skb"`
+	CfgSocketOps        *ebpf.VariableSpec `ebpf:"cfg_socket_ops"`
 	CfgStory            *ebpf.VariableSpec `ebpf:"cfg_story"`
 	CfgTaskBtf          *ebpf.VariableSpec `ebpf:"cfg_task_btf"`
 	CfgTaskRegs         *ebpf.VariableSpec `ebpf:"cfg_task_regs"`
@@ -591,6 +595,7 @@ type ClassicMaps struct {
 	Receiving   *ebpf.Map `ebpf:"receiving"`
 	Sending     *ebpf.Map `ebpf:"sending"`
 	Stories     *ebpf.Map `ebpf:"stories"`
+	StoriesLeft *ebpf.Map `ebpf:"stories_left"`
 	Unsents     *ebpf.Map `ebpf:"unsents"`
 }
 
@@ -608,6 +613,7 @@ func (m *ClassicMaps) Close() error {
 		m.Receiving,
 		m.Sending,
 		m.Stories,
+		m.StoriesLeft,
 		m.Unsents,
 	)
 }
@@ -638,6 +644,7 @@ type ClassicVariables struct {
 	CfgRemote           *ebpf.Variable `ebpf:"cfg_remote"`
 	CfgRemotes          *ebpf.Variable `ebpf:"cfg_remotes"`
 	CfgResetSkb         *ebpf.Variable `ebpf:"cfg_reset_skb"`
+	CfgSocketOps        *ebpf.Variable `ebpf:"cfg_socket_ops"`
 	CfgStory            *ebpf.Variable `ebpf:"cfg_story"`
 	CfgTaskBtf          *ebpf.Variable `ebpf:"cfg_task_btf"`
 	CfgTaskRegs         *ebpf.Variable `ebpf:"cfg_task_regs"`

@@ -48,6 +48,7 @@ const volatile __u32 cfg_tp_reason_arg = 0; /* tp tcp_send_reset: likewise */
 const volatile __u32 cfg_recvmsg_args = 0; /* tcp_recvmsg: number of arguments */
 const volatile __u64 cfg_tcp_recvmsg = 0;  /* address of the function; 0: not known */
 const volatile __u64 cfg_tcp_sendmsg = 0;
+const volatile __u64 cfg_socket_ops = 0;   /* address of socket_file_ops; 0: not known */
 const volatile __u64 cfg_pidns_dev = 0;    /* the tracer's PID namespace, where it is not the initial one */
 const volatile __u64 cfg_pidns_ino = 0;
 const volatile bool cfg_story = false;     /* sockets whose life is plain are told once */
@@ -90,7 +91,7 @@ struct {
 
 /*
  * key: address of a sock that was born while this was on and whose life is plain,
- * or was. Deleted at tcp_destroy_sock.
+ * or was; or, where `conn` is 0, a place for the next sock at that address.
  */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -99,6 +100,14 @@ struct {
 	__type(key, __u64);
 	__type(value, struct story);
 } stories SEC(".maps");
+
+/* How many places of `stories` have no socket. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} stories_left SEC(".maps");
 
 /*
  * key: thread group id that acted on a TCP socket. Says which exits and execs
@@ -376,7 +385,8 @@ static __always_inline void fill_pids(struct story_task *t)
 static __always_inline void take_task(struct story_task *t)
 {
 	fill_pids(t);
-	t->uid = bpf_get_current_uid_gid();
+	/* The same number: the helper, too, tells it as the initial namespace has it. */
+	t->uid = cfg_task_btf ? bpf_get_current_task_btf()->cred->uid.val : (__u32)bpf_get_current_uid_gid();
 	t->cgroup = bpf_get_current_cgroup_id();
 	bpf_get_current_comm(t->comm, sizeof(t->comm));
 	t->syscall = -1;
@@ -703,7 +713,7 @@ static __always_inline __u64 conn_id(__u64 key, __u64 now, bool birth)
 	if (cfg_story && !birth) {
 		struct story *s = bpf_map_lookup_elem(&stories, &key);
 
-		if (s)
+		if (s && s->conn)
 			return s->conn;
 	}
 	if (bpf_map_update_elem(&conns, &key, &now, birth ? BPF_ANY : BPF_NOEXIST)) {
@@ -834,11 +844,36 @@ static __always_inline int note_handshake(struct sock *sk, struct sk_buff *skb)
 	h->sock = (__u64)sk;
 	h->skb = (__u64)skb;
 	if (cfg_story) {
-		__u64 head = (__u64)READ(skb, head);
+		__u64 head, data;
+		__u16 network, transport;
+#ifdef TCPBYE_TYPED
+		head = (__u64)skb->head;
+		data = (__u64)skb->data;
+		network = skb->network_header;
+		transport = skb->transport_header;
+#else
+		/* They lie beside each other, and a read costs more than a copy. */
+		__u64 part[6];
+		const __u32 from = bpf_core_field_offset(struct sk_buff, transport_header) & ~7;
 
-		h->network = head + READ(skb, network_header);
-		h->transport = head + READ(skb, transport_header);
-		h->len = READ(skb, len) + (__u32)((__u64)READ(skb, data) - h->transport);
+		if (bpf_core_field_offset(struct sk_buff, data) + 8 - from <= sizeof(part) &&
+		    bpf_core_field_offset(struct sk_buff, head) >= from && bpf_core_field_offset(struct sk_buff, network_header) >= from) {
+			if (bpf_probe_read_kernel(part, sizeof(part), (void *)skb + from))
+				return 0;
+			head = *(__u64 *)((void *)part + (bpf_core_field_offset(struct sk_buff, head) - from));
+			data = *(__u64 *)((void *)part + (bpf_core_field_offset(struct sk_buff, data) - from));
+			network = *(__u16 *)((void *)part + (bpf_core_field_offset(struct sk_buff, network_header) - from));
+			transport = *(__u16 *)((void *)part + (bpf_core_field_offset(struct sk_buff, transport_header) - from));
+		} else {
+			head = (__u64)BPF_CORE_READ(skb, head);
+			data = (__u64)BPF_CORE_READ(skb, data);
+			network = BPF_CORE_READ(skb, network_header);
+			transport = BPF_CORE_READ(skb, transport_header);
+		}
+#endif
+		h->network = head + network;
+		h->transport = head + transport;
+		h->len = READ(skb, len) + (__u32)(data - h->transport);
 	}
 	return 0;
 }
@@ -941,6 +976,7 @@ static __always_inline int on_state(struct sock *sk, int from, int to)
 	born = put_off(sk);
 	if (plain_state(sk, from, to, birth, born))
 		return 0;
+	told_act(sk, from);
 	if (born && !has_story(sk)) {
 		e = begin(HOOK_SET_STATE, sk);
 		if (e) {
@@ -974,6 +1010,8 @@ static __always_inline int on_full(__u8 hook, struct sock *sk, int arg, __u64 ot
 
 	if (plain(hook, sk, arg) || !wanted(sk))
 		return 0;
+	if (hook == HOOK_DISCONNECT)
+		told_act(sk, READ(sk, __sk_common.skc_state));
 	e = begin(hook, sk);
 	if (!e)
 		return 0;
@@ -1517,16 +1555,25 @@ static __always_inline int on_syn_drop(struct sock *sk, struct sk_buff *skb)
 	return end_chosen(e);
 }
 
+static __always_inline bool is_socket(struct file *file)
+{
+	struct inode *inode;
+
+	if (cfg_socket_ops)
+		return (__u64)READ(file, f_op) == cfg_socket_ops;
+	inode = READ(file, f_inode);
+	return inode && (READ(inode, i_mode) & S_IFMT) == S_IFSOCK;
+}
+
 static __always_inline int on_file_close(struct file *file)
 {
-	struct inode *inode = READ(file, f_inode);
 	struct socket *socket;
 	struct sock *sk;
 	struct event *e;
 	long refs;
 	__u64 key;
 
-	if (!inode || (READ(inode, i_mode) & S_IFMT) != S_IFSOCK)
+	if (!is_socket(file))
 		return 0;
 #ifdef TCPBYE_TYPED
 	socket = (struct socket *)bpf_sock_from_file(file);
@@ -1539,8 +1586,6 @@ static __always_inline int on_file_close(struct file *file)
 	if (!sk)
 		return 0;
 	key = (__u64)sk;
-	if (!is_tcp(sk))
-		return 0;
 	if (bpf_core_field_exists(struct file___new, f_ref)) {
 		struct file___new *new = (void *)file;
 
@@ -1550,8 +1595,8 @@ static __always_inline int on_file_close(struct file *file)
 	}
 	if (cfg_story && refs == 1 && plain_file_close(sk))
 		return 0;
-	if ((READ(sk, __sk_common.skc_family) != AF_INET && READ(sk, __sk_common.skc_family) != AF_INET6) ||
-	    !chosen(sk, false, false))
+	if (!is_tcp(sk) || (READ(sk, __sk_common.skc_family) != AF_INET &&
+			    READ(sk, __sk_common.skc_family) != AF_INET6) || !chosen(sk, false, false))
 		return 0;
 	/*
 	 * A copy that is dropped by a process that never used it says nothing:

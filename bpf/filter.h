@@ -206,8 +206,12 @@ static __always_inline bool chosen(struct sock *sk, bool birth, bool connecting)
 		if (id && !(*id & UNDECIDED))
 			return *id != NOT_CHOSEN;
 		/* A story has been chosen, and no id as long as it is not told. */
-		if (cfg_story && !id && bpf_map_lookup_elem(&stories, &key))
-			return true;
+		if (cfg_story && !id) {
+			struct story *s = bpf_map_lookup_elem(&stories, &key);
+
+			if (s && s->conn)
+				return true;
+		}
 	} else if (!READ(sk, __sk_common.skc_dport)) {
 		not = UNDECIDED | bpf_ktime_get_ns();
 		bpf_map_update_elem(&conns, &key, &not, BPF_ANY);

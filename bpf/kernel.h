@@ -26,6 +26,7 @@ typedef _Bool bool;
 /* uapi/linux/bpf.h: map types and flags that are used here. */
 enum bpf_map_type {
 	BPF_MAP_TYPE_HASH = 1,
+	BPF_MAP_TYPE_ARRAY = 2,
 	BPF_MAP_TYPE_PERCPU_ARRAY = 6,
 	BPF_MAP_TYPE_LRU_HASH = 9,
 	BPF_MAP_TYPE_RINGBUF = 27,
@@ -184,6 +185,7 @@ typedef struct {
 } atomic_long_t;
 
 struct file {
+	const void *f_op;
 	struct inode *f_inode;
 	void *private_data;
 	atomic_long_t f_count; /* up to 6.12: references, 1 is the last */
@@ -376,8 +378,13 @@ struct thread_info {
 	};
 };
 
+struct cred {
+	kuid_t uid;
+};
+
 struct task_struct {
 	struct thread_info thread_info;
+	const struct cred *cred;
 	unsigned int flags;
 	int exit_code;
 	int pid;

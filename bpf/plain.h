@@ -177,6 +177,9 @@ static __always_inline bool story_look(struct story_look *l, struct sock *sk, __
 
 	if (!tp)
 		return false;
+	l->has_socket = 0;
+	l->inode = 0;
+	l->since_sent = l->since_received = 0;
 	l->sk_flags = READ(sk, __sk_common.skc_flags);
 	l->lingertime = READ(sk, sk_lingertime);
 	l->sk_shutdown = READ(sk, sk_shutdown);
@@ -257,29 +260,59 @@ static __always_inline void story_handshake(struct story *s)
 	s->has_segment = 1;
 }
 
-/* The story of a socket that is born; NULL: there is no room, and it has none. */
+/*
+ * The story of a socket that is born; NULL: there is no room, and it has none. A
+ * place that a socket at the same address has left is taken again: to insert one
+ * costs as much as five steps.
+ */
 static __always_inline struct story *begin_story(void *sk, __u64 born)
 {
-	__u64 key = (__u64)sk;
+	__u64 key = (__u64)sk, *left;
 	struct story *s;
+	__u32 zero = 0;
 
-	if (bpf_map_update_elem(&stories, &key, &story_zero, BPF_NOEXIST)) {
-		/* There is an older one, or no room. */
-		tell(key);
-		bpf_map_delete_elem(&stories, &key);
+	s = bpf_map_lookup_elem(&stories, &key);
+	if (!s) {
 		if (bpf_map_update_elem(&stories, &key, &story_zero, BPF_NOEXIST))
 			return NULL;
+		s = bpf_map_lookup_elem(&stories, &key);
+		if (!s)
+			return NULL;
+		s->sock = key;
+		s->hook = HOOK_STORY;
+		s->tasks = STORY_TASKS;
+	} else if (s->conn) {
+		tell(key); /* its end was missed */
+	} else {
+		left = bpf_map_lookup_elem(&stories_left, &zero);
+		if (left)
+			__sync_fetch_and_add(left, -1);
 	}
-	s = bpf_map_lookup_elem(&stories, &key);
-	if (!s)
-		return NULL;
-	s->sock = key;
+	s->steps = s->has_looks = s->has_segment = 0;
+	__builtin_memset(&s->step[STORY_LOCKED], 0, sizeof(s->step[0]) * (STORY_STEPS - STORY_LOCKED));
+	__builtin_memset(s->task, 0, sizeof(s->task));
 	s->conn = born;
-	s->hook = HOOK_STORY;
-	s->tasks = STORY_TASKS;
+	s->told = 0;
 	if (cfg_filter)
 		bpf_map_delete_elem(&conns, &key); /* the story says from now on that it is wanted */
 	return s;
+}
+
+/* The end of a story, told or not. So many places stay for the next sockets: 7 MB. */
+#define STORIES_LEFT (1 << 13)
+
+static __always_inline void end_story(struct story *s, __u64 key)
+{
+	__u32 zero = 0;
+	__u64 *left = bpf_map_lookup_elem(&stories_left, &zero);
+
+	if (!left || (__s64)*left >= STORIES_LEFT) {
+		bpf_map_delete_elem(&stories, &key);
+		return;
+	}
+	__sync_fetch_and_add(left, 1);
+	s->told = 1;
+	s->conn = 0;
 }
 
 /* Whether a socket has a story, told or not. */
@@ -287,10 +320,29 @@ static __always_inline bool has_story(struct sock *sk)
 {
 	__u64 key = (__u64)sk;
 
-	return cfg_story && bpf_map_lookup_elem(&stories, &key);
+	struct story *s;
+
+	if (!cfg_story)
+		return false;
+	s = bpf_map_lookup_elem(&stories, &key);
+	return s && s->conn;
 }
 
 #define CHANGE(from, to) ((from) << 4 | (to))
+
+#define STEP_HOOK(what) ((what) & 0x3f)
+#define STEP_WHO(what) ((what) >> 6)
+
+static __always_inline bool acts(__u8 what)
+{
+	return STEP_HOOK(what) == HOOK_CLOSE || STEP_HOOK(what) == HOOK_SHUTDOWN;
+}
+
+/* What was shut when the call's hook was reached: close shuts both ways first, and a FIN that came had shut one. */
+static __always_inline __u8 shut_before(__u8 what, int state, __u8 now)
+{
+	return STEP_HOOK(what) == HOOK_CLOSE ? state == TCP_CLOSE_WAIT : now;
+}
 
 /* The last step with the lock held; 0: none. */
 static __always_inline __u8 last_step(struct story *s)
@@ -300,9 +352,6 @@ static __always_inline __u8 last_step(struct story *s)
 	asm volatile("" : "+r"(n));
 	return n < STORY_LOCKED ? *(volatile __u8 *)&s->step[n].what : 0;
 }
-
-#define STEP_HOOK(what) ((what) & 0x3f)
-#define STEP_WHO(what) ((what) >> 6)
 
 /*
  * A change of a socket's state: true where the story has it. born: of a child
@@ -330,9 +379,7 @@ static __always_inline bool plain_state(struct sock *sk, int from, int to, bool 
 			who = WHO_OPENER;
 			remember_process();
 			if (!take_actor(&s->task[WHO_OPENER])) {
-				__u64 key = (__u64)sk;
-
-				bpf_map_delete_elem(&stories, &key);
+				end_story(s, (__u64)sk);
 				return false;
 			}
 		}
@@ -363,17 +410,13 @@ static __always_inline bool plain_state(struct sock *sk, int from, int to, bool 
 		break;
 	case CHANGE(TCP_ESTABLISHED, TCP_FIN_WAIT1):
 	case CHANGE(TCP_CLOSE_WAIT, TCP_LAST_ACK):
-		/* Only close and shutdown make it, in the call that has just been seen. */
-		who = STEP_WHO(last);
-		if (STEP_HOOK(last) != HOOK_CLOSE && STEP_HOOK(last) != HOOK_SHUTDOWN)
+		/* Only close and shutdown make it, in the call whose step was the last. */
+		if (!acts(last))
 			return false;
-		if (s->has_looks & 1 << LOOK_ACT)
-			break;
-		/* The call was seen where a look costs more; nothing has changed since but what it shut. */
+		who = STEP_WHO(last);
 		if (!story_look(&s->look[LOOK_ACT], sk, s->steps - 1))
 			return false;
-		if (STEP_HOOK(last) == HOOK_CLOSE)
-			s->look[LOOK_ACT].sk_shutdown = from == TCP_CLOSE_WAIT;
+		s->look[LOOK_ACT].sk_shutdown = shut_before(last, from, s->look[LOOK_ACT].sk_shutdown);
 		look = 1 << LOOK_ACT;
 		break;
 	case CHANGE(TCP_ESTABLISHED, TCP_CLOSE_WAIT):
@@ -425,58 +468,75 @@ static __always_inline bool plain_accept(struct story *s)
 	return take_actor(&s->task[WHO_OPENER]) && take_aside(s, STORY_ACCEPT, HOOK_ACCEPT, WHO_OPENER);
 }
 
-/* Where it is cheap, what the call finds; else the change of state right after it looks. */
-static __always_inline bool take_act(struct story *s, struct sock *sk, __u8 hook, __u8 who, __u8 arg)
+/*
+ * close and shutdown of an open socket. Neither is looked at here, where a look may
+ * cost most: the change of state that follows with the lock held finds the same,
+ * and if it is not plain after all, told_act() tells the call in full.
+ */
+static __always_inline bool plain_act(struct story *s, __u8 hook, __u8 who, __u8 arg)
 {
-	__u64 now = bpf_ktime_get_ns();
-	bool taken;
-
-#ifdef TCPBYE_TYPED
-	if (s->steps >= STORY_LOCKED)
+	if (s->state != TCP_ESTABLISHED && s->state != TCP_CLOSE_WAIT)
 		return false;
-	if (!story_look(&s->look[LOOK_ACT], sk, s->steps))
-		return false;
-#endif
-	taken = take_step(s, hook, who, states_of(s, arg), now);
-#ifdef TCPBYE_TYPED
-	s->has_looks |= 1 << LOOK_ACT;
-#endif
-	return taken;
+	return take_step(s, hook, who, states_of(s, arg), bpf_ktime_get_ns());
 }
 
-/* Whether neither close nor shutdown was called yet, and the socket is open. */
-static __always_inline bool not_acted(struct story *s)
+static __always_inline bool plain_close(struct story *s)
 {
-	return s->state == TCP_ESTABLISHED || s->state == TCP_CLOSE_WAIT;
-}
-
-static __always_inline bool plain_close(struct story *s, struct sock *sk)
-{
-#ifdef TCPBYE_TYPED
-	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
-#else
-	struct tcp_sock *tp = (void *)sk;
-#endif
-	__u32 unread;
-
-	if (!tp || !not_acted(s))
-		return false;
-	/* The peer's FIN has a sequence number, too. */
-	unread = READ(tp, rcv_nxt) - READ(tp, copied_seq);
-	if (unread && !(unread == 1 && s->state == TCP_CLOSE_WAIT))
-		return false;
-	if (READ_BIT(tp, repair) || (READ(sk, __sk_common.skc_flags) & 1 << 4 && !READ(sk, sk_lingertime)))
-		return false;
 	if (!*(volatile __u8 *)&s->step[STORY_CLOSE_ENTRY].what || s->task[WHO_CLOSER].thread != bpf_get_current_pid_tgid())
 		return false;
-	return take_act(s, sk, HOOK_CLOSE, WHO_CLOSER, 0);
+	return plain_act(s, HOOK_CLOSE, WHO_CLOSER, 0);
 }
 
-static __always_inline bool plain_shutdown(struct story *s, struct sock *sk, int how)
+static __always_inline bool plain_shutdown(struct story *s, int how)
 {
-	if (!not_acted(s) || !(how & 2) || how > 3)
+	if (!(how & 2) || how > 3 || *(volatile __u64 *)&s->task[WHO_SHUT].thread)
 		return false;
-	return take_actor(&s->task[WHO_SHUT]) && take_act(s, sk, HOOK_SHUTDOWN, WHO_SHUT, how);
+	return take_actor(&s->task[WHO_SHUT]) && plain_act(s, HOOK_SHUTDOWN, WHO_SHUT, how);
+}
+
+/*
+ * Where the last step is a close or shutdown that turns out not to be plain: takes
+ * it out of the story, tells the story, and tells the call as its own hook would
+ * have. The lock is held. state: before the call.
+ */
+static __always_inline void told_act(struct sock *sk, int state)
+{
+	bool unwanted = false;
+	struct story *s;
+	struct event *e;
+	__u64 step, conn;
+	__u32 n;
+	__u8 what, call;
+
+	if (!cfg_story)
+		return;
+	s = story_of(sk, &unwanted);
+	if (!s)
+		return;
+	n = s->steps - 1;
+	asm volatile("" : "+r"(n));
+	if (n >= STORY_LOCKED)
+		return;
+	step = *(volatile __u64 *)&s->step[n];
+	what = step >> 48;
+	if (!acts(what))
+		return;
+	s->steps = n;
+	conn = s->conn;
+	call = s->task[WHO_CLOSER].call_on;
+	e = begin(STEP_HOOK(what), sk);
+	if (!e)
+		return;
+	fill_full(e, sk);
+	e->time = conn + (step << 16 >> 16);
+	e->conn = conn;
+	e->state = state;
+	if (STEP_HOOK(what) == HOOK_SHUTDOWN)
+		e->arg = step >> 60;
+	else
+		e->call_on = call;
+	e->sk_shutdown = shut_before(what, state, e->sk_shutdown);
+	end(e);
 }
 
 static __always_inline bool plain_send_fin(struct story *s)
@@ -516,9 +576,9 @@ static __always_inline bool plain(__u8 hook, struct sock *sk, int arg)
 	case HOOK_CLOSE_ENTRY:
 		return plain_close_entry(s);
 	case HOOK_CLOSE:
-		return plain_close(s, sk);
+		return plain_close(s);
 	case HOOK_SHUTDOWN:
-		return plain_shutdown(s, sk, arg);
+		return plain_shutdown(s, arg);
 	case HOOK_SEND_FIN:
 		return plain_send_fin(s);
 	case HOOK_TIME_WAIT:
@@ -543,14 +603,14 @@ static __always_inline bool plain_destroy(void *sk)
 			return false;
 	}
 	s = bpf_map_lookup_elem(&stories, &key);
-	if (!s)
+	if (!s || !s->conn)
 		return false;
 	told = s->told || s->state != TCP_CLOSE || !take_step(s, HOOK_DESTROY, WHO_NOBODY, TCP_CLOSE, bpf_ktime_get_ns());
 	if (told)
 		tell(key);
 	else
 		submit_story(s, 1);
-	bpf_map_delete_elem(&stories, &key);
+	end_story(s, key);
 	return !told;
 }
 
@@ -565,20 +625,15 @@ static __always_inline bool closes(int nr)
 }
 
 /*
- * Whether the last reference to a TCP socket's file is given up by a call that
+ * Whether the last reference to a socket's file is given up by a call that
  * closes files, or by a task's exit: the close that follows says it all. Not where
  * something stands above TCP: that gives the functions back before the close.
  */
 static __always_inline bool plain_file_close(struct sock *sk)
 {
-#ifdef TCPBYE_TYPED
-	struct tcp_sock *tp = bpf_skc_to_tcp_sock(sk);
-#else
-	struct tcp_sock *tp = (void *)sk;
-#endif
 	struct story_task t = {};
 
-	if (!tp || READ(tp, inet_conn.icsk_ulp_ops) || READ(sk, __sk_common.skc_prot) != READ(sk, sk_prot_creator))
+	if (READ(sk, __sk_common.skc_prot) != READ(sk, sk_prot_creator))
 		return false;
 	if (cfg_task_btf)
 		t.task_flags = bpf_get_current_task_btf()->flags;

@@ -380,6 +380,7 @@ const (
 	ProbeMapReceiving                    = "receiving"
 	ProbeMapSending                      = "sending"
 	ProbeMapStories                      = "stories"
+	ProbeMapStoriesLeft                  = "stories_left"
 	ProbeMapUnsents                      = "unsents"
 	ProbeProgProbeArpErrorReport         = "probe_arp_error_report"
 	ProbeProgProbeFibDelIfaddr           = "probe_fib_del_ifaddr"
@@ -448,6 +449,7 @@ const (
 	ProbeVarCfgRemote                    = "cfg_remote"
 	ProbeVarCfgRemotes                   = "cfg_remotes"
 	ProbeVarCfgResetSkb                  = "cfg_reset_skb"
+	ProbeVarCfgSocketOps                 = "cfg_socket_ops"
 	ProbeVarCfgStory                     = "cfg_story"
 	ProbeVarCfgTaskBtf                   = "cfg_task_btf"
 	ProbeVarCfgTaskRegs                  = "cfg_task_regs"
@@ -574,6 +576,7 @@ type ProbeMapSpecs struct {
 	Receiving   *ebpf.MapSpec `ebpf:"receiving"`
 	Sending     *ebpf.MapSpec `ebpf:"sending"`
 	Stories     *ebpf.MapSpec `ebpf:"stories"`
+	StoriesLeft *ebpf.MapSpec `ebpf:"stories_left"`
 	Unsents     *ebpf.MapSpec `ebpf:"unsents"`
 }
 
@@ -602,6 +605,7 @@ type ProbeVariableSpecs struct {
 	CfgRemote           *ebpf.VariableSpec `ebpf:"cfg_remote"`
 	CfgRemotes          *ebpf.VariableSpec `ebpf:"cfg_remotes"`
 	CfgResetSkb         *ebpf.VariableSpec `ebpf:"cfg_reset_skb"`
+	CfgSocketOps        *ebpf.VariableSpec `ebpf:"cfg_socket_ops"`
 	CfgStory            *ebpf.VariableSpec `ebpf:"cfg_story"`
 	CfgTaskBtf          *ebpf.VariableSpec `ebpf:"cfg_task_btf"`
 	CfgTaskRegs         *ebpf.VariableSpec `ebpf:"cfg_task_regs"`
@@ -654,6 +658,7 @@ type ProbeMaps struct {
 	Receiving   *ebpf.Map `ebpf:"receiving"`
 	Sending     *ebpf.Map `ebpf:"sending"`
 	Stories     *ebpf.Map `ebpf:"stories"`
+	StoriesLeft *ebpf.Map `ebpf:"stories_left"`
 	Unsents     *ebpf.Map `ebpf:"unsents"`
 }
 
@@ -669,6 +674,7 @@ func (m *ProbeMaps) Close() error {
 		m.Receiving,
 		m.Sending,
 		m.Stories,
+		m.StoriesLeft,
 		m.Unsents,
 	)
 }
@@ -698,6 +704,7 @@ type ProbeVariables struct {
 	CfgRemote           *ebpf.Variable `ebpf:"cfg_remote"`
 	CfgRemotes          *ebpf.Variable `ebpf:"cfg_remotes"`
 	CfgResetSkb         *ebpf.Variable `ebpf:"cfg_reset_skb"`
+	CfgSocketOps        *ebpf.Variable `ebpf:"cfg_socket_ops"`
 	CfgStory            *ebpf.Variable `ebpf:"cfg_story"`
 	CfgTaskBtf          *ebpf.Variable `ebpf:"cfg_task_btf"`
 	CfgTaskRegs         *ebpf.Variable `ebpf:"cfg_task_regs"`

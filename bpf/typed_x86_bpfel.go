@@ -355,6 +355,7 @@ const (
 	TypedMapReceiving                   = "receiving"
 	TypedMapSending                     = "sending"
 	TypedMapStories                     = "stories"
+	TypedMapStoriesLeft                 = "stories_left"
 	TypedMapUnsents                     = "unsents"
 	TypedProgEntryArpErrorReport        = "entry_arp_error_report"
 	TypedProgEntryFibDelIfaddr          = "entry_fib_del_ifaddr"
@@ -431,6 +432,7 @@ const (
 	TypedVarCfgRemote                   = "cfg_remote"
 	TypedVarCfgRemotes                  = "cfg_remotes"
 	TypedVarCfgResetSkb                 = "cfg_reset_skb"
+	TypedVarCfgSocketOps                = "cfg_socket_ops"
 	TypedVarCfgStory                    = "cfg_story"
 	TypedVarCfgTaskBtf                  = "cfg_task_btf"
 	TypedVarCfgTaskRegs                 = "cfg_task_regs"
@@ -565,6 +567,7 @@ type TypedMapSpecs struct {
 	Receiving   *ebpf.MapSpec `ebpf:"receiving"`
 	Sending     *ebpf.MapSpec `ebpf:"sending"`
 	Stories     *ebpf.MapSpec `ebpf:"stories"`
+	StoriesLeft *ebpf.MapSpec `ebpf:"stories_left"`
 	Unsents     *ebpf.MapSpec `ebpf:"unsents"`
 }
 
@@ -593,6 +596,7 @@ type TypedVariableSpecs struct {
 	CfgRemote           *ebpf.VariableSpec `ebpf:"cfg_remote"`
 	CfgRemotes          *ebpf.VariableSpec `ebpf:"cfg_remotes"`
 	CfgResetSkb         *ebpf.VariableSpec `ebpf:"cfg_reset_skb"`
+	CfgSocketOps        *ebpf.VariableSpec `ebpf:"cfg_socket_ops"`
 	CfgStory            *ebpf.VariableSpec `ebpf:"cfg_story"`
 	CfgTaskBtf          *ebpf.VariableSpec `ebpf:"cfg_task_btf"`
 	CfgTaskRegs         *ebpf.VariableSpec `ebpf:"cfg_task_regs"`
@@ -645,6 +649,7 @@ type TypedMaps struct {
 	Receiving   *ebpf.Map `ebpf:"receiving"`
 	Sending     *ebpf.Map `ebpf:"sending"`
 	Stories     *ebpf.Map `ebpf:"stories"`
+	StoriesLeft *ebpf.Map `ebpf:"stories_left"`
 	Unsents     *ebpf.Map `ebpf:"unsents"`
 }
 
@@ -660,6 +665,7 @@ func (m *TypedMaps) Close() error {
 		m.Receiving,
 		m.Sending,
 		m.Stories,
+		m.StoriesLeft,
 		m.Unsents,
 	)
 }
@@ -689,6 +695,7 @@ type TypedVariables struct {
 	CfgRemote           *ebpf.Variable `ebpf:"cfg_remote"`
 	CfgRemotes          *ebpf.Variable `ebpf:"cfg_remotes"`
 	CfgResetSkb         *ebpf.Variable `ebpf:"cfg_reset_skb"`
+	CfgSocketOps        *ebpf.Variable `ebpf:"cfg_socket_ops"`
 	CfgStory            *ebpf.Variable `ebpf:"cfg_story"`
 	CfgTaskBtf          *ebpf.Variable `ebpf:"cfg_task_btf"`
 	CfgTaskRegs         *ebpf.Variable `ebpf:"cfg_task_regs"`

@@ -43,7 +43,7 @@ type kernel struct {
 	perCPUOffsets uint64 // address of __per_cpu_offset
 	preemptOffset uint64 // of __preempt_count in a CPU's area
 
-	recvmsg, sendmsg uint64 // addresses of tcp_recvmsg and tcp_sendmsg; 0: hidden
+	recvmsg, sendmsg, socketOps uint64 // addresses of tcp_recvmsg, tcp_sendmsg and socket_file_ops; 0: hidden
 
 	taskBTF      bool
 	taskRegs     bool
@@ -62,7 +62,7 @@ func readKernel() (*kernel, error) {
 	listed := make(chan struct{})
 	go func() {
 		defer close(listed)
-		at, atErr = symbols("tcp_recvmsg", "tcp_sendmsg")
+		at, atErr = symbols("tcp_recvmsg", "tcp_sendmsg", "socket_file_ops")
 	}()
 	defer func() { <-listed }()
 	types := btf.NewCache()
@@ -86,7 +86,7 @@ func readKernel() (*kernel, error) {
 	if <-listed; atErr != nil {
 		return nil, atErr
 	}
-	k.recvmsg, k.sendmsg = at["tcp_recvmsg"], at["tcp_sendmsg"]
+	k.recvmsg, k.sendmsg, k.socketOps = at["tcp_recvmsg"], at["tcp_sendmsg"], at["socket_file_ops"]
 	if k.pidns, err = enrich.PIDNamespaceOf("/proc"); err != nil {
 		return nil, err
 	}
@@ -320,6 +320,7 @@ func (k *kernel) configure(o object, spec *ebpf.CollectionSpec) error {
 	set(bpf.ProbeVarCfgRecvmsgArgs, k.recvmsgArgs)
 	set(bpf.ProbeVarCfgTcpRecvmsg, k.recvmsg)
 	set(bpf.ProbeVarCfgTcpSendmsg, k.sendmsg)
+	set(bpf.ProbeVarCfgSocketOps, k.socketOps)
 	return errors.Join(errs...)
 }
 
