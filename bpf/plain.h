@@ -528,7 +528,6 @@ static __always_inline void told_act(struct sock *sk, int state)
 	if (!e)
 		return;
 	fill_full(e, sk);
-	e->time = conn + (step << 16 >> 16);
 	e->conn = conn;
 	e->state = state;
 	if (STEP_HOOK(what) == HOOK_SHUTDOWN)
