@@ -28,10 +28,7 @@ func Tell(events []event.Event) []Item {
 	return m.out
 }
 
-type socket struct {
-	story.Story
-	dropped bool // an event that is none in stories would have come first
-}
+type socket struct{ story.Story }
 
 type model struct {
 	open map[uint64]*socket // by address
