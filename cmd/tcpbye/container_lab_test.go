@@ -28,6 +28,9 @@ import (
 // below it. It prints the PIDs that the two have in its own.
 const callerEnv = "TCPBYE_TEST_CALL"
 
+// callerOut is where tcpbye writes a line for each end.
+const callerOut = "TCPBYE_TEST_OUT"
+
 func init() {
 	address := os.Getenv(callerEnv)
 	if address == "" {
@@ -59,7 +62,20 @@ func call(address string) error {
 		return err
 	}
 	fmt.Println(os.Getpid(), child.Process.Pid)
-	return child.Wait()
+	if err := child.Wait(); err != nil {
+		return err
+	}
+	// A process is looked up while it lives: it does until both connections are told of.
+	for ends := 0; ends < 4; {
+		out, err := os.ReadFile(os.Getenv(callerOut))
+		if err != nil {
+			return err
+		}
+		if ends = bytes.Count(out, []byte("\n")); ends < 4 {
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+	return nil
 }
 
 // TestTraceInContainer: with a PID namespace of its own, tcpbye shows PIDs as that
@@ -86,7 +102,7 @@ func TestTraceInContainer(t *testing.T) {
 		"$0" trace -o json --port "$4" --ready-file "$3/ready" > "$3/out" 2> "$3/err" &
 		read -r ready < "$3/ready" && "$1" -test.run=^$ && read -r over < "$3/over" && kill -HUP $! && wait $!`,
 		path, self, "", dir, fmt.Sprint(l.Addr().(*net.TCPAddr).Port))
-	cmd.Env = append(os.Environ(), callerEnv+"="+l.Addr().String())
+	cmd.Env = append(os.Environ(), callerEnv+"="+l.Addr().String(), callerOut+"="+filepath.Join(dir, "out"))
 	var stdout, stderr bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	// A SIGHUP that this program was started with as ignored would be ignored there,
