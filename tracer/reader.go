@@ -31,7 +31,7 @@ const (
 	// chunkBytes is how much is handed over at once.
 	chunkBytes = 256 << 10
 	// awake is for how long after the last record the reader polls on.
-	awake = 500 * time.Millisecond
+	awake = 200 * time.Millisecond
 	// nap is how long it then sleeps, unless an event wakes it, and napLoss how
 	// often losses are asked for meanwhile. When an event comes they are asked for
 	// first, so none comes late.
