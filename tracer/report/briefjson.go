@@ -300,10 +300,8 @@ func (w *jsonWriter) event(e *event.Event, first time.Duration) {
 		w.strange = true
 	}
 	if numbers && e.Has&event.HasTCP != 0 && e.Hook == event.HookClose {
-		if n := unread(e); true {
-			w.raw(`,"unread":`)
-			w.uint(uint64(n))
-		}
+		w.raw(`,"unread":`)
+		w.uint(uint64(unread(e)))
 	}
 	if e.Has&event.HasSegment != 0 {
 		s := &e.Segment

@@ -117,8 +117,6 @@ func randomPair(r *rand.Rand, n int) (ends []*story.Story) {
 	}
 	names := []string{"curl", "nginx", "a name of one", "naïve", "x\x1b[1m"}
 	for i, s := range []*story.Story{&a, &b} {
-		base := s.Born
-		_ = base
 		s.Sock = uint64(0x1000*(n+1) + i*0x100)
 		s.Local, s.Remote = client, server
 		if i == 1 {

@@ -52,21 +52,25 @@ const (
 	taskCloser = 2
 )
 
+// task is who takes it, in a story of a shape.
+func (m move) task() uint8 {
+	switch {
+	case m.hook == event.HookSetState && m.to == event.SynSent, m.hook == event.HookAccept:
+		return taskOpener
+	case m.hook == event.HookCloseEntry, m.hook == event.HookClose, m.hook == event.HookSendFin,
+		m.hook == event.HookSetState && (m.to == event.FinWait1 || m.to == event.LastAck):
+		return taskCloser
+	}
+	return story.NoTask
+}
+
 func patternOf(open, end []move) (p pattern) {
 	for _, m := range slices.Concat(open, end) {
-		task := uint8(story.NoTask)
-		switch {
-		case m.hook == event.HookSetState && m.to == event.SynSent, m.hook == event.HookAccept:
-			task = taskOpener
-		case m.hook == event.HookCloseEntry, m.hook == event.HookClose, m.hook == event.HookSendFin,
-			m.hook == event.HookSetState && (m.to == event.FinWait1 || m.to == event.LastAck):
-			task = taskCloser
-		}
 		to := m.to
 		if m.hook == event.HookTimeWait {
 			to = event.TimeWait
 		}
-		kind := story.Kind(m.hook, task, m.from, to)
+		kind := story.Kind(m.hook, m.task(), m.from, to)
 		switch m.hook {
 		case event.HookAccept:
 			p.accept = kind
@@ -302,15 +306,7 @@ func specimen(open conn.Open, read eof) story.Story {
 		more(&l)
 		s.Looked[which], s.Looks[which] = true, l
 	}
-	for i, m := range append(append([]move{}, moves...), end...) {
-		task := uint8(story.NoTask)
-		switch {
-		case m.hook == event.HookSetState && m.to == event.SynSent, m.hook == event.HookAccept:
-			task = taskOpener
-		case m.hook == event.HookCloseEntry, m.hook == event.HookClose, m.hook == event.HookSendFin,
-			m.hook == event.HookSetState && (m.to == event.FinWait1 || m.to == event.LastAck):
-			task = taskCloser
-		}
+	for i, m := range slices.Concat(moves, end) {
 		switch {
 		case m.hook == event.HookCloseEntry:
 			at = born + 100*time.Millisecond
@@ -326,7 +322,7 @@ func specimen(open conn.Open, read eof) story.Story {
 		default:
 			at += 10 * time.Microsecond
 		}
-		st := story.Step{At: at, Hook: m.hook, Task: task, State: m.from, ToState: m.to}
+		st := story.Step{At: at, Hook: m.hook, Task: m.task(), State: m.from, ToState: m.to}
 		if m.hook == event.HookTimeWait {
 			st.Arg = int32(event.TimeWait)
 		}
