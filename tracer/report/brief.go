@@ -65,9 +65,9 @@ func (s *TableSink) brief(line []byte, c *conn.Connection, v *verdict.Verdict) (
 		from, n := len(line), s.widths[i]
 		switch kind {
 		case cellTime:
-			line = s.clock.append(line, s.o, c.Ended)
+			line = s.clock.append(line, s.o.wall(c.Ended))
 		case cellProcess:
-			if c.Owner.Comm == "" || event.Outside(c.Owner.PID) || !simple(c.Owner.Comm) {
+			if c.Owner.Comm == "" || event.Outside(c.Owner.PID) || !plain(c.Owner.Comm, true) {
 				return nil, false
 			}
 			line = append(append(line, c.Owner.Comm...), '/')
@@ -134,16 +134,6 @@ const (
 var briefCells = map[string]briefCell{"TIME": cellTime, "PROCESS": cellProcess, "LOCAL": cellLocal, "REMOTE": cellRemote, "AGE": cellAge,
 	"IN": cellIn, "OUT": cellOut, "ENDED BY": cellEnder, "HOW": cellHow, "LOST": cellLost}
 
-// simple says whether a name is ASCII that is printed as it is.
-func simple(s string) bool {
-	for i := range len(s) {
-		if s[i] < ' ' || s[i] >= 0x7f {
-			return false
-		}
-	}
-	return true
-}
-
 func appendNumber(b []byte, n uint64) []byte {
 	if n >= 1000 {
 		return append(b, shortNumber(n)...)
@@ -170,20 +160,17 @@ func (p pen) appendDuration(b *[]byte, d time.Duration) int {
 	return 0
 }
 
-// secondClock writes times of day, of which most are the one before.
-type secondClock struct {
+// secondStamp writes times in a layout down to the second; most are of the second of
+// the one before.
+type secondStamp struct {
+	layout string
 	second int64 // Unix
 	text   []byte
 }
 
-func (k *secondClock) append(b []byte, o Options, at time.Duration) []byte {
-	t := o.Clock.Wall(at)
+func (k *secondStamp) append(b []byte, t time.Time) []byte {
 	if now := t.Unix(); now != k.second || k.text == nil {
-		zone := o.Location
-		if zone == nil {
-			zone = time.Local
-		}
-		k.second, k.text = now, t.In(zone).AppendFormat(k.text[:0], "15:04:05")
+		k.second, k.text = now, t.AppendFormat(k.text[:0], k.layout)
 	}
 	return append(b, k.text...)
 }

@@ -113,27 +113,15 @@ func (w *jsonWriter) wall(t time.Duration) {
 		w.raw("null")
 		return
 	}
+	// As wallFormat, whose fraction AppendFormat would write anew with the rest.
+	at := w.clock.Wall(t).UTC()
 	w.b = append(w.b, '"')
-	w.b = w.second.append(w.b, w.clock.Wall(t))
-	w.b = append(w.b, '"')
-}
-
-// secondStamp writes wallFormat; most times are of the second of the one before.
-type secondStamp struct {
-	second int64
-	text   []byte
-}
-
-func (k *secondStamp) append(b []byte, t time.Time) []byte {
-	if now := t.Unix(); now != k.second || k.text == nil {
-		k.second, k.text = now, t.UTC().AppendFormat(k.text[:0], "2006-01-02T15:04:05.")
-	}
-	b = append(b, k.text...)
-	n := t.Nanosecond()
+	w.b = w.second.append(w.b, at)
+	n := at.Nanosecond()
 	for div := 100_000_000; div > 0; div /= 10 {
-		b = append(b, byte('0'+n/div%10))
+		w.b = append(w.b, byte('0'+n/div%10))
 	}
-	return append(b, 'Z')
+	w.b = append(w.b, "Z\""...)
 }
 
 func (w *jsonWriter) owner(p *conn.Process) {

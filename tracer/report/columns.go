@@ -23,17 +23,12 @@ type column struct {
 type entry struct {
 	Judged
 	*Record
-	pen  pen
-	zone *time.Location
-	o    Options
+	pen pen
+	o   Options
 }
 
 func newEntry(j Judged, o Options) *entry {
-	e := &entry{Judged: j, pen: pen{color: o.Color, ascii: o.ASCII}, zone: o.Location, o: o}
-	if e.zone == nil {
-		e.zone = time.Local
-	}
-	return e
+	return &entry{Judged: j, pen: pen{color: o.Color, ascii: o.ASCII}, o: o}
 }
 
 // The columns of CSV in their order; a new one goes to the end.
@@ -158,7 +153,7 @@ func shortTime(e *entry, _ int) (string, ink) {
 	if t == 0 {
 		t = e.Judged.Conn.Last
 	}
-	return e.o.Clock.Wall(t).In(e.zone).Format("15:04:05"), dim
+	return e.o.wall(t).Format(timeOfDay), dim
 }
 
 func shortProcess(e *entry, n int) (string, ink) {

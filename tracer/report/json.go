@@ -26,7 +26,7 @@ type JSONSink struct {
 
 // NewJSON is a sink for programs.
 func NewJSON(w io.Writer, o Options) *JSONSink {
-	s := &JSONSink{out: output{w: w}, clock: o.Clock, noEvents: o.NoEvents}
+	s := &JSONSink{out: output{w: w}, clock: o.Clock, noEvents: o.NoEvents, second: secondStamp{layout: wallSeconds}}
 	s.enc = json.NewEncoder(&s.buf)
 	s.enc.SetEscapeHTML(false)
 	return s

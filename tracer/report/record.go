@@ -230,7 +230,11 @@ type TCPRecord struct {
 	RefusedErr int32   `json:"refused_error,omitempty"` // the last refusal: a negative errno, or a positive NET_XMIT_*
 }
 
-const wallFormat = "2006-01-02T15:04:05.000000000Z07:00"
+// wallFormat is how JSON spells a time, in UTC.
+const (
+	wallSeconds = "2006-01-02T15:04:05."
+	wallFormat  = wallSeconds + "000000000Z07:00"
+)
 
 // NewRecord is the record of a judged end.
 func NewRecord(j Judged, clock Clock) *Record { return newRecord(j, clock, true) }

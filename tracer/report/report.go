@@ -90,6 +90,18 @@ type Options struct {
 	Heading func(left, right *Judged) (title, aside string)
 }
 
+// wall is a time in the zone in which people are shown it.
+func (o Options) wall(at time.Duration) time.Time {
+	zone := o.Location
+	if zone == nil {
+		zone = time.Local
+	}
+	return o.Clock.Wall(at).In(zone)
+}
+
+// timeOfDay is how people are shown it.
+const timeOfDay = "15:04:05"
+
 // Format names a sink.
 type Format string
 

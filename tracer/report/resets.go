@@ -37,7 +37,6 @@ type ResetsSink struct {
 	out   output
 	o     Options
 	pen   pen
-	zone  *time.Location
 	shown int
 	pairs pairing
 	kinds map[resetKind]*resetCount
@@ -64,11 +63,8 @@ type resetCount struct {
 
 // NewResets is the sink of tcpbye rst.
 func NewResets(w io.Writer, o Options) *ResetsSink {
-	s := &ResetsSink{out: output{w: w}, o: o, pen: pen{color: o.Color, ascii: o.ASCII}, zone: o.Location,
+	s := &ResetsSink{out: output{w: w}, o: o, pen: pen{color: o.Color, ascii: o.ASCII},
 		kinds: map[resetKind]*resetCount{}, peers: map[resetKind]int{}}
-	if s.zone == nil {
-		s.zone = time.Local
-	}
 	s.pairs.show = s.ended
 	return s
 }
@@ -297,7 +293,7 @@ func (n *resetCount) add(j, other *Judged, at time.Duration) {
 }
 
 func (s *ResetsSink) clock(at time.Duration) string {
-	return s.o.Clock.Wall(at).In(s.zone).Format("15:04:05")
+	return s.o.wall(at).Format(timeOfDay)
 }
 
 // again tells how often a kind came since it was told.

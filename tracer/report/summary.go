@@ -20,7 +20,6 @@ type Summary struct {
 
 	o       Options
 	pen     pen
-	zone    *time.Location
 	rows    map[summaryKey]*summaryRow
 	waiting map[*conn.Connection]summaryKey // ends whose peer was counted
 	order   []*conn.Connection
@@ -49,12 +48,8 @@ const others = "(others)"
 
 // NewSummary starts at zero.
 func NewSummary(o Options) *Summary {
-	s := &Summary{o: o, pen: pen{color: o.Color, ascii: o.ASCII}, zone: o.Location,
+	return &Summary{o: o, pen: pen{color: o.Color, ascii: o.ASCII},
 		rows: map[summaryKey]*summaryRow{}, waiting: map[*conn.Connection]summaryKey{}, halves: map[*conn.Connection]bool{}}
-	if s.zone == nil {
-		s.zone = time.Local
-	}
-	return s
 }
 
 // End counts one judged end.
@@ -197,7 +192,7 @@ func (s *Summary) table(out *output) error {
 		}
 		left, rows = len(rows)-s.Top, rows[:s.Top]
 	}
-	clock := func(t time.Duration) string { return s.o.Clock.Wall(t).In(s.zone).Format("15:04:05") }
+	clock := func(t time.Duration) string { return s.o.wall(t).Format(timeOfDay) }
 	columns := []GridColumn{{Title: "COUNT", Right: true}, {Title: "SHARE", Right: true, Drop: 3}, {Title: "CAUSE"},
 		{Title: "PROCESS", Own: true, Least: 7}, {Title: "BYTES LOST", Right: true}, {Title: "FIRST", Drop: 2}, {Title: "LAST", Drop: 1}}
 	var cells [][]GridCell

@@ -62,12 +62,12 @@ type TableSink struct {
 	widths []int
 	cells  []word
 	begun  bool
-	clock  secondClock
+	clock  secondStamp
 }
 
 // NewTable is a sink for a person who watches.
 func NewTable(w io.Writer, o Options) *TableSink {
-	s := &TableSink{out: output{w: w}, o: o, pen: pen{color: o.Color, ascii: o.ASCII}}
+	s := &TableSink{out: output{w: w}, o: o, pen: pen{color: o.Color, ascii: o.ASCII}, clock: secondStamp{layout: timeOfDay}}
 	s.choose()
 	s.cells = make([]word, len(s.shown))
 	s.live = newLiveTable(&s.out, s.pen, s.widths)

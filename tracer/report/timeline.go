@@ -448,9 +448,5 @@ func heading(p pen, o Options, a, b *Judged) (title, aside string) {
 	if a.Scenario != "" {
 		title = p.text(a.Scenario) + p.glyphs(" · ") + title
 	}
-	zone := o.Location
-	if zone == nil {
-		zone = time.Local
-	}
-	return title, o.Clock.Wall(a.Conn.First).In(zone).Format("2006-01-02 15:04:05")
+	return title, o.wall(a.Conn.First).Format("2006-01-02 " + timeOfDay)
 }
