@@ -1,7 +1,6 @@
 package tracer
 
 import (
-	"encoding/binary"
 	"fmt"
 	"math"
 	"net/netip"
@@ -55,15 +54,6 @@ var jiffy = sync.OnceValue(func() time.Duration {
 
 // Jiffy is the length of the kernel's jiffy; 0: not known.
 func Jiffy() time.Duration { return jiffy() }
-
-// since makes a duration of the jiffies that have passed, plus one; 0 is not
-// known, and less than a jiffy is a nanosecond.
-func since(jiffies uint32) time.Duration {
-	if jiffies == 0 || jiffy() == 0 {
-		return 0
-	}
-	return max(time.Nanosecond, time.Duration(jiffies-1)*jiffy())
-}
 
 // stackOf makes a Stack of what follows an event; "" where its lengths are wrong.
 func stackOf(tail []byte) event.Stack {
@@ -176,7 +166,7 @@ func Decode(raw []byte) (event.Event, error) {
 		},
 	}
 	if e.Has&event.HasTCP != 0 {
-		e.SinceSent, e.SinceReceived, e.SinceProbing = since(w.SinceSent), since(w.SinceReceived), since(w.SinceProbing)
+		e.SinceSent, e.SinceReceived, e.SinceProbing = event.Since(w.SinceSent, jiffy()), event.Since(w.SinceReceived, jiffy()), event.Since(w.SinceProbing, jiffy())
 		if w.SndWnd != 0 {
 			e.SndWnd, e.WindowKnown, e.MSS, e.Sacked = w.SndWnd-1, true, w.Mss, w.Sacked
 		}
@@ -188,7 +178,7 @@ func Decode(raw []byte) (event.Event, error) {
 	case event.HookICMP:
 		var w bpf.ProbeIcmp
 		copy(unsafe.Slice((*byte)(unsafe.Pointer(&w)), icmpSize), tail)
-		e.From, e.Loopback = netip.AddrPortFrom(address(e.Family, w.Source), 0), w.Loopback != 0
+		e.From, e.Loopback = netip.AddrPortFrom(event.AddrOf(e.Family, w.Source), 0), w.Loopback != 0
 	case event.HookTimeWait:
 		e.Arg2 = int32(min(time.Duration(w.Arg2)*jiffy()/time.Millisecond, math.MaxInt32))
 	case event.HookReset:
@@ -204,19 +194,8 @@ func Decode(raw []byte) (event.Event, error) {
 		e.Call = event.CallOfTask(runtime.GOARCH, e.Syscall, e.Task)
 	}
 	if e.Has&event.HasTuple != 0 {
-		e.Local = netip.AddrPortFrom(address(e.Family, w.Laddr), w.Sport)
-		e.Remote = netip.AddrPortFrom(address(e.Family, w.Raddr), w.Dport)
+		e.Local = netip.AddrPortFrom(event.AddrOf(e.Family, w.Laddr), w.Sport)
+		e.Remote = netip.AddrPortFrom(event.AddrOf(e.Family, w.Raddr), w.Dport)
 	}
 	return e, nil
-}
-
-// address unmaps IPv4-mapped addresses: the two ends of one connection must
-// pair although one of them is an AF_INET6 socket.
-func address(f event.Family, raw [16]uint8) netip.Addr {
-	if f == event.IPv6 {
-		return netip.AddrFrom16(raw).Unmap()
-	}
-	var four [4]byte
-	binary.NativeEndian.PutUint32(four[:], binary.NativeEndian.Uint32(raw[:4]))
-	return netip.AddrFrom4(four)
 }

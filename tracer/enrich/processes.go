@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
 // Info is what is known of a process. Every string is the process's own and may
@@ -220,7 +222,7 @@ func (p *Processes) load(pid uint32, s stat) (*record, bool) {
 	dir := p.dir(pid)
 	r := &record{
 		image: s.image(),
-		info:  Info{PID: pid, Comm: s.comm, StartTime: s.start, Kernel: s.flags&pfKthread != 0},
+		info:  Info{PID: pid, Comm: s.comm, StartTime: s.start, Kernel: s.flags&event.PFKthread != 0},
 	}
 	if b, err := readSmall(dir + "/status"); err == nil {
 		r.info.UID, r.info.NSPID, _ = parseStatus(b)

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
 // procfs is a made-up /proc.
@@ -91,7 +93,7 @@ func TestLookup(t *testing.T) {
 	if !ok || got != want {
 		t.Errorf("got %+v %v\nwant %+v", got, ok, want)
 	}
-	f.put(2, task{comm: "kthreadd", flags: pfKthread | 0x40, cgroup: "0::/\n"})
+	f.put(2, task{comm: "kthreadd", flags: event.PFKthread | 0x40, cgroup: "0::/\n"})
 	if got, ok := p.Lookup(2, 0); !ok || !got.Kernel || got.Exe != "" || got.Comm != "kthreadd" {
 		t.Errorf("a kernel thread: %+v %v", got, ok)
 	}

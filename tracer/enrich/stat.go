@@ -17,8 +17,6 @@ type stat struct {
 	startStack uint64 // 0 where ptrace is not allowed
 }
 
-const pfKthread = 0x00200000
-
 // image is what changes when the process executes another program.
 type image struct {
 	start, startCode, startStack uint64

@@ -228,10 +228,10 @@ func (e *Event) LeavesQueue() bool {
 }
 
 // Exiting says whether the task on the CPU is in do_exit (PF_EXITING).
-func (e *Event) Exiting() bool { return e.Has&HasTask != 0 && e.TaskFlags&pfExiting != 0 }
+func (e *Event) Exiting() bool { return e.Has&HasTask != 0 && e.TaskFlags&PFExiting != 0 }
 
 // KernelThread says whether the task on the CPU is a kernel thread (PF_KTHREAD).
-func (e *Event) KernelThread() bool { return e.Has&HasTask != 0 && e.TaskFlags&pfKthread != 0 }
+func (e *Event) KernelThread() bool { return e.Has&HasTask != 0 && e.TaskFlags&PFKthread != 0 }
 
 // ByProcess says whether the task on the CPU is the actor.
 //
@@ -260,7 +260,8 @@ func (e *Event) ByProcess() bool {
 	return e.Hook.Acting()
 }
 
+// Flags of a task, as the kernel has them (include/linux/sched.h).
 const (
-	pfExiting = 0x00000004
-	pfKthread = 0x00200000
+	PFExiting = 0x00000004 // it is in do_exit
+	PFKthread = 0x00200000 // it is a kernel thread
 )

@@ -271,7 +271,7 @@ func (s *Session) meet(raw []byte, tell func(record.Process) error) error {
 	for i := range uint8(story.MaxTasks) {
 		t := r.Task(i)
 		pid := t.PID()
-		if pid == 0 || pid == last || t.Has()&event.HasTask != 0 && t.Flags()&pfKthread != 0 {
+		if pid == 0 || pid == last || t.Has()&event.HasTask != 0 && t.Flags()&event.PFKthread != 0 {
 			continue
 		}
 		last = pid

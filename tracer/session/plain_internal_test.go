@@ -175,7 +175,7 @@ func randomPair(r *rand.Rand, n int) (ends []*story.Story) {
 		case 1:
 			s.Tasks[taskCloser].Syscall = event.NumberOf("amd64", event.CallDup2)
 		case 2:
-			s.Tasks[taskCloser].Flags |= pfExiting
+			s.Tasks[taskCloser].Flags |= event.PFExiting
 		case 3:
 			s.Looks[story.LookEnd].SndUna--
 		case 4:

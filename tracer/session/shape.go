@@ -142,7 +142,7 @@ func (r *resting) read(raw []byte, jiffy time.Duration, calls *plainCalls) bool 
 	o, c := s.Task(taskOpener), s.Task(taskCloser)
 	const known = event.HasTask | event.HasPreempt | event.HasSyscall
 	if (o.Has()&c.Has())&known != known || event.ContextOf(o.Preempt()|c.Preempt()) != event.ContextProcess ||
-		(o.Flags()|c.Flags())&(pfExiting|pfKthread) != 0 || c.Syscall() != calls.close || o.More()|c.More() != 0 || c.CallOn() != 0 ||
+		(o.Flags()|c.Flags())&(event.PFExiting|event.PFKthread) != 0 || c.Syscall() != calls.close || o.More()|c.More() != 0 || c.CallOn() != 0 ||
 		o.PID() != c.PID() || o.PID() == 0 || o.UID() != c.UID() || o.Cgroup() != c.Cgroup() || event.Outside(o.PID()) {
 		return false
 	}
@@ -253,11 +253,6 @@ func numbersAt(l story.RawLook, open conn.Open) [2]uint32 {
 func keyOf(isn [2]uint32) uint64 {
 	return uint64(max(isn[0], isn[1]))<<32 | uint64(min(isn[0], isn[1]))
 }
-
-const (
-	pfExiting = 0x00000004 // include/linux/sched.h
-	pfKthread = 0x00200000
-)
 
 // plainCalls are the numbers of close(2) and connect(2).
 type plainCalls struct{ close, connect int32 }

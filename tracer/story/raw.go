@@ -36,7 +36,8 @@ func (r Raw) Looks() uint8 { return r[offLooks] }
 // Ends are the two addresses.
 func (r Raw) Ends() (local, remote netip.AddrPort) {
 	f := r.Family()
-	return netip.AddrPortFrom(address(f, r[offLaddr:]), le.Uint16(r[offSport:])), netip.AddrPortFrom(address(f, r[offRaddr:]), le.Uint16(r[offDport:]))
+	return netip.AddrPortFrom(event.AddrOf(f, [16]byte(r[offLaddr:])), le.Uint16(r[offSport:])),
+		netip.AddrPortFrom(event.AddrOf(f, [16]byte(r[offRaddr:])), le.Uint16(r[offDport:]))
 }
 
 // What is the step at a place: hook, task and states, as Kind makes it; 0: none.
@@ -95,7 +96,7 @@ func (l RawLook) Shutdown() uint8        { return l[100] }
 
 // Since is how long payload had been neither sent nor received, each; 0: not told.
 func (l RawLook) Since(jiffy time.Duration) (sent, received time.Duration) {
-	return since(le.Uint32(l[84:]), jiffy), since(le.Uint32(l[88:]), jiffy)
+	return event.Since(le.Uint32(l[84:]), jiffy), event.Since(le.Uint32(l[88:]), jiffy)
 }
 
 // Usual says whether it shows nothing out of the ordinary: no MPTCP, no TCP_REPAIR,

@@ -160,16 +160,15 @@ func (s *Story) Decode(raw []byte, jiffy time.Duration, arch string) error {
 	if !Is(raw) {
 		return &DecodeError{fmt.Sprintf("%d bytes", len(raw))}
 	}
-	n, tasks := int(raw[offSteps]), int(raw[offTasks])
+	r := Raw(raw)
+	n, tasks := r.Steps(), int(raw[offTasks])
 	if n == 0 || n > lockedSteps || tasks > MaxTasks {
 		return &DecodeError{fmt.Sprintf("%d steps of %d tasks", n, tasks)}
 	}
-	s.Told, s.Born, s.Sock = time.Duration(le.Uint64(raw[offTime:])), time.Duration(le.Uint64(raw[offConn:])), le.Uint64(raw[offSock:])
-	s.Final, s.NetNS, s.Family = raw[offFinal] != 0, le.Uint32(raw[offNetNS:]), event.Family(le.Uint16(raw[offFamily:]))
-	s.Local = netip.AddrPortFrom(address(s.Family, raw[offLaddr:]), le.Uint16(raw[offSport:]))
-	s.Remote = netip.AddrPortFrom(address(s.Family, raw[offRaddr:]), le.Uint16(raw[offDport:]))
+	s.Told, s.Born, s.Sock, s.Final, s.NetNS, s.Family = r.Told(), r.Born(), r.Sock(), r.Final(), r.NetNS(), r.Family()
+	s.Local, s.Remote = r.Ends()
 	for i := range s.Steps[:n] {
-		if err := s.Steps[i].decode(raw, i, s.Born, tasks); err != nil {
+		if err := s.Steps[i].decode(r, i, tasks); err != nil {
 			return err
 		}
 	}
@@ -179,11 +178,11 @@ func (s *Story) Decode(raw []byte, jiffy time.Duration, arch string) error {
 	}
 	s.Count = n
 	for i := lockedSteps; i < MaxSteps; i++ {
-		if raw[offStep+i*stepSize+6] == 0 {
+		if uint8(r.What(i)) == 0 {
 			continue // not taken
 		}
 		var t Step
-		if err := t.decode(raw, i, s.Born, tasks); err != nil {
+		if err := t.decode(r, i, tasks); err != nil {
 			return err
 		}
 		at := s.Count
@@ -200,11 +199,11 @@ func (s *Story) Decode(raw []byte, jiffy time.Duration, arch string) error {
 	}
 	s.TaskCount = tasks
 	for i := range s.Tasks[:tasks] {
-		s.Tasks[i].decode(raw[offTask+i*taskSize:], arch)
+		s.Tasks[i].decode(r.Task(uint8(i)), arch)
 	}
 	for i := range s.Looks {
-		if s.Looked[i] = raw[offLooks]>>i&1 != 0; s.Looked[i] {
-			s.Looks[i].decode(raw[offLook+i*lookSize:], jiffy)
+		if s.Looked[i] = r.Looks()>>i&1 != 0; s.Looked[i] {
+			s.Looks[i].decode(r.Look(i), jiffy)
 			if int(s.Looks[i].Step) >= n {
 				return &DecodeError{"a look at no step"}
 			}
@@ -222,15 +221,14 @@ func (s *Story) Decode(raw []byte, jiffy time.Duration, arch string) error {
 }
 
 // decode reads a step by its place.
-func (t *Step) decode(raw []byte, place int, born time.Duration, tasks int) error {
-	w := le.Uint64(raw[offStep+place*stepSize:])
-	what, states := uint8(w>>48), uint8(w>>56)
-	*t = Step{At: born + time.Duration(w&(1<<48-1)), Hook: event.Hook(what & 0x3f), Task: what >> 6, State: event.State(states & 15)}
+func (t *Step) decode(r Raw, place, tasks int) error {
+	what := r.What(place) // as Kind makes it
+	*t = Step{At: r.At(place), Hook: event.Hook(what & 0x3f), Task: uint8(what) >> 6, State: event.State(what >> 8 & 15)}
 	switch t.Hook {
 	case event.HookSetState:
-		t.ToState = event.State(states >> 4)
+		t.ToState = event.State(what >> 12)
 	case event.HookShutdown, event.HookTimeWait:
-		t.Arg = int32(states >> 4)
+		t.Arg = int32(what >> 12)
 	case event.HookAccept, event.HookCloseEntry, event.HookClose, event.HookSendFin, event.HookDestroy:
 	default:
 		return &DecodeError{fmt.Sprintf("a step of hook %d", what&0x3f)}
@@ -241,48 +239,29 @@ func (t *Step) decode(raw []byte, place int, born time.Duration, tasks int) erro
 	return nil
 }
 
-func (t *Task) decode(w []byte, arch string) {
-	_ = w[taskSize-1]
-	*t = Task{Cgroup: le.Uint64(w[8:]), PID: le.Uint32(w[16:]), TID: le.Uint32(w[20:]), UID: le.Uint32(w[24:]), Flags: le.Uint32(w[28:]),
-		ExitCode: le.Uint32(w[32:]), Syscall: int32(le.Uint32(w[40:])), More: event.TaskFlag(w[44]), Has: event.Group(w[45]), CallOn: event.Family(w[46])}
-	copy(t.Comm[:], w[48:64])
+func (t *Task) decode(r RawTask, arch string) {
+	*t = Task{Cgroup: r.Cgroup(), PID: r.PID(), TID: r.TID(), UID: r.UID(), Flags: r.Flags(), ExitCode: le.Uint32(r[32:]),
+		Syscall: r.Syscall(), More: r.More(), Has: r.Has(), CallOn: r.CallOn(), Comm: r.Comm()}
 	if t.Has&event.HasPreempt != 0 {
-		t.Context = event.ContextOf(le.Uint32(w[36:]))
+		t.Context = event.ContextOf(r.Preempt())
 	}
 	if t.Has&event.HasSyscall != 0 {
 		t.Call = event.CallOfTask(arch, t.Syscall, t.More)
 	}
 }
 
-func (l *Look) decode(w []byte, jiffy time.Duration) {
-	_ = w[lookSize-1]
+func (l *Look) decode(r RawLook, jiffy time.Duration) {
 	*l = Look{
-		BytesSent: le.Uint64(w), BytesAcked: le.Uint64(w[8:]), BytesReceived: le.Uint64(w[16:]), LingerTime: le.Uint64(w[24:]), Inode: le.Uint64(w[32:]),
-		WriteSeq: le.Uint32(w[40:]), SndUna: le.Uint32(w[44:]), SndNxt: le.Uint32(w[48:]), RcvNxt: le.Uint32(w[52:]), CopiedSeq: le.Uint32(w[56:]),
-		SkFlags: event.SkFlags(le.Uint32(w[60:])), UserTimeout: le.Uint32(w[64:]), SockUID: le.Uint32(w[68:]), Linger2: int32(le.Uint32(w[72:])),
-		MSS: le.Uint32(w[80:]), SinceSent: since(le.Uint32(w[84:]), jiffy), SinceReceived: since(le.Uint32(w[88:]), jiffy), UrgSeq: le.Uint32(w[92:]),
-		UrgData: le.Uint16(w[96:]), Sacked: le.Uint16(w[98:]),
-		Shutdown: w[100], HasSk: w[101] != 0, Repair: w[102] != 0, MPTCP: w[103] != 0, Retransmits: w[104], ProbesOut: w[105], Queue: event.Queue(w[106]), Step: w[107],
+		BytesSent: le.Uint64(r), BytesAcked: r.BytesAcked(), BytesReceived: r.BytesReceived(), LingerTime: le.Uint64(r[24:]), Inode: le.Uint64(r[32:]),
+		WriteSeq: r.WriteSeq(), SndUna: r.SndUna(), SndNxt: le.Uint32(r[48:]), RcvNxt: r.RcvNxt(), CopiedSeq: r.CopiedSeq(),
+		SkFlags: r.SkFlags(), UserTimeout: le.Uint32(r[64:]), SockUID: le.Uint32(r[68:]), Linger2: int32(le.Uint32(r[72:])), MSS: le.Uint32(r[80:]),
+		UrgSeq: le.Uint32(r[92:]), UrgData: le.Uint16(r[96:]), Sacked: le.Uint16(r[98:]),
+		Shutdown: r.Shutdown(), HasSk: r[101] != 0, Repair: r[102] != 0, MPTCP: r[103] != 0, Retransmits: r[104], ProbesOut: r[105], Queue: event.Queue(r[106]), Step: uint8(r.Step()),
 	}
-	if n := le.Uint32(w[76:]); n != 0 {
+	l.SinceSent, l.SinceReceived = r.Since(jiffy)
+	if n := le.Uint32(r[76:]); n != 0 {
 		l.SndWnd, l.WindowKnown = n-1, true
 	} else {
 		l.MSS, l.Sacked = 0, 0
 	}
-}
-
-// since makes a duration of jiffies that have passed, plus one (struct event).
-func since(jiffies uint32, jiffy time.Duration) time.Duration {
-	if jiffies == 0 || jiffy == 0 {
-		return 0
-	}
-	return max(time.Nanosecond, time.Duration(jiffies-1)*jiffy)
-}
-
-// address unmaps IPv4-mapped addresses, as event decoding does.
-func address(f event.Family, raw []byte) netip.Addr {
-	if f == event.IPv6 {
-		return netip.AddrFrom16([16]byte(raw[:16])).Unmap()
-	}
-	return netip.AddrFrom4([4]byte(raw[:4]))
 }

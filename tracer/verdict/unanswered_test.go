@@ -41,9 +41,6 @@ func TestUnansweredRecordings(t *testing.T) {
 	}
 }
 
-// pfExiting is PF_EXITING.
-const pfExiting = 4
-
 // TestUnanswered: what is an end without an answer, and what is not.
 func TestUnanswered(t *testing.T) {
 	const ms = time.Millisecond
@@ -76,7 +73,7 @@ func TestUnanswered(t *testing.T) {
 	exits := func(arg int32, code uint32) func(*far) {
 		return func(f *far) {
 			f.c.Elsewhere = append(f.c.Elsewhere, event.Event{Hook: event.HookExit, PID: 812, TID: 812, Time: f.c.First + 399*ms, Arg: arg,
-				Context: event.ContextProcess, Has: event.HasTask, ExitCode: code, TaskFlags: pfExiting})
+				Context: event.ContextProcess, Has: event.HasTask, ExitCode: code, TaskFlags: event.PFExiting})
 		}
 	}
 	for _, x := range []struct {
@@ -92,11 +89,11 @@ func TestUnanswered(t *testing.T) {
 		{"both at once", goes(end(conn.OpenPassive).exchange(500, 78), closes, silence(8*ms, 4*ms)), nil, ""},
 		{"one request more", goes(end(conn.OpenPassive).exchange(500, 156), closes, silence(5*time.Second, 4*ms)), nil,
 			"had received more after the last that it had sent."},
-		{"it is killed", goes(end(conn.OpenPassive).exchange(0, 24), by(event.CallNone, pfExiting, uint32(unix.SIGKILL))), exits(event.OOMNone, 9),
+		{"it is killed", goes(end(conn.OpenPassive).exchange(0, 24), by(event.CallNone, event.PFExiting, uint32(unix.SIGKILL))), exits(event.OOMNone, 9),
 			"and sent none; it was killed by SIGKILL."},
-		{"it is killed for memory", goes(end(conn.OpenPassive).exchange(0, 24), by(event.CallNone, pfExiting, uint32(unix.SIGKILL))), exits(event.OOMVictim, 9),
+		{"it is killed for memory", goes(end(conn.OpenPassive).exchange(0, 24), by(event.CallNone, event.PFExiting, uint32(unix.SIGKILL))), exits(event.OOMVictim, 9),
 			"and sent none; it was killed by SIGKILL: out of memory."},
-		{"it exits", goes(end(conn.OpenPassive).exchange(0, 24), by(event.CallExit, pfExiting, 3<<8)), exits(event.OOMNone, 3<<8),
+		{"it exits", goes(end(conn.OpenPassive).exchange(0, 24), by(event.CallExit, event.PFExiting, 3<<8)), exits(event.OOMNone, 3<<8),
 			"and sent none; it exited with status 3."},
 		{"the client finished first", func() *far {
 			f := end(conn.OpenPassive).exchange(0, 78)
