@@ -137,9 +137,9 @@ func (l *ledger) event(e *event.Event, order uint64, late bool) {
 	l.push(i)
 }
 
-// story takes a socket's story that the join got as its order-th.
-func (l *ledger) story(st *story.Story, b []byte, order uint64, late bool) {
-	first := st.Events(nil)[0]
+// story takes a socket's story, with its first event, that the join got as its
+// order-th.
+func (l *ledger) story(st *story.Story, first event.Event, b []byte, order uint64, late bool) {
 	first.PID = 0
 	i := &item{record: b, event: &first, wanted: late}
 	for _, t := range st.Tasks[:st.TaskCount] {

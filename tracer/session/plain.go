@@ -3,7 +3,6 @@ package session
 import (
 	"encoding/binary"
 	"net/netip"
-	"slices"
 	"strconv"
 	"time"
 	"unsafe"
@@ -49,7 +48,7 @@ type plain struct {
 	lostTo time.Duration // what was born before may lack something
 
 	touched lately[tuples] // what segments and messages were about
-	exits   lately[exited] // of processes, and what else they execute
+	exits   lately[uint32] // which processes exited, or executed another program
 	moved   time.Duration  // when an address was taken away
 	decoded story.Story
 }
@@ -272,7 +271,7 @@ func (p *plain) meets(e *event.Event) {
 	switch e.Hook {
 	case event.HookSendReset, event.HookSynDrop, event.HookICMP, event.HookTwskKill, event.HookTwskSchedule:
 		at := tuplesOf(e.Local, e.Remote)
-		p.touched.add(at)
+		p.touched.add(at, e.Time)
 		p.longIf(func(r *resting) bool { return tuplesOf(r.local, r.remote) == at })
 	case event.HookAddress:
 		p.moved = max(p.moved, e.Time)
@@ -281,7 +280,7 @@ func (p *plain) meets(e *event.Event) {
 		if p.s.cfg.Detail < report.DetailEvents && !(p.hands && e.Hook == event.HookExec) {
 			return // no verdict of a shape depends on it, but who acted may
 		}
-		p.exits.add(exited{e.PID, e.Time})
+		p.exits.add(e.PID, e.Time)
 		p.longIf(func(r *resting) bool { return r.lives(e) || r.mate != nil && r.mate.lives(e) })
 	}
 }
@@ -296,13 +295,16 @@ func (p *plain) longIf(concerned func(*resting) bool) {
 
 // concerned says whether something that came before concerns a story.
 func (p *plain) concerned(r *resting) bool {
-	return r.born <= p.moved || p.touched.any() && p.touched.has(tuplesOf(r.local, r.remote)) ||
-		p.exits.any() && slices.ContainsFunc(p.exits.ring, func(x exited) bool { return x.pid == r.holder() && r.born <= x.at && x.at <= r.told })
-}
-
-type exited struct {
-	pid uint32
-	at  time.Duration
+	if r.born <= p.moved {
+		return true
+	}
+	if p.touched.any() {
+		if _, ok := p.touched.last(tuplesOf(r.local, r.remote)); ok {
+			return true
+		}
+	}
+	at, ok := p.exits.last(r.holder())
+	return ok && r.born <= at // perhaps after the story's end: the long way is right, too
 }
 
 // holder is who opened it and closed it.
@@ -324,24 +326,32 @@ func tuplesOf(a, b netip.AddrPort) tuples {
 // lately is what came last, as many as the join keeps of what may concern a story
 // that is told later.
 type lately[T comparable] struct {
-	known map[T]int // how often it is in ring
+	known map[T]seen
 	ring  []T
 	next  int
 }
 
+type seen struct {
+	times int           // in ring
+	at    time.Duration // the last of them
+}
+
 const maxLately = 1024
 
-func (l *lately[T]) add(x T) {
+func (l *lately[T]) add(x T, at time.Duration) {
 	if l.known == nil {
-		l.known = map[T]int{}
+		l.known = map[T]seen{}
 	}
-	l.known[x]++
+	s := l.known[x]
+	l.known[x] = seen{s.times + 1, max(s.at, at)}
 	if len(l.ring) < maxLately {
 		l.ring = append(l.ring, x)
 		return
 	}
 	old := l.ring[l.next]
-	if l.known[old]--; l.known[old] == 0 {
+	if s := l.known[old]; s.times > 1 {
+		l.known[old] = seen{s.times - 1, s.at}
+	} else {
 		delete(l.known, old)
 	}
 	l.ring[l.next] = x
@@ -350,7 +360,11 @@ func (l *lately[T]) add(x T) {
 
 func (l *lately[T]) any() bool { return len(l.ring) > 0 }
 
-func (l *lately[T]) has(x T) bool { return l.known[x] > 0 }
+// last is when x came last; false: not lately.
+func (l *lately[T]) last(x T) (time.Duration, bool) {
+	s, ok := l.known[x]
+	return s.at, ok
+}
 
 // meetsStory does so where a story that goes the long way may be the other end's.
 func (p *plain) meetsStory(raw []byte) {

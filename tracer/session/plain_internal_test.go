@@ -23,12 +23,36 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
-// item is what a run is fed with.
+// fed is what a run is fed with.
 type fed struct {
 	at    time.Duration
 	story *story.Story
 	event *event.Event
 	loss  bool
+}
+
+// play gives a run what it is fed with, and ends it.
+func play(t *testing.T, s *Session, items []fed) {
+	t.Helper()
+	for _, x := range items {
+		var err error
+		switch {
+		case x.story != nil:
+			err = s.Story(model.Wire(x.story, 4*time.Millisecond), 4*time.Millisecond, "amd64")
+		case x.event != nil:
+			err = s.Event(*x.event)
+		case x.loss:
+			err = s.Lose(x.at-50*time.Millisecond, x.at, 3)
+		default:
+			err = s.Tick(x.at)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := s.Finish(); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // rows are what a table shows of a run, sorted: what is complete at the same tick
@@ -59,25 +83,7 @@ func rows(t *testing.T, f report.Format, items []fed, o report.Options, scope ve
 			t.Fatal(err)
 		}
 	}
-	for _, x := range items {
-		var err error
-		switch {
-		case x.story != nil:
-			err = s.Story(model.Wire(x.story, 4*time.Millisecond), 4*time.Millisecond, "amd64")
-		case x.event != nil:
-			err = s.Event(*x.event)
-		case x.loss:
-			err = s.Lose(x.at-50*time.Millisecond, x.at, 3)
-		default:
-			err = s.Tick(x.at)
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := s.Finish(); err != nil {
-		t.Fatal(err)
-	}
+	play(t, s, items)
 	// They are numbered in the order in which they are known.
 	lines := strings.Split(ids.ReplaceAllString(out.String(), `"id":"","peer_id":`), "\n")
 	slices.Sort(lines)
@@ -448,24 +454,7 @@ func TestPlainOfChosen(t *testing.T) {
 			show(&out, &cfg, short)
 			s := New(cfg)
 			s.live = true
-			for _, x := range items {
-				switch {
-				case x.story != nil:
-					err = s.Story(model.Wire(x.story, 4*time.Millisecond), 4*time.Millisecond, "amd64")
-				case x.event != nil:
-					err = s.Event(*x.event)
-				case x.loss:
-					err = s.Lose(x.at-50*time.Millisecond, x.at, 3)
-				default:
-					err = s.Tick(x.at)
-				}
-				if err != nil {
-					t.Fatal(err)
-				}
-			}
-			if err := s.Finish(); err != nil {
-				t.Fatal(err)
-			}
+			play(t, s, items)
 			return out.String(), rec.String()
 		}
 		sorted := func(s string) []string { l := strings.Split(s, "\n"); slices.Sort(l); return l }

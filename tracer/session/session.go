@@ -305,9 +305,10 @@ func (s *Session) longStory(raw []byte, jiffy time.Duration, arch string) bool {
 	}
 	at := s.decoded.Told
 	late := at < s.join.Now()
-	s.join.AddStory(at, s.decoded.Events(nil))
+	events := s.decoded.Events(nil)
+	s.join.AddStory(at, events)
 	if s.ledger != nil {
-		s.ledger.story(&s.decoded, record.AppendStory(nil, raw, jiffy), s.join.Arrived(), late)
+		s.ledger.story(&s.decoded, events[0], record.AppendStory(nil, raw, jiffy), s.join.Arrived(), late)
 	}
 	return true
 }
