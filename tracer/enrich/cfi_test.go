@@ -83,7 +83,7 @@ func TestCFIAgreesWithReadelf(t *testing.T) {
 	if runtime.GOARCH != "amd64" {
 		t.Skip("readelf's names of registers are those of amd64 here")
 	}
-	program := build(t, "c-debug", "gcc", "-O0", "-g", "-fno-omit-frame-pointer", "testdata/chelper/helper.c", "-ldl")
+	program := buildC(t, "debug")
 	out, err := exec.Command("ldd", program).Output()
 	if err != nil {
 		t.Fatal(err)

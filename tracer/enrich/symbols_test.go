@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -187,25 +188,40 @@ func one(s *Symbols, pid uint32, address uint64) []Frame {
 	return s.Resolve(pid, []uint64{0, address})
 }
 
+// cFlags are how the C helper is built, by name.
+var cFlags = map[string][]string{
+	"debug":            {"-O0", "-g", "-fno-omit-frame-pointer"},
+	"debug-optimised":  {"-O2", "-g", "-ffunction-sections"},
+	"dwarf4-no-pie":    {"-O2", "-gdwarf-4", "-no-pie"},
+	"compressed":       {"-O2", "-g", "-gz=zlib"},
+	"symbols":          {"-O2"},
+	"stripped":         {"-O2", "-s"},
+	"stripped-exports": {"-O2", "-s", "-rdynamic"},
+	"separate":         {"-O2", "-g", "-Wl,--build-id"}, // for debug information in a file of its own
+}
+
+func buildC(t testing.TB, name string) string {
+	t.Helper()
+	return build(t, "c-"+name, "gcc", append(slices.Clone(cFlags[name]), "testdata/chelper/helper.c", "-ldl")...)
+}
+
 func TestCStack(t *testing.T) {
-	const source = "testdata/chelper/helper.c"
 	s := symbolsOf(t)
 	for _, b := range []struct {
 		name     string
-		args     []string
 		function bool // every function of the program is named
 		line     bool
 	}{
-		{"debug", []string{"-O0", "-g", "-fno-omit-frame-pointer"}, true, true},
-		{"debug-optimised", []string{"-O2", "-g", "-ffunction-sections"}, true, true},
-		{"dwarf4-no-pie", []string{"-O2", "-gdwarf-4", "-no-pie"}, true, true},
-		{"compressed", []string{"-O2", "-g", "-gz=zlib"}, true, true},
-		{"symbols", []string{"-O2"}, true, false},
-		{"stripped", []string{"-O2", "-s"}, false, false},
-		{"stripped-exports", []string{"-O2", "-s", "-rdynamic"}, true, false},
+		{"debug", true, true},
+		{"debug-optimised", true, true},
+		{"dwarf4-no-pie", true, true},
+		{"compressed", true, true},
+		{"symbols", true, false},
+		{"stripped", false, false},
+		{"stripped-exports", true, false},
 	} {
 		t.Run(b.name, func(t *testing.T) {
-			program := build(t, "c-"+b.name, "gcc", append(b.args, source, "-ldl")...)
+			program := buildC(t, b.name)
 			h := start(t, program)
 			for _, p := range places(t, h) {
 				got := one(s, h.pid, p.address)
@@ -269,10 +285,7 @@ func TestCStack(t *testing.T) {
 // nm and addr2line take the offset that is shown.
 func TestOffsetIsTheFilesOwn(t *testing.T) {
 	for _, name := range []string{"debug-optimised", "dwarf4-no-pie"} {
-		program := filepath.Join(programs, "c-"+name)
-		if _, err := os.Stat(program); err != nil {
-			t.Skip("TestCStack built nothing")
-		}
+		program := buildC(t, name)
 		h := start(t, program)
 		f, err := elf.Open(program)
 		if err != nil {
@@ -321,7 +334,7 @@ func TestCPlusPlusNames(t *testing.T) {
 
 // The program's file may be gone, or be another one by now.
 func TestDeletedFile(t *testing.T) {
-	program := build(t, "c-debug", "gcc", "-O0", "-g", "-fno-omit-frame-pointer", "testdata/chelper/helper.c", "-ldl")
+	program := buildC(t, "debug")
 	b, err := os.ReadFile(program)
 	if err != nil {
 		t.Fatal(err)
@@ -345,7 +358,7 @@ func TestDeletedFile(t *testing.T) {
 }
 
 func TestStackOfTheDead(t *testing.T) {
-	program := build(t, "c-debug", "gcc", "-O0", "-g", "-fno-omit-frame-pointer", "testdata/chelper/helper.c", "-ldl")
+	program := buildC(t, "debug")
 	h := start(t, program)
 	p := places(t, h)[0]
 	s := symbolsOf(t)
@@ -385,7 +398,7 @@ func openFiles(t *testing.T) int {
 }
 
 func TestModulesAreBounded(t *testing.T) {
-	program := build(t, "c-debug", "gcc", "-O0", "-g", "-fno-omit-frame-pointer", "testdata/chelper/helper.c", "-ldl")
+	program := buildC(t, "debug")
 	before := openFiles(t)
 	h := start(t, program)
 	s := limitedSymbols(t, 1, usual)
@@ -423,7 +436,7 @@ func TestModulesAreBounded(t *testing.T) {
 }
 
 func TestConcurrentUse(t *testing.T) {
-	program := build(t, "c-debug", "gcc", "-O0", "-g", "-fno-omit-frame-pointer", "testdata/chelper/helper.c", "-ldl")
+	program := buildC(t, "debug")
 	s := limitedSymbols(t, 2, usual)
 	var group sync.WaitGroup
 	for range 3 {
@@ -454,7 +467,7 @@ func TestSeparateDebugFile(t *testing.T) {
 			t.Skipf("no %s on this machine", tool)
 		}
 	}
-	program := build(t, "c-separate", "gcc", "-O2", "-g", "-Wl,--build-id", "testdata/chelper/helper.c", "-ldl")
+	program := buildC(t, "separate")
 	f, err := elf.Open(program)
 	if err != nil {
 		t.Fatal(err)
@@ -494,7 +507,7 @@ func TestSeparateDebugFile(t *testing.T) {
 func TestMalformedFiles(t *testing.T) {
 	var inputs [][]byte
 	for _, name := range []string{build(t, "go-pie-stripped", "go", "-buildmode=pie", "-ldflags=-s -w"),
-		build(t, "c-debug", "gcc", "-O0", "-g", "-fno-omit-frame-pointer", "testdata/chelper/helper.c", "-ldl")} {
+		buildC(t, "debug")} {
 		b, err := os.ReadFile(name)
 		if err != nil {
 			t.Fatal(err)
@@ -556,7 +569,7 @@ func BenchmarkFirstResolve(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			program := build(b, "go-exe", "go")
 			if name == "c-debug" {
-				program = build(b, "c-debug", "gcc", "-O0", "-g", "-fno-omit-frame-pointer", "testdata/chelper/helper.c", "-ldl")
+				program = buildC(b, "debug")
 			}
 			h := start(b, program)
 			address := hexNumber(b, strings.Fields(h.with("address")[0])[0])
