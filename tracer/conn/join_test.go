@@ -287,20 +287,27 @@ func TestSeed(t *testing.T) {
 	}
 }
 
+// halfClosed is a connection of which a has closed, with FIN_WAIT2 at 3 ms, and b has
+// not.
+func halfClosed(all *[]event.Event) (a, b *sock) {
+	a = &sock{1, 1, client, server, event.Close, 3, all}
+	b = &sock{2, 2, server, client, event.Listen, 4, all}
+	a.to(ms, event.SynSent)
+	b.to(ms, event.SynRecv)
+	b.to(ms, event.Established)
+	a.to(ms, event.Established)
+	a.to(2*ms, event.FinWait1)
+	b.to(2*ms, event.CloseWait)
+	a.to(3*ms, event.FinWait2)
+	return a, b
+}
+
 // TestMiniUnseen: where tcp_time_wait was not seen, an end that left FIN_WAIT2 for
 // CLOSE is a mini-socket that waits for the peer's FIN, and not complete before.
 func TestMiniUnseen(t *testing.T) {
 	for _, seen := range []bool{true, false} {
 		var all []event.Event
-		a := &sock{1, 1, client, server, event.Close, 3, &all}
-		b := &sock{2, 2, server, client, event.Listen, 4, &all}
-		a.to(ms, event.SynSent)
-		b.to(ms, event.SynRecv)
-		b.to(ms, event.Established)
-		a.to(ms, event.Established)
-		a.to(2*ms, event.FinWait1)
-		b.to(2*ms, event.CloseWait)
-		a.to(3*ms, event.FinWait2)
+		a, b := halfClosed(&all)
 		if seen {
 			a.event(3*ms, event.Event{Hook: event.HookTimeWait, Arg: int32(event.FinWait2)})
 		}
@@ -334,15 +341,7 @@ func TestMiniUnseen(t *testing.T) {
 // after the peer's own end is complete.
 func TestMiniAborted(t *testing.T) {
 	var all []event.Event
-	a := &sock{1, 1, client, server, event.Close, 3, &all}
-	b := &sock{2, 2, server, client, event.Listen, 4, &all}
-	a.to(ms, event.SynSent)
-	b.to(ms, event.SynRecv)
-	b.to(ms, event.Established)
-	a.to(ms, event.Established)
-	a.to(2*ms, event.FinWait1)
-	b.to(2*ms, event.CloseWait)
-	a.to(3*ms, event.FinWait2)
+	a, b := halfClosed(&all)
 	a.event(3*ms, event.Event{Hook: event.HookTimeWait, Arg: int32(event.FinWait2)})
 	// The mini-socket is made before its socket goes to CLOSE.
 	sock, gen := a.sock, a.gen
