@@ -16,17 +16,8 @@ type Brief interface {
 	// Brief writes what End would. What it gets is not kept.
 	Brief(*conn.Connection, *verdict.Verdict) error
 	// Detail is how much it shows.
-	Detail() Detail
+	Detail() verdict.Detail
 }
-
-// Detail is how much of an ending a sink shows.
-type Detail uint8
-
-const (
-	DetailRow     Detail = iota // who, how, when, and how much
-	DetailVerdict               // all of the verdict but the evidence
-	DetailEvents                // the events, too
-)
 
 // Brief implements Brief. Most endings are plain, so their rows are made without
 // memory of their own; a test holds them against those of End.
@@ -47,7 +38,7 @@ func (s *TableSink) Brief(c *conn.Connection, v *verdict.Verdict) error {
 var closeText = actText(verdict.ActClose, 0)
 
 // Detail implements Brief.
-func (s *TableSink) Detail() Detail { return DetailRow }
+func (s *TableSink) Detail() verdict.Detail { return verdict.DetailRow }
 
 // brief makes a row; false: a cell is too wide, or not in ASCII, or not known.
 func (s *TableSink) brief(line []byte, c *conn.Connection, v *verdict.Verdict) ([]byte, bool) {

@@ -23,11 +23,11 @@ func (s *JSONSink) Brief(c *conn.Connection, v *verdict.Verdict) error {
 }
 
 // Detail implements Brief.
-func (s *JSONSink) Detail() Detail {
+func (s *JSONSink) Detail() verdict.Detail {
 	if s.noEvents {
-		return DetailVerdict
+		return verdict.DetailVerdict
 	}
-	return DetailEvents
+	return verdict.DetailEvents
 }
 
 // jsonWriter writes a Record as encoding/json does.

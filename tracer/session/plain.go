@@ -9,7 +9,6 @@ import (
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/event"
-	"github.com/tcpbye/tcpbye/tracer/report"
 	"github.com/tcpbye/tcpbye/tracer/story"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
@@ -277,7 +276,7 @@ func (p *plain) meets(e *event.Event) {
 		p.moved = max(p.moved, e.Time)
 		p.longIf(func(*resting) bool { return true })
 	case event.HookExit, event.HookExec:
-		if p.s.cfg.Detail < report.DetailEvents && !(p.hands && e.Hook == event.HookExec) {
+		if p.s.cfg.Detail < verdict.DetailEvents && !(p.hands && e.Hook == event.HookExec) {
 			return // no verdict of a shape depends on it, but who acted may
 		}
 		p.exits.add(e.PID, e.Time)
@@ -444,7 +443,7 @@ func (p *plain) tell(r *resting) error {
 			p.long(r)
 			return nil
 		}
-		if p.s.cfg.Detail > report.DetailRow {
+		if p.s.cfg.Detail > verdict.DetailRow {
 			p.whole(a, r, nil, nil)
 		}
 		return p.s.offerPlain(a, nil)
@@ -456,7 +455,7 @@ func (p *plain) tell(r *resting) error {
 		p.long(r)
 		return nil
 	}
-	if p.s.cfg.Detail > report.DetailRow {
+	if p.s.cfg.Detail > verdict.DetailRow {
 		p.whole(a, r, b, r.mate)
 	}
 	if a.conn.Ended < b.conn.Ended || a.conn.Ended == b.conn.Ended && a.conn.First < b.conn.First {
@@ -515,7 +514,7 @@ func (p *plain) join(a, b *scratch) {
 // process is who took a step.
 func (p *plain) process(to *conn.Process, t story.RawTask, at time.Duration) {
 	*to = conn.Process{PID: t.PID(), TID: t.TID(), Comm: p.name(t.Comm()), UID: t.UID(), Cgroup: t.Cgroup()}
-	if p.hands || p.s.cfg.Detail > report.DetailRow {
+	if p.hands || p.s.cfg.Detail > verdict.DetailRow {
 		p.s.people.complete(to, at)
 	}
 }
@@ -591,7 +590,7 @@ func (p *plain) whole(a *scratch, ra *resting, b *scratch, rb *resting) {
 			x.remote.At, x.remote.Actor = ro.fin, &other.closer
 		}
 		v.LocalFin, v.PeerFin = &x.local, &x.remote
-		if p.s.cfg.Detail == report.DetailEvents {
+		if p.s.cfg.Detail == verdict.DetailEvents {
 			if err := p.decoded.Decode(r.raw[:], p.jiffy, p.arch); err == nil { // it was read
 				x.events = p.decoded.Events(x.events[:0])
 			}

@@ -14,7 +14,6 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/filter"
 	"github.com/tcpbye/tcpbye/tracer/record"
-	"github.com/tcpbye/tcpbye/tracer/report"
 	"github.com/tcpbye/tcpbye/tracer/snapshot"
 	"github.com/tcpbye/tcpbye/tracer/story"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
@@ -62,7 +61,7 @@ type Config struct {
 	// events, sentence, evidence, ages, IDs. Keep gets the same of it.
 	Plain func(*conn.Connection, *verdict.Verdict) error
 	// Detail is how much it gets.
-	Detail report.Detail
+	Detail verdict.Detail
 	// Time, if not nil, is told the run's own time (CLOCK_MONOTONIC) before each
 	// ending, and when there was none for a while: nothing that is shown later
 	// was complete before it. A replay comes by the same times for its endings.

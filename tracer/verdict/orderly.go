@@ -9,6 +9,15 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
+// Detail is how much of a plain ending somebody asks for.
+type Detail uint8
+
+const (
+	DetailRow     Detail = iota // who, how, when, and how much
+	DetailVerdict               // all of the verdict but the evidence
+	DetailEvents                // the events, too
+)
+
 // Orderly is an orderly close by close(2), of which everything was acknowledged.
 // Its sentence is that of the judge, for whoever has no events to give him.
 type Orderly struct {
