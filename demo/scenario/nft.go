@@ -14,112 +14,48 @@ const (
 	rejectICMP     = 2 // the version-independent form; the code is "port unreachable"
 )
 
+// nftTable is the table of every rule here.
+const nftTable = "tcpbye"
+
+// Numbers of nf_tables (linux/netfilter/nf_tables.h, linux/netfilter.h).
+const (
+	hookLocalIn, hookLocalOut = 1, 3
+
+	reg1, reg2 = 1, 2
+
+	metaLength, metaNFProto, metaL4Proto = 0, 15, 16
+
+	networkHeader, transportHeader = 1, 2
+)
+
 // rejectPort installs, in the calling thread's namespace, what
 // `nft add rule inet tcpbye input tcp dport PORT reject with …` does. The rule is
 // for IPv4 and IPv6.
 func rejectPort(port uint16, how uint32) error {
-	const (
-		newTable, newChain, newRule = 0, 3, 6
-		localIn                     = 1
-		metaL4Proto                 = 16
-		transportHeader             = 2
-		reg1                        = 1
-		icmpxPortUnreach            = 1
-	)
-	expr := func(name string, data ...[]byte) []byte {
-		return nlNest(1, nlString(1, name), nlNest(2, data...))
-	}
-	equal := func(value ...byte) []byte {
-		return expr("cmp", nlUint32(1, reg1), nlUint32(2, 0), nlNest(3, nlAttr(1, value)))
-	}
+	const icmpxPortUnreach = 1
 	reject := [][]byte{nlUint32(1, how)}
 	if how == rejectICMP {
 		reject = append(reject, nlAttr(2, []byte{icmpxPortUnreach}))
 	}
-	return nftBatch(
-		nftMessage{newTable, [][]byte{nlString(1, "tcpbye")}},
-		nftMessage{newChain, [][]byte{
-			nlString(1, "tcpbye"), nlString(3, "input"),
-			nlNest(4, nlUint32(1, localIn), nlUint32(2, 0)), nlString(7, "filter"),
-		}},
-		nftMessage{newRule, [][]byte{
-			nlString(1, "tcpbye"), nlString(2, "input"),
-			nlNest(4,
-				expr("meta", nlUint32(1, reg1), nlUint32(2, metaL4Proto)),
-				equal(unix.IPPROTO_TCP),
-				expr("payload", nlUint32(1, reg1), nlUint32(2, transportHeader), nlUint32(3, 2), nlUint32(4, 2)),
-				equal(byte(port>>8), byte(port)),
-				expr("reject", reject...),
-			),
-		}},
-	)
+	return filterRule(hookLocalIn, append(toPort(port), nftExpr("reject", reject...))...)
 }
 
 // dropOutput installs, in the calling thread's namespace, what
 // `nft add rule inet tcpbye output tcp dport PORT drop` does.
 func dropOutput(port uint16) error {
-	const (
-		newTable, newChain, newRule = 0, 3, 6
-		localOut                    = 3
-		metaL4Proto                 = 16
-		transportHeader             = 2
-		reg1                        = 1
-	)
-	expr := func(name string, data ...[]byte) []byte {
-		return nlNest(1, nlString(1, name), nlNest(2, data...))
-	}
-	equal := func(value ...byte) []byte {
-		return expr("cmp", nlUint32(1, reg1), nlUint32(2, 0), nlNest(3, nlAttr(1, value)))
-	}
-	return nftBatch(
-		nftMessage{newTable, [][]byte{nlString(1, "tcpbye")}},
-		nftMessage{newChain, [][]byte{
-			nlString(1, "tcpbye"), nlString(3, "output"),
-			nlNest(4, nlUint32(1, localOut), nlUint32(2, 0)), nlString(7, "filter"),
-		}},
-		nftMessage{newRule, [][]byte{
-			nlString(1, "tcpbye"), nlString(2, "output"),
-			nlNest(4,
-				expr("meta", nlUint32(1, reg1), nlUint32(2, metaL4Proto)),
-				equal(unix.IPPROTO_TCP),
-				expr("payload", nlUint32(1, reg1), nlUint32(2, transportHeader), nlUint32(3, 2), nlUint32(4, 2)),
-				equal(byte(port>>8), byte(port)),
-				// The verdict register gets NF_DROP.
-				expr("immediate", nlUint32(1, 0), nlNest(2, nlNest(2, nlUint32(1, 0)))),
-			),
-		}},
-	)
+	return filterRule(hookLocalOut, append(toPort(port), nftDrop())...)
 }
 
 // dropLarge installs, in the calling thread's namespace, what
 // `nft add rule inet tcpbye input meta length > BYTES drop` does.
 func dropLarge(bytes uint32) error {
-	const (
-		newTable, newChain, newRule = 0, 3, 6
-		localIn                     = 1
-		metaLength                  = 0
-		reg1                        = 1
-		greater                     = 4
-	)
-	expr := func(name string, data ...[]byte) []byte {
-		return nlNest(1, nlString(1, name), nlNest(2, data...))
-	}
-	return nftBatch(
-		nftMessage{newTable, [][]byte{nlString(1, "tcpbye")}},
-		nftMessage{newChain, [][]byte{
-			nlString(1, "tcpbye"), nlString(3, "input"),
-			nlNest(4, nlUint32(1, localIn), nlUint32(2, 0)), nlString(7, "filter"),
-		}},
-		nftMessage{newRule, [][]byte{
-			nlString(1, "tcpbye"), nlString(2, "input"),
-			nlNest(4,
-				expr("meta", nlUint32(1, reg1), nlUint32(2, metaLength)),
-				// What is read is in host byte order, and compared byte by byte.
-				expr("byteorder", nlUint32(1, reg1), nlUint32(2, reg1), nlUint32(3, 1), nlUint32(4, 4), nlUint32(5, 4)),
-				expr("cmp", nlUint32(1, reg1), nlUint32(2, greater), nlNest(3, nlUint32(1, bytes))),
-				expr("immediate", nlUint32(1, 0), nlNest(2, nlNest(2, nlUint32(1, 0)))),
-			),
-		}},
+	const greater = 4
+	return filterRule(hookLocalIn,
+		nftMeta(metaLength),
+		// What is read is in host byte order, and compared byte by byte.
+		nftExpr("byteorder", nlUint32(1, reg1), nlUint32(2, reg1), nlUint32(3, 1), nlUint32(4, 4), nlUint32(5, 4)),
+		nftExpr("cmp", nlUint32(1, reg1), nlUint32(2, greater), nlNest(3, nlUint32(1, bytes))),
+		nftDrop(),
 	)
 }
 
@@ -128,45 +64,77 @@ func dropLarge(bytes uint32) error {
 // chain of the type nat.
 func translateOutput(from, to netip.AddrPort) error {
 	const (
-		newTable, newChain, newRule    = 0, 3, 6
-		localOut                       = 3
-		metaNFProto, metaL4Proto       = 15, 16
-		networkHeader, transportHeader = 1, 2
-		reg1, reg2                     = 1, 2
-		dnat                           = 1
+		dnat        = 1
+		priorityDST = -100 // NF_IP_PRI_NAT_DST
 	)
-	expr := func(name string, data ...[]byte) []byte {
-		return nlNest(1, nlString(1, name), nlNest(2, data...))
-	}
-	equal := func(value ...byte) []byte {
-		return expr("cmp", nlUint32(1, reg1), nlUint32(2, 0), nlNest(3, nlAttr(1, value)))
-	}
 	load := func(reg uint32, value []byte) []byte {
-		return expr("immediate", nlUint32(1, reg), nlNest(2, nlAttr(1, value)))
+		return nftExpr("immediate", nlUint32(1, reg), nlNest(2, nlAttr(1, value)))
 	}
-	port := func(a netip.AddrPort) []byte { return binary.BigEndian.AppendUint16(nil, a.Port()) }
+	rule := [][]byte{
+		nftMeta(metaNFProto),
+		nftEqual(unix.NFPROTO_IPV4),
+		nftPayload(networkHeader, 16, 4),
+		nftEqual(from.Addr().AsSlice()...),
+	}
+	rule = append(rule, toPort(from.Port())...)
+	rule = append(rule,
+		load(reg1, to.Addr().AsSlice()),
+		load(reg2, binary.BigEndian.AppendUint16(nil, to.Port())),
+		nftExpr("nat", nlUint32(1, dnat), nlUint32(2, unix.NFPROTO_IPV4), nlUint32(3, reg1), nlUint32(5, reg2)),
+	)
+	return nftRule("nat", hookLocalOut, priorityDST, rule...)
+}
+
+// toPort matches what goes to a TCP port.
+func toPort(port uint16) [][]byte {
+	return [][]byte{
+		nftMeta(metaL4Proto),
+		nftEqual(unix.IPPROTO_TCP),
+		nftPayload(transportHeader, 2, 2),
+		nftEqual(byte(port>>8), byte(port)),
+	}
+}
+
+// nftExpr is an expression of a rule.
+func nftExpr(name string, data ...[]byte) []byte {
+	return nlNest(1, nlString(1, name), nlNest(2, data...))
+}
+
+// nftMeta and nftPayload read into the first register; nftEqual goes on where it
+// holds the value.
+
+func nftMeta(key uint32) []byte { return nftExpr("meta", nlUint32(1, reg1), nlUint32(2, key)) }
+
+func nftPayload(header, offset, bytes uint32) []byte {
+	return nftExpr("payload", nlUint32(1, reg1), nlUint32(2, header), nlUint32(3, offset), nlUint32(4, bytes))
+}
+
+func nftEqual(value ...byte) []byte {
+	return nftExpr("cmp", nlUint32(1, reg1), nlUint32(2, 0), nlNest(3, nlAttr(1, value)))
+}
+
+// nftDrop gives the verdict register NF_DROP.
+func nftDrop() []byte {
+	return nftExpr("immediate", nlUint32(1, 0), nlNest(2, nlNest(2, nlUint32(1, 0))))
+}
+
+// filterRule installs a rule that lets through or not.
+func filterRule(hook uint32, rule ...[]byte) error { return nftRule("filter", hook, 0, rule...) }
+
+// nftRule installs a rule in the hook's chain.
+func nftRule(kind string, hook uint32, priority int32, rule ...[]byte) error {
+	const newTable, newChain, newRule = 0, 3, 6
+	chain := "input"
+	if hook == hookLocalOut {
+		chain = "output"
+	}
 	return nftBatch(
-		nftMessage{newTable, [][]byte{nlString(1, "tcpbye")}},
+		nftMessage{newTable, [][]byte{nlString(1, nftTable)}},
 		nftMessage{newChain, [][]byte{
-			nlString(1, "tcpbye"), nlString(3, "output"),
-			nlNest(4, nlUint32(1, localOut), nlUint32(2, ^uint32(99))), nlString(7, "nat"), // priority -100
+			nlString(1, nftTable), nlString(3, chain),
+			nlNest(4, nlUint32(1, hook), nlUint32(2, uint32(priority))), nlString(7, kind),
 		}},
-		nftMessage{newRule, [][]byte{
-			nlString(1, "tcpbye"), nlString(2, "output"),
-			nlNest(4,
-				expr("meta", nlUint32(1, reg1), nlUint32(2, metaNFProto)),
-				equal(unix.NFPROTO_IPV4),
-				expr("meta", nlUint32(1, reg1), nlUint32(2, metaL4Proto)),
-				equal(unix.IPPROTO_TCP),
-				expr("payload", nlUint32(1, reg1), nlUint32(2, networkHeader), nlUint32(3, 16), nlUint32(4, 4)),
-				equal(from.Addr().AsSlice()...),
-				expr("payload", nlUint32(1, reg1), nlUint32(2, transportHeader), nlUint32(3, 2), nlUint32(4, 2)),
-				equal(port(from)...),
-				load(reg1, to.Addr().AsSlice()),
-				load(reg2, port(to)),
-				expr("nat", nlUint32(1, dnat), nlUint32(2, unix.NFPROTO_IPV4), nlUint32(3, reg1), nlUint32(5, reg2)),
-			),
-		}},
+		nftMessage{newRule, [][]byte{nlString(1, nftTable), nlString(2, chain), nlNest(4, rule...)}},
 	)
 }
 
@@ -185,7 +153,7 @@ func probeNAT() error {
 // rejectNothing takes the table away again.
 func rejectNothing() error {
 	const delTable = 2
-	return nftBatch(nftMessage{delTable, [][]byte{nlString(1, "tcpbye")}})
+	return nftBatch(nftMessage{delTable, [][]byte{nlString(1, nftTable)}})
 }
 
 type nftMessage struct {

@@ -179,11 +179,9 @@ func (h *hall) wait(until time.Duration) {
 
 // story lists the events of a run, once the last of them must have come.
 func (h *hall) story(o *scenario.Outcome) []event.Event {
+	h.wait(o.Until)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for h.settled <= o.Until {
-		h.moved.Wait()
-	}
 	var during []event.Event
 	for _, e := range h.events {
 		if e.Time >= o.Since && e.Time <= o.Until {
