@@ -32,6 +32,9 @@ type Options struct {
 	// later event can add to that of its peer, which the judge looks at, too.
 	// nil: Advance and Flush return them, which is as good with Hold.
 	Done func(*Connection)
+	// Reuse says that Done keeps no connection's events once it has been told of both
+	// of its ends.
+	Reuse bool
 	// Placed is told, for each event that Add took, in the order of their times, of
 	// which connections it became part (some may be named twice, and some are
 	// listeners); nil: nobody is told. order is what Arrived was after its Add.
@@ -134,6 +137,9 @@ type Joiner struct {
 	byOwner  map[uint32][]*entry // by the PID of their owner
 	bySeq    map[isnKey][]*entry // by the initial sequence numbers
 	byThread map[uint32]*entry   // whose send(2) failed last in a thread, with SIGPIPE
+	names    map[event.Comm]string
+	coming   int // so many events of a connection are at hand
+	pages    pages
 	graves   graves
 	moment   []*arrival // placed with the time of the last one
 	// losses is how often something was lost, or came too late. A connection
@@ -149,7 +155,8 @@ type Joiner struct {
 
 // New makes a Joiner.
 func New(opts Options) *Joiner {
-	return &Joiner{
+	opts.Reuse = opts.Reuse && opts.Done != nil
+	j := &Joiner{
 		opts:   opts.withDefaults(),
 		bySock: map[uint64]*entry{},
 		byEnds: map[ends][]*entry{},
@@ -159,7 +166,10 @@ func New(opts Options) *Joiner {
 		byOwner:  map[uint32][]*entry{},
 		byThread: map[uint32]*entry{},
 		bySeq:    map[isnKey][]*entry{},
+		names:    map[event.Comm]string{},
 	}
+	j.waiting.pages = &j.pages
+	return j
 }
 
 // Late counts events that came so late that order could not be kept.
@@ -296,7 +306,12 @@ func (j *Joiner) settle(until time.Duration) {
 			j.place(&a.Event)
 		}
 		j.tell(a.order)
+		var last *entry // a story touches its connection with each of its steps
 		for _, c := range j.touched {
+			if c == last {
+				continue
+			}
+			last = c
 			j.schedule(c)
 			if c.peer != nil {
 				j.schedule(c.peer)
@@ -368,6 +383,7 @@ func (j *Joiner) finish(c *entry) {
 	} else if j.opts.Gone != nil {
 		j.opts.Gone(c.Connection)
 	}
+	j.reuse(c)
 	if j.judged > 64 && j.judged > len(j.open)/2 {
 		j.open = slices.DeleteFunc(j.open, func(c *entry) bool { return c.judged })
 		j.judged = 0
@@ -378,7 +394,7 @@ func (j *Joiner) finish(c *entry) {
 // and all that was seen is how its socket was let go of.
 func (c *entry) over() bool {
 	return !c.Lossy && c.Open == OpenUnknown && c.Before == 0 && c.Ended == 0 && len(c.Events) > 0 &&
-		!slices.ContainsFunc(c.Events, func(e event.Event) bool { return e.Hook == event.HookSetState || e.State != event.Close })
+		!event.Any(c.Events, func(e *event.Event) bool { return e.Hook == event.HookSetState || e.State != event.Close })
 }
 
 // spare says whether a socket was never an end: when the last two segments of a
@@ -415,7 +431,7 @@ func (j *Joiner) yield(c *entry) {
 // unmade says whether all that is known of a socket is that a listener made it and
 // that it was closed before the handshake was over.
 func (c *entry) unmade() bool {
-	return c.Open == OpenPassive && c.Established == 0 && c.Ended != 0 && !slices.ContainsFunc(c.Events, func(e event.Event) bool {
+	return c.Open == OpenPassive && c.Established == 0 && c.Ended != 0 && !event.Any(c.Events, func(e *event.Event) bool {
 		return e.Hook != event.HookSetState && e.Hook != event.HookDestroy || e.ByProcess()
 	})
 }
@@ -537,7 +553,9 @@ func (j *Joiner) forget(c *entry) {
 	j.disown(c)
 	j.unfileISN(c)
 	list := j.byEnds[c.tuple]
-	if i := slices.Index(list, c); i >= 0 {
+	if i := slices.Index(list, c); i >= 0 && len(list) == 1 {
+		list = nil
+	} else if i >= 0 {
 		list = slices.Delete(slices.Clone(list), i, i+1)
 	}
 	if len(list) == 0 {
@@ -846,7 +864,7 @@ func (j *Joiner) replace(old *entry, e *event.Event) {
 	// After tcp_disconnect, or a connect(2) that failed, a process connects the
 	// same socket again, or listens with it. Whatever was closed, or is a child now, was freed.
 	again := e.Hook == event.HookSetState && e.State == event.Close && (e.ToState == event.SynSent || e.ToState == event.Listen) && old.Ended != 0 &&
-		!slices.ContainsFunc(old.Events, func(x event.Event) bool {
+		!event.Any(old.Events, func(x *event.Event) bool {
 			return x.Hook == event.HookClose || x.Has&event.HasSocket != 0 && x.SkFlags&event.SockDead != 0
 		})
 	if again {
@@ -872,8 +890,8 @@ func (c *entry) another(e *event.Event) bool {
 
 // append gives a connection an event of its own.
 func (j *Joiner) append(c *entry, e *event.Event) {
-	if n := len(c.Events); n == cap(c.Events) {
-		c.Events = slices.Grow(c.Events, max(4, 2*n)) // an event is large: copy it seldom
+	if len(c.Events) == cap(c.Events) {
+		j.grow(c)
 	}
 	c.Events = append(c.Events, *e)
 	c.Last = e.Time
@@ -897,7 +915,7 @@ func (j *Joiner) hand(c *entry, e *event.Event) {
 	}
 	for i := len(c.Hands) - 1; i >= 0; i-- {
 		if h := &c.Hands[i]; h.PID == e.PID {
-			if h.Comm == e.Comm.String() || h.TID != e.TID {
+			if e.Comm.Is(h.Comm) || h.TID != e.TID {
 				return
 			}
 			break // it has executed another program
@@ -971,11 +989,27 @@ func (j *Joiner) actor(e *event.Event) *Process {
 
 // process is the task on the CPU.
 func (j *Joiner) process(e *event.Event) *Process {
-	who := &Process{PID: e.PID, TID: e.TID, Comm: e.Comm.String(), UID: e.UID, Cgroup: e.Cgroup}
+	who := &Process{PID: e.PID, TID: e.TID, Comm: j.name(e.Comm), UID: e.UID, Cgroup: e.Cgroup}
 	if j.opts.Who != nil {
 		j.opts.Who(who, e.Time)
 	}
 	return who
+}
+
+// maxNames is how many names are kept as they print: a machine runs few programs.
+const maxNames = 4096
+
+// name is a task's name as it prints.
+func (j *Joiner) name(c event.Comm) string {
+	s, ok := j.names[c]
+	if !ok {
+		if len(j.names) >= maxNames {
+			clear(j.names)
+		}
+		s = c.String()
+		j.names[c] = s
+	}
+	return s
 }
 
 func (j *Joiner) state(c *entry, e *event.Event) {

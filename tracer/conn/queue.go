@@ -25,6 +25,7 @@ type queue struct {
 	items []*arrival // from head on
 	head  int
 	free  []*arrival
+	pages *pages
 }
 
 func (q *queue) len() int { return len(q.items) - q.head }
@@ -78,6 +79,9 @@ func (q *queue) take() *arrival {
 const maxFree = 4096
 
 func (q *queue) give(a *arrival) {
+	if a.story != nil {
+		q.pages.give(a.story)
+	}
 	if len(q.free) < maxFree {
 		*a = arrival{}
 		q.free = append(q.free, a)

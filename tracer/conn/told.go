@@ -8,9 +8,12 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
+// Room is a place for the events of a story: whoever fills it gives it to AddStory.
+func (j *Joiner) Room() []event.Event { return j.pages.take(largePage) }
+
 // AddStory takes what the kernel half kept of a socket until now, in the order of
 // its times. It has its place among the other events by when it was told; what it
-// tells is older.
+// tells is older. The events are the Joiner's from then on.
 func (j *Joiner) AddStory(told time.Duration, events []event.Event) {
 	if len(events) == 0 {
 		return
@@ -29,9 +32,11 @@ func (j *Joiner) AddStory(told time.Duration, events []event.Event) {
 // placeStory places a story's events, and what happened to its connection while
 // nobody knew of it.
 func (j *Joiner) placeStory(a *arrival) {
+	j.coming = min(len(a.story)+4, largePage) // and what is told step by step
 	for i := range a.story {
 		j.place(&a.story[i])
 	}
+	j.coming = 0
 	c := j.bySock[a.Sock]
 	if c == nil || c.Gen != a.Conn {
 		// A final story has taken its socket's address out.
@@ -110,17 +115,27 @@ const maxPassed = 1024
 func (p *passed) add(e *event.Event) {
 	if len(p.events) < maxPassed {
 		p.events = append(p.events, *e)
-		return
+	} else {
+		p.events[p.next] = *e
+		p.next = (p.next + 1) % maxPassed
 	}
-	p.events[p.next] = *e
-	p.next = (p.next + 1) % maxPassed
+	// One that came late goes before those that are younger.
+	for i := len(p.events) - 1; i > 0 && p.at(i).Time < p.at(i-1).Time; i-- {
+		*p.at(i), *p.at(i - 1) = *p.at(i - 1), *p.at(i)
+	}
 }
+
+// at is the event at a place in the order of their times.
+func (p *passed) at(i int) *event.Event { return &p.events[(p.next+i)%len(p.events)] }
 
 // visit visits those of a time, in their order.
 func (p *passed) visit(from, to time.Duration, visit func(*event.Event)) {
-	n := len(p.events)
-	for i := range n {
-		if e := &p.events[(p.next+i)%n]; e.Time >= from && e.Time <= to {
+	first := len(p.events)
+	for first > 0 && p.at(first-1).Time >= from {
+		first--
+	}
+	for i := first; i < len(p.events); i++ {
+		if e := p.at(i); e.Time <= to {
 			visit(e)
 		}
 	}

@@ -31,6 +31,12 @@ func (c Comm) String() string {
 	return string(c[:])
 }
 
+// Is says whether that is how the name prints.
+func (c *Comm) Is(name string) bool {
+	n := len(name)
+	return n <= len(c) && string(c[:n]) == name && (n == len(c) || c[n] == 0)
+}
+
 // CommOf makes a Comm of a name, cut to what the kernel keeps.
 func CommOf(name string) (c Comm) {
 	copy(c[:len(c)-1], name)
@@ -195,6 +201,16 @@ const (
 	PipeHeld      = 2 // ignored, or blocked
 	PipeRaised    = 3 // whether it was delivered is not known
 )
+
+// Any says whether one of the events is such. An event is large: none is copied.
+func Any(events []Event, such func(*Event) bool) bool {
+	for i := range events {
+		if such(&events[i]) {
+			return true
+		}
+	}
+	return false
+}
 
 // Peeked says whether the event is a look at what came, with MSG_PEEK.
 func (e *Event) Peeked() bool { return e.Hook == HookReceive && e.Arg > 0 }
