@@ -276,6 +276,7 @@ func (t *tracing) run(cmd *cobra.Command, args []string) error {
 				}
 			}
 			c.Detail = brief.Detail()
+			c.Brief = c.Detail == verdict.DetailRow
 		case t.kept != nil: // rst: it keeps none
 			c.Plain = func(end *conn.Connection, v *verdict.Verdict) error { return c.Show(end, *v) }
 		}

@@ -71,6 +71,7 @@ func rows(t *testing.T, f report.Format, items []fed, o report.Options, scope ve
 	}}
 	if short {
 		cfg.Detail = sink.Detail()
+		cfg.Brief = cfg.Detail == verdict.DetailRow
 		cfg.Plain = func(c *conn.Connection, v *verdict.Verdict) error { briefs++; return sink.Brief(c, v) }
 	}
 	s := New(cfg)

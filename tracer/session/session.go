@@ -62,6 +62,9 @@ type Config struct {
 	Plain func(*conn.Connection, *verdict.Verdict) error
 	// Detail is how much it gets.
 	Detail verdict.Detail
+	// Brief says that Show asks no more of a verdict than Scope.Brief leaves, and
+	// keeps no events.
+	Brief bool
 	// Time, if not nil, is told the run's own time (CLOCK_MONOTONIC) before each
 	// ending, and when there was none for a while: nothing that is shown later
 	// was complete before it. A replay comes by the same times for its endings.
@@ -168,6 +171,7 @@ type Session struct {
 	idle   atomic.Bool // nothing waits for the time to pass
 
 	decoded story.Story // the last one
+	judger  verdict.Judger
 
 	held pairs[verdict.Verdict] // first ends that were not kept
 	told pairs[struct{}]        // first ends that were shown
@@ -182,6 +186,8 @@ func New(cfg Config) *Session {
 	if cfg.Record != nil && (cfg.Pick != nil || cfg.Record.Rotates()) {
 		cfg.Join.Placed, cfg.Join.Gone = s.placed, s.gone
 	}
+	s.cfg.Scope.Brief = cfg.Brief
+	cfg.Join.Reuse = cfg.Brief && cfg.Join.Placed == nil
 	s.join = conn.New(cfg.Join)
 	if cfg.Record != nil && (cfg.Pick != nil || cfg.Record.Rotates()) {
 		s.ledger = newLedger(cfg.Record, s.join, s.picks, s.chosen)
@@ -304,7 +310,7 @@ func (s *Session) longStory(raw []byte, jiffy time.Duration, arch string) bool {
 	}
 	at := s.decoded.Told
 	late := at < s.join.Now()
-	events := s.decoded.Events(nil)
+	events := s.decoded.Events(s.join.Room())
 	s.join.AddStory(at, events)
 	if s.ledger != nil {
 		s.ledger.story(&s.decoded, events[0], record.AppendStory(nil, raw, jiffy), s.join.Arrived(), late)
@@ -484,7 +490,7 @@ func (s *Session) Hold(seed conn.Seed) error {
 // held says whether of a connection that is open one reference was let go of and
 // another was not: then it is worth to ask who holds it.
 func held(c *conn.Connection) bool {
-	return c.Ended == 0 && slices.ContainsFunc(c.Events, func(e event.Event) bool { return e.Hook == event.HookFileClose && e.Refs > 1 })
+	return c.Ended == 0 && event.Any(c.Events, func(e *event.Event) bool { return e.Hook == event.HookFileClose && e.Refs > 1 })
 }
 
 // Lose says that n more events were lost between two times. Tick must not have
@@ -625,7 +631,7 @@ func (s *Session) judge(c *conn.Connection) {
 	if s.err != nil && (s.ledger == nil || errors.Is(s.err, ErrCut)) {
 		return
 	}
-	v := verdict.Judge(c, s.cfg.Scope)
+	v := s.judger.Judge(c, s.cfg.Scope)
 	name(c, &v)
 	if s.ledger != nil {
 		s.ledger.judged(c, !slices.ContainsFunc(s.picks(), func(f *filter.Filter) bool { return !f.Match(c, v) }))

@@ -1,6 +1,7 @@
 package verdict_test
 
 import (
+	"fmt"
 	"net/netip"
 	"path/filepath"
 	"strings"
@@ -14,10 +15,19 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
-// BenchmarkJoinAndJudge plays one plain close after another, as a live run does.
+// BenchmarkJoinAndJudge plays one ending after another, as a live run does.
 func BenchmarkJoinAndJudge(b *testing.B) {
-	for _, scenario := range []string{"orderly-close-ipv4", "close-unread-ipv4"} {
-		b.Run(scenario, func(b *testing.B) {
+	for _, x := range []struct {
+		scenario string
+		scope    verdict.Scope
+	}{
+		{"close-ipv4", verdict.Scope{}},
+		{"close-unread-ipv4", verdict.Scope{}},
+		{"linger-zero-ipv4", verdict.Scope{}},
+		{"linger-zero-ipv4", verdict.Scope{Brief: true}},
+	} {
+		scenario := x.scenario
+		b.Run(fmt.Sprintf("%s/brief=%v", scenario, x.scope.Brief), func(b *testing.B) {
 			var plain []event.Event
 			for _, path := range recordings(b) {
 				if strings.HasPrefix(filepath.Base(path), "6.1.") {
@@ -32,9 +42,10 @@ func BenchmarkJoinAndJudge(b *testing.B) {
 				b.Fatal("not recorded")
 			}
 			ends := 0
-			j := conn.New(conn.Options{Done: func(c *conn.Connection) {
+			var judger verdict.Judger
+			j := conn.New(conn.Options{Reuse: x.scope.Brief, Done: func(c *conn.Connection) {
 				ends++
-				verdict.Judge(c, verdict.Scope{})
+				judger.Judge(c, x.scope)
 			}})
 			var used unix.Rusage
 			cpu := func() time.Duration {
@@ -67,7 +78,7 @@ func BenchmarkJoinAndJudge(b *testing.B) {
 					j.Add(e)
 					events++
 				}
-				if n%500 == 0 {
+				if n%100 == 0 {
 					j.Advance(now)
 				}
 			}

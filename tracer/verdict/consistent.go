@@ -1,7 +1,6 @@
 package verdict
 
 import (
-	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -174,7 +173,7 @@ func (f *facts) unseenAccept(s Scope) string {
 	if r := f.at(f.release); !r.ByProcess() || !r.Call.Ends() && !r.Exiting() {
 		return ""
 	}
-	if slices.ContainsFunc(f.c.Events, func(e event.Event) bool { return e.Hook == event.HookAccept }) {
+	if event.Any(f.c.Events, func(e *event.Event) bool { return e.Hook == event.HookAccept }) {
 		return ""
 	}
 	return "its accept(2)"
@@ -266,7 +265,7 @@ func (f *facts) unseenAct(s Scope) string {
 	if f.forget == none || !f.at(f.forget).ByProcess() || !s.has(event.HookAbort) || !s.has(event.HookClose) || !s.has(event.HookShutdown) || !s.has(event.HookDisconnect) {
 		return ""
 	}
-	if slices.ContainsFunc(f.c.Elsewhere, func(e event.Event) bool {
+	if event.Any(f.c.Elsewhere, func(e *event.Event) bool {
 		switch e.Hook {
 		case event.HookAbort, event.HookClose, event.HookCloseEntry, event.HookShutdown, event.HookDisconnect, event.HookFileClose:
 			return true

@@ -51,10 +51,17 @@ type facts struct {
 	inferred  bool // release is a state change; the close itself was not seen
 	rst       bool // a RST came in (as opposed to tcp_reset called locally)
 	abandoned bool // tcp_reset was called locally: data for a socket that takes none
+
+	peer    *facts // of the other end, where it lives here
+	counted bool   // the next two are known
+	lostN   Lost
+	bytesN  Bytes
 }
 
-func readFacts(c *conn.Connection) *facts {
-	f := &facts{c: c, established: none, fin: none, finAct: none, peerFin: none, release: none, entry: none, disconn: none,
+// read reads them from a connection. The resets that are strays have the room that
+// there was.
+func (f *facts) read(c *conn.Connection) *facts {
+	*f = facts{c: c, strays: f.strays[:0], established: none, fin: none, finAct: none, peerFin: none, release: none, entry: none, disconn: none,
 		abort: none, forget: none, active: none, answer: none, mini: none, dead: none, reset: none,
 		closed: none, timeWait: none, miniEnd: none, finLate: none, destroy: none, held: none, letGo: none}
 	first := func(at *int, i int) {
@@ -400,25 +407,56 @@ func (f *facts) end() *event.Event { return f.at(f.closed) }
 // came before nothing.
 func before(i, k int) bool { return i != none && (k == none || i < k) }
 
-// lost counts, from the sequence numbers at the moments when they are valid.
+// count counts what was lost and what was carried, from the sequence numbers at the
+// moments when they are valid.
+func (f *facts) count() {
+	if f.counted {
+		return
+	}
+	f.counted = true
+	if f.end() == nil {
+		return
+	}
+	var room numbers
+	f.lostN, f.bytesN = f.countLost(&room), f.countBytes(&room)
+}
+
+// numbers are places for those that a verdict points to.
+type numbers []uint64
+
+func (n *numbers) is(v uint64) *uint64 {
+	if *n == nil {
+		*n = make([]uint64, 0, 6) // of Lost and Bytes; it never grows: others point into it
+	}
+	*n = append(*n, v)
+	return &(*n)[len(*n)-1]
+}
+
 func (f *facts) lost() Lost {
+	f.count()
+	return f.lostN
+}
+
+func (f *facts) bytes() Bytes {
+	f.count()
+	return f.bytesN
+}
+
+func (f *facts) countLost(room *numbers) Lost {
 	var l Lost
 	end := f.end()
-	if end == nil {
-		return l
-	}
 	reader := f.reader()
 	if reader.Has&event.HasTCP != 0 {
 		n, known := unurgent(reader, f.queued(reader))
 		// At the end a process may still hold the socket and read on: without
 		// its close, what it never read is not known.
 		if known && (n == 0 || reader != end || f.release == f.closed || !end.HasSk) {
-			l.Unread = count(n)
+			l.Unread = room.is(uint64(n))
 		}
 	}
 	if end.Has&event.HasTCP != 0 {
 		sent, queued := f.unacknowledged(end)
-		l.Unacked, l.Unsent = count(sent), count(queued)
+		l.Unacked, l.Unsent = room.is(uint64(sent)), room.is(uint64(queued))
 	}
 	// What the process wrote and read is another layer's. A subflow of MPTCP
 	// carries any part of it, some of it twice; kTLS and sockmap have queues of
@@ -514,16 +552,11 @@ func (f *facts) unacknowledged(e *event.Event) (sent, queued uint32) {
 	return sent, queued
 }
 
-func count(n uint32) *uint64 {
-	v := uint64(n)
-	return &v
-}
-
-// bytes counts payload both ways.
-func (f *facts) bytes() Bytes {
+// countBytes counts payload both ways.
+func (f *facts) countBytes(room *numbers) Bytes {
 	var b Bytes
 	e := f.end()
-	if e == nil || e.Has&event.HasTCP == 0 {
+	if e.Has&event.HasTCP == 0 {
 		// Still open, or the end not seen: the last snapshot is a lower bound
 		// that nobody asked for. Say nothing.
 		return b
@@ -544,9 +577,9 @@ func (f *facts) bytes() Bytes {
 	}
 	inFlight, _ := f.unacknowledged(e)
 	sent := acked + uint64(inFlight)
-	b.Received = &received
+	b.Received = room.is(received)
 	if known {
-		b.Acked, b.Sent = &acked, &sent
+		b.Acked, b.Sent = room.is(acked), room.is(sent)
 	}
 	return b
 }

@@ -66,17 +66,28 @@ func (x *finding) did(e *event.Event) *finding {
 	return x
 }
 
+// A Judger judges one connection after another and uses its memory again. The zero
+// value is ready; it is not safe for concurrent use.
+type Judger struct{ self, peer facts }
+
 // Judge names the one cause of a connection's ending, from its own events and
 // those of its peer, where that is local.
-func Judge(c *conn.Connection, s Scope) Verdict {
-	self := readFacts(c)
+func Judge(c *conn.Connection, s Scope) Verdict { return new(Judger).Judge(c, s) }
+
+// Judge is as the function.
+func (j *Judger) Judge(c *conn.Connection, s Scope) Verdict {
+	self := j.self.read(c)
 	var peer *facts
 	if c.Peer != nil {
-		peer = readFacts(c.Peer)
+		peer = j.peer.read(c.Peer)
+		self.peer, peer.peer = peer, self
 	}
 	v := Verdict{
-		AppSaw: self.appSaw(s), Lost: self.lost(), Bytes: self.bytes(),
+		Lost: self.lost(), Bytes: self.bytes(),
 		LocalFin: self.goodbye(), TimeWait: self.keepsTimeWait(),
+	}
+	if !s.Brief {
+		v.AppSaw = self.appSaw(s)
 	}
 	if peer != nil {
 		v.PeerFin = peer.goodbye()
@@ -273,18 +284,6 @@ func (v *Verdict) fill(r *Rule, x *finding, a, b *facts, mine bool, s Scope) {
 		v.Ender = Admin
 	}
 	v.halfClose(self, other)
-	for _, i := range x.a {
-		v.prove(a.c, false, i)
-	}
-	for _, i := range x.elseA {
-		v.prove(a.c, true, i)
-	}
-	if b != nil {
-		for _, i := range x.b {
-			v.prove(b.c, false, i)
-		}
-	}
-	slices.SortStableFunc(v.Evidence, func(p, q Evidence) int { return int(p.event().Time - q.event().Time) })
 	v.Confidence = Certain
 	// Of a mini-socket that waits nothing tells but its end, inet_twsk_kill.
 	waits := v.Class == Open && self.closed != none
@@ -320,10 +319,42 @@ func (v *Verdict) fill(r *Rule, x *finding, a, b *facts, mine bool, s Scope) {
 	} else {
 		v.life(a, self, other, s)
 	}
+	if v.Cause != UnknownCause {
+		v.Unanswered = v.unanswered(self, other)
+	}
+	if s.Brief {
+		return
+	}
+	v.evidence(x, a, b)
+	v.tell(&telling{v: v, x: x, a: a, b: b, mine: mine}, r, self, other, waits)
+}
+
+// evidence lists the events that the finding rests on.
+func (v *Verdict) evidence(x *finding, a, b *facts) {
+	v.Evidence = make([]Evidence, 0, len(x.a)+len(x.elseA)+len(x.b))
+	for _, i := range x.a {
+		v.prove(a.c, false, i)
+	}
+	for _, i := range x.elseA {
+		v.prove(a.c, true, i)
+	}
+	if b != nil {
+		for _, i := range x.b {
+			v.prove(b.c, false, i)
+		}
+	}
+	if len(v.Evidence) == 0 {
+		v.Evidence = nil
+	}
+	slices.SortStableFunc(v.Evidence, func(p, q Evidence) int { return int(p.event().Time - q.event().Time) })
+}
+
+// tell says it in words. waits: a mini-socket of this end is still to be.
+func (v *Verdict) tell(t *telling, r *Rule, self, other *facts, waits bool) {
 	if r.sentence != nil {
-		v.Sentence = r.sentence(&telling{v: v, x: x, a: a, b: b, mine: mine})
+		v.Sentence = r.sentence(t)
 		if v.Class != Open {
-			v.Sentence += heldOn(a) + above(self, other)
+			v.Sentence += heldOn(t.a) + above(self, other)
 		}
 	}
 	if waits {
@@ -332,19 +363,18 @@ func (v *Verdict) fill(r *Rule, x *finding, a, b *facts, mine bool, s Scope) {
 	if v.Unseen != "" {
 		v.Sentence += " Not all of it was seen: " + v.Unseen + " was not told."
 	}
-	v.Advice = cmp.Or(x.advice, r.Advice)
+	v.Advice = cmp.Or(t.x.advice, r.Advice)
 	if v.Act == ActKilled && r.Advice != "" {
 		v.Advice = killedAdvice(v.Signal)
 	}
 	if v.Probe {
 		v.Sentence += " It had been opened just before, and not a byte went either way: a health check or a scan."
 	}
-	if x.harmless || v.Probe {
+	if t.x.harmless || v.Probe {
 		v.Advice = ""
 	}
 	v.addHint(self, other)
-	if u := v.unanswered(self, other); u != nil && v.Cause != UnknownCause {
-		v.Unanswered = u
+	if u := v.Unanswered; u != nil {
 		v.Sentence += " " + u.tell(self, other)
 		if v.Class == Graceful || u.OOM {
 			v.Advice = u.advice()
@@ -375,7 +405,9 @@ func (v *Verdict) life(a, self, peer *facts, s Scope) {
 	}
 	v.Reset = self.incoming()
 	v.Probe = v.probe(a, self, peer)
-	v.Retry, v.RetryWhy = v.retry(self, peer, s)
+	if !s.Brief {
+		v.Retry, v.RetryWhy = v.retry(self, peer, s)
+	}
 }
 
 func (v *Verdict) prove(c *conn.Connection, elsewhere bool, i int) {
@@ -434,8 +466,7 @@ func (f *facts) keepsTimeWait() bool {
 	// where tcp_time_wait is not attached FIN_WAIT2 → CLOSE without an error is
 	// all there is to see. The peer's acknowledged FIN proves it, or the FIN that
 	// was counted.
-	if f.c.Peer != nil {
-		p := readFacts(f.c.Peer)
+	if p := f.peer; p != nil {
 		return p.fin != none && p.finAcked
 	}
 	return f.timeWait == none && (end.State == event.Closing || end.SkFlags&event.SockDone != 0)

@@ -2,7 +2,6 @@ package verdict
 
 import (
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
@@ -102,7 +101,7 @@ func (f *facts) retryHere(asker *facts, s Scope) (Retry, string) {
 
 // peeked says whether the process looked at what came without taking it.
 func (f *facts) peeked() bool {
-	return slices.ContainsFunc(f.c.Events, func(e event.Event) bool { return e.Peeked() })
+	return event.Any(f.c.Events, func(e *event.Event) bool { return e.Peeked() })
 }
 
 // retryAfar judges from the end that asked; the one that was asked is remote.

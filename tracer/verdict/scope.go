@@ -14,6 +14,10 @@ type Scope struct {
 	Missing []event.Hook // hooks that were not attached
 	// Partial are hooks that do not tell every event where they are attached.
 	Partial []event.Hook
+
+	// Brief leaves out what a row of a table does not show, and what takes most of
+	// the time: AppSaw, Retry, RetryWhy, Sentence, Advice and Evidence.
+	Brief bool
 }
 
 func (s Scope) has(h event.Hook) bool { return !slices.Contains(s.Missing, h) }

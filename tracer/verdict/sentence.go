@@ -2,7 +2,6 @@ package verdict
 
 import (
 	"fmt"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -253,7 +252,7 @@ func tellUnreachable(t *telling) string {
 
 // whyNotConnected says why this kernel refused to connect before anything was sent.
 func (f *facts) whyNotConnected() string {
-	if f.c.Opener != nil && slices.ContainsFunc(f.c.Events, func(e event.Event) bool { return e.Hook == event.HookConnect }) {
+	if f.c.Opener != nil && event.Any(f.c.Events, func(e *event.Event) bool { return e.Hook == event.HookConnect }) {
 		return "its kernel could not send the SYN: the route or the source address is gone"
 	}
 	// inet_hash_connect: the route was found before (tcp_v4_connect).

@@ -94,14 +94,14 @@ func (f *facts) leftUnanswered(client *facts) *Unanswered {
 	if client != nil && client.wentBy(e.Time) {
 		return nil
 	}
-	u := &Unanswered{Act: act, Signal: signal, Actor: process(f.at(did))}
 	received, sent, known := f.soFar(e)
-	switch {
-	case received == 0:
+	if received == 0 {
 		return nil
-	case known && sent == 0:
+	}
+	u := &Unanswered{Act: act, Signal: signal}
+	if known && sent == 0 {
 		u.Received, u.Sent = &received, &sent
-	default:
+	} else {
 		toUs, byUs, ok := f.since(at)
 		if queued, more := f.unacknowledged(e); !ok || queued+more > 0 || toUs+apart > byUs || before(f.peerFin, at) {
 			return nil // after the client's FIN it may be the answer that came before the last of the request
@@ -110,6 +110,7 @@ func (f *facts) leftUnanswered(client *facts) *Unanswered {
 			u.Sent = &sent
 		}
 	}
+	u.Actor = process(f.at(did))
 	for i := range f.c.Elsewhere {
 		x := &f.c.Elsewhere[i]
 		if x.Hook != event.HookExit || u.Actor == nil || x.PID != u.Actor.PID || act != ActExit && act != ActKilled {

@@ -1,8 +1,6 @@
 package verdict
 
 import (
-	"slices"
-
 	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/event"
 )
@@ -11,7 +9,7 @@ import (
 // which events were lost: it is unknown for want of them, and the closing line
 // counts them. That alone is no alarm.
 func Unheard(c *conn.Connection, v Verdict) bool {
-	return c.Lossy && v.Class == Unknown && v.Reset == nil && !slices.ContainsFunc(c.Events, func(e event.Event) bool {
+	return c.Lossy && v.Class == Unknown && v.Reset == nil && !event.Any(c.Events, func(e *event.Event) bool {
 		switch e.Hook {
 		case event.HookReset, event.HookSendReset, event.HookSendActiveReset, event.HookAbort, event.HookDisconnect, event.HookChildForget, event.HookSynDrop:
 			return true
