@@ -27,6 +27,7 @@ func (f *facts) contradiction(peer *facts, cause Cause, s Scope) string {
 		f.unseenEnd(),
 		f.unseenFin(s),
 		f.unseenAnswer(peer, cause),
+		f.unseenSending(peer),
 		f.unseenReset(peer, cause, s),
 		f.unseenAct(s),
 	} {
@@ -232,6 +233,18 @@ func (f *facts) unseenAnswer(peer *facts, cause Cause) string {
 	// Its FIN came, and was never sent.
 	if f.fin == none && f.c.Open != conn.OpenUnknown && peer.peerFin != none && f.closed == none {
 		return "the change to FIN_WAIT1 or LAST_ACK"
+	}
+	return ""
+}
+
+// unseenSending: a FIN came before the other end's stack had sent one. Something on the
+// way made it, or the sending was not told.
+func (f *facts) unseenSending(peer *facts) string {
+	if peer == nil || f.peerFin == none || f.subflow || !f.c.Proven || peer.c.Open == conn.OpenUnknown {
+		return ""
+	}
+	if peer.fin == none && peer.closed == none || peer.fin != none && peer.at(peer.fin).Time > f.at(f.peerFin).Time+sameStep {
+		return "who sent the FIN that came to " + end(f)
 	}
 	return ""
 }

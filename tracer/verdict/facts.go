@@ -634,6 +634,11 @@ func (f *facts) appSaw(s Scope) []string {
 				continue
 			}
 			errno := event.Errno(-e.Arg)
+			if errno == 0 && pending != 0 && e.Hook == event.HookReceive && e.Has&event.HasSocket != 0 && e.Err == 0 && i > f.closed {
+				add(pending.String()) // it had been taken before
+				unsure = unsure || pending == event.Errno(unix.EPIPE) && !s.has(event.HookStreamError)
+				pending = 0
+			}
 			if errno == pending {
 				pending = 0
 			}

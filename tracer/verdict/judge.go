@@ -158,10 +158,14 @@ func (f *facts) endedBy(a *facts, r *Rule, x *finding, s Scope) bool {
 		e := a.at(i)
 		switch {
 		case e == nil:
+		case e.Hook == event.HookSendActiveReset && f.rst && !fits(f.at(f.reset), e):
+			step = min(step, told(e, last)) // and its RST did not arrive, or later
 		case e.Hook == event.HookSendActiveReset:
 			step, rst = min(step, told(e, last)), min(rst, told(e, last))
 		case e.Hook == event.HookSetState && e.ToState == event.Close:
 			step = min(step, told(e, last))
+		case e.Hook == event.HookSendReset && f.rst && !fits(f.at(f.reset), e):
+			step = min(step, e.Time)
 		case e.Hook == event.HookSendReset:
 			step, rst = min(step, e.Time), min(rst, e.Time)
 		case e.Time > by:
@@ -368,7 +372,7 @@ func (v *Verdict) tell(t *telling, r *Rule, self, other *facts, waits bool) {
 		v.Advice = killedAdvice(v.Signal)
 	}
 	if v.Probe {
-		v.Sentence += " It had been opened just before, and not a byte went either way: a health check or a scan."
+		v.Sentence += " It had been opened just before, and not a byte went either way: so end health checks and scans."
 	}
 	if t.x.harmless || v.Probe {
 		v.Advice = ""

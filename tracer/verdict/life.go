@@ -308,7 +308,7 @@ const probeAge = time.Second
 func (v *Verdict) probe(a, self, peer *facts) bool {
 	switch v.Cause {
 	case LingerZero:
-		if a.c.Open != conn.OpenActive {
+		if a.c.Open != conn.OpenActive || v.Act != ActClose { // not one whose program was killed
 			return false
 		}
 	case PeerAbort, PeerGone, HandshakeReset:

@@ -118,7 +118,7 @@ func (f *facts) resetElsewhere(state event.State) int {
 		if e.Hook != event.HookSendReset || e.Segment.Flags&event.RST != 0 && e.Has&event.HasSegment != 0 {
 			return false
 		}
-		if last := f.at(f.reset); last != nil && (told(e, last) > last.Time || last.Time-e.Time >= longestFlight) {
+		if last := f.at(f.reset); last != nil && (told(e, last) > last.Time || last.Time-e.Time >= longestFlight || !fits(last, e)) {
 			return false
 		}
 		if state == 0 {
@@ -198,7 +198,7 @@ func connectTimeout(a, b *facts, s Scope) *finding {
 	told := end.Err != 0 && end.Err != event.Errno(unix.ETIMEDOUT) || end.ErrSoft != 0
 	if a.gaveUpConnecting() && !told {
 		// Whether the SYN ever left this host, the hook on the repetitions says.
-		x := &finding{by: byKernel, a: []int{a.closed}, needs: []event.Hook{event.HookRetransmit}}
+		x := &finding{by: byKernel, a: []int{a.closed}, needs: []event.Hook{event.HookRetransmit}, likely: a.heldBack()}
 		if a.c.Remote.Addr().IsLoopback() {
 			x.needs = append(x.needs, event.HookSynDrop) // a full accept queue looks the same from here
 		}
@@ -711,6 +711,7 @@ const jiffies = 20 * time.Millisecond
 // this host sent: whether it was sent, the hooks on sending say.
 func (f *facts) heardNothing(x *finding) *finding {
 	e := f.end()
+	x.likely = x.likely || f.heldBack()
 	if e.Retransmits > 0 {
 		x.needs = append(x.needs, event.HookRetransmit)
 	}
@@ -758,8 +759,8 @@ func finWait2Timeout(a, b *facts, s Scope) *finding {
 }
 
 func noSocket(a, b *facts, s Scope) *finding {
-	if !a.rst {
-		return nil
+	if !a.rst || a.refusedFin(b) {
+		return nil // of the latter nothing was lost: it is as if both had said goodbye
 	}
 	for _, state := range []event.State{0, event.Listen} {
 		if i := a.resetElsewhere(state); i != none {
@@ -776,11 +777,31 @@ func noSocket(a, b *facts, s Scope) *finding {
 // told that the same step of the kernel made.
 const sameStep = 20 * time.Millisecond
 
+// fits says whether the RST that came to an end (last) can be the one whose sending an
+// event tells. An abort's has an ACK (tcp_send_active_reset). An answer takes its
+// sequence number from the ACK of what it answers, and has none itself; only what has
+// no ACK is answered with one (tcp_v4_send_reset, RFC 9293 3.10.7.1).
+func fits(last, sent *event.Event) bool {
+	if last.Has&event.HasSegment == 0 || last.Segment.Flags&event.RST == 0 {
+		return true // it was not seen
+	}
+	acks := last.Segment.Flags&event.ACK != 0
+	switch {
+	case sent.Hook == event.HookSendActiveReset:
+		return acks
+	case sent.Has&event.HasSegment == 0:
+		return true
+	case sent.Segment.Flags&event.ACK == 0:
+		return acks
+	}
+	return !acks && last.Segment.Seq == sent.Segment.Ack
+}
+
 // sentReset says whether this end's stack had sent any reset for this connection
 // that can have made an event at the other end.
 func (f *facts) sentReset(last *event.Event) bool {
 	for _, i := range append([]int{f.active, f.answer, f.mini, f.dead}, f.strays...) {
-		if i != none && told(f.at(i), last) <= last.Time && last.Time-f.at(i).Time < longestFlight {
+		if i != none && told(f.at(i), last) <= last.Time && last.Time-f.at(i).Time < longestFlight && fits(last, f.at(i)) {
 			return true
 		}
 	}
@@ -796,7 +817,7 @@ func (f *facts) resetSent(peer *facts) bool {
 		return false
 	}
 	return peer != nil && peer.sentReset(last) || f.elsewhere(func(e *event.Event) bool {
-		return e.Hook == event.HookSendReset && told(e, last) <= last.Time && last.Time-e.Time < longestFlight
+		return e.Hook == event.HookSendReset && told(e, last) <= last.Time && last.Time-e.Time < longestFlight && fits(last, e)
 	}) != none
 }
 

@@ -160,6 +160,14 @@ func sendFailed(a, b *facts, s Scope) *finding {
 	return a.windowWasOpen(x, s)
 }
 
+// heldBack says whether each segment that was to be sent again was still held in this
+// host, or refused by it: that the first ever left is not known then. A neighbor that is
+// looked for keeps a few (unres_qlen_bytes), and a queue may.
+func (f *facts) heldBack() bool {
+	tries := f.tries()
+	return tries > 0 && f.end().BusyTries > 0 && f.refused()+int(f.end().BusyTries) >= tries
+}
+
 // noICMP says that no ICMP error ended an attempt to connect, as one does that this
 // host's own packet filter answers a repetition of the SYN with: the error would be
 // the same that the first SYN's left.
