@@ -28,6 +28,7 @@ func (f *facts) contradiction(peer *facts, cause Cause, s Scope) string {
 		f.unseenFin(s),
 		f.unseenAnswer(peer, cause),
 		f.unseenSending(peer),
+		f.unseenClose(s),
 		f.unseenReset(peer, cause, s),
 		f.unseenAct(s),
 	} {
@@ -235,6 +236,15 @@ func (f *facts) unseenAnswer(peer *facts, cause Cause) string {
 		return "the change to FIN_WAIT1 or LAST_ACK"
 	}
 	return ""
+}
+
+// unseenClose: a call that gives descriptors up changed the state, and the close itself
+// was not told, which alone shows what was left in the queue, and whose that is.
+func (f *facts) unseenClose(s Scope) string {
+	if !f.inferred || !s.has(event.HookClose) || f.forget != none || f.subflow || f.abort != none || f.disconn != none || f.at(f.release).KernelThread() {
+		return ""
+	}
+	return "the close"
 }
 
 // unseenSending: a FIN came before the other end's stack had sent one. Something on the

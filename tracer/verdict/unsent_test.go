@@ -212,6 +212,7 @@ func TestWhatEndedFinWait2(t *testing.T) {
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			f := newFar(conn.OpenActive).established(60)
+			f.see(time.Second, event.HookClose, at(event.Established), process(event.CallClose))
 			f.see(time.Second, event.HookSetState, move(event.Established, event.FinWait1), process(event.CallClose))
 			f.see(1100*time.Millisecond, event.HookSetState, move(event.FinWait1, event.FinWait2))
 			f.see(1100*time.Millisecond, event.HookTimeWait, at(event.FinWait2), func(e *event.Event) { e.Arg, e.Arg2 = int32(event.FinWait2), 60000 })
