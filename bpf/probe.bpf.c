@@ -151,7 +151,7 @@ int BPF_KPROBE(probe_inet_twsk_deschedule_put, struct inet_timewait_sock *tw)
  * at substate FIN_WAIT2: the only trace of that FIN.
  */
 SEC("kprobe/__inet_twsk_schedule")
-int BPF_KPROBE(probe_inet_twsk_schedule, struct inet_timewait_sock *tw, int timeo, bool rearm)
+int BPF_KPROBE(probe_inet_twsk_schedule, struct inet_timewait_sock *tw, int timeo, __u8 rearm)
 {
 	return rearm ? on_mini_socket(HOOK_TWSK_SCHEDULE, tw) : 0;
 }

@@ -400,6 +400,7 @@ const (
 	TypedProgExitTcpRecvmsg             = "exit_tcp_recvmsg"
 	TypedProgExitTcpRetransmitSkb       = "exit_tcp_retransmit_skb"
 	TypedProgExitTcpWriteWakeup         = "exit_tcp_write_wakeup"
+	TypedProgTellStory                  = "tell_story"
 	TypedProgTypedInetSkErrorReport     = "typed_inet_sk_error_report"
 	TypedProgTypedInetSockSetState      = "typed_inet_sock_set_state"
 	TypedProgTypedSchedProcessExec      = "typed_sched_process_exec"
@@ -540,6 +541,7 @@ type TypedProgramSpecs struct {
 	ExitTcpRecvmsg             *ebpf.ProgramSpec `ebpf:"exit_tcp_recvmsg"`
 	ExitTcpRetransmitSkb       *ebpf.ProgramSpec `ebpf:"exit_tcp_retransmit_skb"`
 	ExitTcpWriteWakeup         *ebpf.ProgramSpec `ebpf:"exit_tcp_write_wakeup"`
+	TellStory                  *ebpf.ProgramSpec `ebpf:"tell_story"`
 	TypedInetSkErrorReport     *ebpf.ProgramSpec `ebpf:"typed_inet_sk_error_report"`
 	TypedInetSockSetState      *ebpf.ProgramSpec `ebpf:"typed_inet_sock_set_state"`
 	TypedSchedProcessExec      *ebpf.ProgramSpec `ebpf:"typed_sched_process_exec"`
@@ -765,6 +767,7 @@ type TypedPrograms struct {
 	ExitTcpRecvmsg             *ebpf.Program `ebpf:"exit_tcp_recvmsg"`
 	ExitTcpRetransmitSkb       *ebpf.Program `ebpf:"exit_tcp_retransmit_skb"`
 	ExitTcpWriteWakeup         *ebpf.Program `ebpf:"exit_tcp_write_wakeup"`
+	TellStory                  *ebpf.Program `ebpf:"tell_story"`
 	TypedInetSkErrorReport     *ebpf.Program `ebpf:"typed_inet_sk_error_report"`
 	TypedInetSockSetState      *ebpf.Program `ebpf:"typed_inet_sock_set_state"`
 	TypedSchedProcessExec      *ebpf.Program `ebpf:"typed_sched_process_exec"`
@@ -823,6 +826,7 @@ func (p *TypedPrograms) Close() error {
 		p.ExitTcpRecvmsg,
 		p.ExitTcpRetransmitSkb,
 		p.ExitTcpWriteWakeup,
+		p.TellStory,
 		p.TypedInetSkErrorReport,
 		p.TypedInetSockSetState,
 		p.TypedSchedProcessExec,

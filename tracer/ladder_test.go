@@ -105,6 +105,7 @@ func TestLadderNamesPrograms(t *testing.T) {
 			}
 		}
 	}
+	objects[RungTyped.object()][asker] = true // which no hook runs
 	for o, programs := range objects {
 		for name, used := range programs {
 			if !used {

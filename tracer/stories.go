@@ -68,13 +68,24 @@ func (t *Tracer) OpenStories(visit func(raw []byte) error) error {
 	if err != nil {
 		return err
 	}
+	return t.eachStory(func(s *bpf.ProbeStory) error {
+		s.Time, s.Final = uint64(now), 0
+		t.events.Add(1)
+		return visit(rawOf(s))
+	})
+}
+
+func rawOf(s *bpf.ProbeStory) []byte {
+	return unsafe.Slice((*byte)(unsafe.Pointer(s)), unsafe.Sizeof(*s))
+}
+
+// eachStory visits the stories that are not told yet.
+func (t *Tracer) eachStory(visit func(*bpf.ProbeStory) error) error {
 	each := func(s *bpf.ProbeStory) error {
 		if s.Told != 0 || s.Steps == 0 {
 			return nil
 		}
-		s.Time, s.Final = uint64(now), 0
-		t.events.Add(1)
-		return visit(unsafe.Slice((*byte)(unsafe.Pointer(s)), unsafe.Sizeof(*s)))
+		return visit(s)
 	}
 	m := t.programs.maps[bpf.ProbeMapStories]
 	var cursor ebpf.MapBatchCursor
@@ -106,6 +117,58 @@ func (t *Tracer) OpenStories(visit func(raw []byte) error) error {
 	}
 	if err := all.Err(); err != nil {
 		return fmt.Errorf("read the open stories: %w", err)
+	}
+	return nil
+}
+
+// asker is the program that tells a story when it is asked to.
+const asker = "tell_story"
+
+// loadAsker loads it. Without it stories are told at their end alone: of an end whose
+// other end lives on, less is known.
+func (p *programs) loadAsker() *ebpf.Program {
+	prog, err := p.load(point{rung: RungTyped, program: asker})
+	if err != nil {
+		return nil
+	}
+	// cilium/ebpf finds out, with the first, whether the kernel runs programs so at
+	// all (5.10), and needs privileges for it that are given up later.
+	if err := run(prog, 0); err != nil {
+		return nil
+	}
+	return prog
+}
+
+// run runs a program with one argument.
+func run(prog *ebpf.Program, arg uint64) error {
+	args := [12]uint64{arg} // a raw tracepoint has up to twelve (MAX_BPF_FUNC_ARGS)
+	_, err := prog.Run(&ebpf.RunOptions{Context: &args})
+	return err
+}
+
+// CanAsk says whether Ask works here.
+func (t *Tracer) CanAsk() bool { return t.stories && t.asker != nil }
+
+// Ask has the kernel half tell the stories that match, of those that it has told
+// nothing of. They come by Handler.Story like any other, and what their sockets do
+// from then on is told step by step. raw is not kept.
+func (t *Tracer) Ask(match func(raw []byte) bool) error {
+	if !t.CanAsk() {
+		return nil
+	}
+	var wanted []uint64
+	if err := t.eachStory(func(s *bpf.ProbeStory) error {
+		if match(rawOf(s)) {
+			wanted = append(wanted, s.Sock)
+		}
+		return nil
+	}); err != nil {
+		return err
+	}
+	for _, sock := range wanted {
+		if err := run(t.asker, sock); err != nil {
+			return fmt.Errorf("ask the kernel half for the story of a socket: %w", err)
+		}
 	}
 	return nil
 }

@@ -30,7 +30,7 @@ type heard struct {
 
 // listenIn runs act under a tracer that keeps stories. Sockets are the test's own
 // where the service has one of these ports.
-func listenIn(t *testing.T, o Options, act func()) heard {
+func listenIn(t *testing.T, o Options, act func(*Tracer)) heard {
 	t.Helper()
 	runtime.LockOSThread() // the acts of a plain life are of one thread, or of few
 	defer runtime.UnlockOSThread()
@@ -85,7 +85,7 @@ func listenIn(t *testing.T, o Options, act func()) heard {
 			Tick: func(time.Duration) error { return nil },
 		})
 	}()
-	act()
+	act(tr)
 	cancel()
 	if err := <-done; err != nil {
 		t.Fatal(err)
@@ -291,7 +291,7 @@ func TestStories(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			var p *pair
-			h := listenIn(t, Options{}, func() {
+			h := listenIn(t, Options{}, func(*Tracer) {
 				p = open2(t)
 				tt.act(p)
 				if !tt.end {
@@ -334,7 +334,7 @@ func settled() {
 func TestStoriesMany(t *testing.T) {
 	const n = 300
 	var inodes int
-	h := listenIn(t, Options{}, func() {
+	h := listenIn(t, Options{}, func(*Tracer) {
 		for range n {
 			p := open2(t).accept().talk()
 			p.close(p.client)
@@ -382,7 +382,7 @@ func TestStoriesMany(t *testing.T) {
 // TestStoriesFull: what the map has no room for is told by events, and none of it
 // counts as lost.
 func TestStoriesFull(t *testing.T) {
-	h := listenIn(t, Options{storyRoom: 4}, func() {
+	h := listenIn(t, Options{storyRoom: 4}, func(*Tracer) {
 		var all []*pair
 		for range 8 {
 			all = append(all, open2(t).accept().talk())
@@ -413,7 +413,7 @@ func TestStoriesFull(t *testing.T) {
 // TestStoriesRefused: a story that is told before the connection is there has the
 // port that the kernel chose after its first step.
 func TestStoriesRefused(t *testing.T) {
-	h := listenIn(t, Options{}, func() {
+	h := listenIn(t, Options{}, func(*Tracer) {
 		fd, err := syscall.Socket(syscall.AF_INET, syscall.SOCK_STREAM, 0)
 		if err != nil {
 			t.Fatal(err)
@@ -445,7 +445,7 @@ func TestStoriesFilter(t *testing.T) {
 		{"nothing", Filter{Ports: []PortRange{{1, 1}}}, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			h := listenIn(t, Options{Filter: tt.filter}, func() {
+			h := listenIn(t, Options{Filter: tt.filter}, func(*Tracer) {
 				p := open2(t).accept().talk()
 				p.close(p.client)
 				p.eof(p.server)
@@ -462,4 +462,54 @@ func TestStoriesFilter(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestStoriesAsked: a story that somebody asks for is told as far as it has got, and the
+// rest of its socket's life comes as events.
+func TestStoriesAsked(t *testing.T) {
+	h := listenIn(t, Options{}, func(tr *Tracer) {
+		if !tr.CanAsk() {
+			t.Fatal("this kernel should run programs that are asked to")
+		}
+		p := open2(t).accept().talk()
+		asked := 0
+		for range 2 { // the second time it is told already
+			if err := tr.Ask(func(raw []byte) bool {
+				local, _ := life.Raw(raw).Ends()
+				client := local.Port() == uint16(clientPort(t, p.client))
+				if client {
+					asked++
+				}
+				return client
+			}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if asked != 1 {
+			t.Errorf("the story was found %d times", asked)
+		}
+		p.close(p.client)
+		p.eof(p.server)
+		p.close(p.server, p.listener)
+		settled()
+	})
+	got, want := h.told(), []string{
+		"client story final=false: >SYN_SENT >ESTABLISHED", plainServer,
+		"client event tcp_close", "client event __tcp_close", "client event >FIN_WAIT1", "client event tcp_send_fin", "client event >FIN_WAIT2",
+		"client event tcp_time_wait", "client event >CLOSE", "client event tcp_destroy_sock",
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	if d := cmp.Diff(want, got); d != "" {
+		t.Errorf("%s\n%s", d, strings.Join(h.told(), "\n"))
+	}
+}
+
+func clientPort(t *testing.T, fd int) int {
+	t.Helper()
+	a, err := syscall.Getsockname(fd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a.(*syscall.SockaddrInet4).Port
 }

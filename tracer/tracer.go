@@ -65,7 +65,8 @@ type Tracer struct {
 	attachments []Attachment
 	ring        *ringbuf.Reader
 	queue       *queue
-	stories     bool // Options.Story, and the hooks that it needs are there
+	stories     bool          // Options.Story, and the hooks that it needs are there
+	asker       *ebpf.Program // nil: stories cannot be asked for
 	events      atomic.Uint64
 	decode      atomic.Uint64
 
@@ -129,6 +130,9 @@ func open(opts Options) (*Tracer, error) {
 			p.want(h)
 		}
 	}
+	if opts.Story {
+		p.wanted[objectTyped] = append(p.wanted[objectTyped], asker)
+	}
 	for _, h := range all {
 		if h.asked != nil && !h.asked(opts) {
 			t.attachments = append(t.attachments, Attachment{Hook: h.hook, Lost: h.lost, Err: ErrNotAsked})
@@ -150,6 +154,7 @@ func open(opts Options) (*Tracer, error) {
 	}
 	if opts.Story {
 		t.connectsByState()
+		t.asker = p.loadAsker()
 	}
 	p.release()
 	return t, nil

@@ -105,6 +105,8 @@ type entry struct {
 	filed      []isnKey // indexed under
 	ownerPlace int      // among those of its owner
 	told       bool     // by a story
+	early      bool     // which was told before its end: not all of it was plain
+	alone      bool     // it is, or was, among those that are alone
 	belated    bool     // something of it was told before its birth
 }
 
@@ -139,6 +141,8 @@ type Joiner struct {
 	byThread map[uint32]*entry   // whose send(2) failed last in a thread, with SIGPIPE
 	names    map[event.Comm]string
 	coming   int // so many events of a connection are at hand
+	alone    []*entry
+	minis    bool // the end of a mini-socket is told here
 	pages    pages
 	graves   graves
 	moment   []*arrival // placed with the time of the last one
@@ -452,6 +456,10 @@ func (j *Joiner) schedule(c *entry) {
 		due = j.now // this event is what made it complete
 	}
 	c.due = due
+	if c.early && c.peer == nil && due != never && !c.alone && !c.listener {
+		c.alone = true
+		j.alone = append(j.alone, c)
+	}
 	switch {
 	case due == never && c.place >= 0:
 		heap.Remove(&j.agenda, c.place)
@@ -513,6 +521,9 @@ func (j *Joiner) ownDue(c *entry) time.Duration {
 		due = c.gone + j.opts.Rest
 		if c.told {
 			due = c.gone + j.Rest(c.Local, c.Remote, c.peer != nil)
+			if c.early && c.peer == nil {
+				due = c.gone + j.opts.Grace // its other end may be asked for
+			}
 		}
 		if _, here := j.seeds[seedKey{c.NetNS, c.tuple.reverse()}]; here && c.peer == nil && !c.born {
 			due = c.gone + j.opts.Grace // its other end is on this machine, and was not heard of yet
@@ -523,7 +534,7 @@ func (j *Joiner) ownDue(c *entry) time.Duration {
 		switch {
 		case c.miniEnd != 0:
 			due = max(due, c.miniEnd)
-		case c.peer == nil || c.peer.Ended == 0:
+		case c.peer == nil || c.peer.Ended == 0 || j.minis:
 			due = max(due, c.Ended+finWait2)
 		default:
 			// What the peer sent last, a FIN or the RST of an abort, may be under way.
@@ -582,6 +593,7 @@ func (j *Joiner) place(e *event.Event) {
 	case event.HookStack:
 		j.stack(e)
 	case event.HookTwskKill, event.HookTwskSchedule:
+		j.minis = true
 		if c := j.newestMini(ends{e.Local, e.Remote}, e.NetNS); c != nil {
 			j.append(c, e)
 			if e.Hook == event.HookTwskKill {

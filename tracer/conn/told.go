@@ -47,7 +47,8 @@ func (j *Joiner) placeStory(a *arrival) {
 	if c.judged {
 		return
 	}
-	c.told = true
+	c.Storied = true
+	c.told, c.early = true, c.early || a.story[len(a.story)-1].Hook != event.HookDestroy
 	if c.tuple == (ends{}) {
 		// Of a socket that is connecting the kernel half tells the port that was
 		// chosen since.
@@ -167,4 +168,21 @@ func (j *Joiner) Rest(local, remote netip.AddrPort, paired bool) time.Duration {
 func (j *Joiner) Number() int {
 	j.n++
 	return j.n
+}
+
+// Alone visits, once each, the connections that have ended before a time, or wait in a
+// mini-socket, and whose other end was not heard of. Where that is on this machine and
+// its life is plain so far, the kernel half will tell of it if it is asked to. They
+// are visited with their initial sequence numbers, the peer's second, where both are known.
+func (j *Joiner) Alone(before time.Duration, visit func(c *Connection, isn [2]uint32, known bool)) {
+	j.alone = slices.DeleteFunc(j.alone, func(c *entry) bool {
+		if c.judged || c.peer != nil {
+			return true
+		}
+		if c.ended() > before {
+			return false
+		}
+		visit(c.Connection, [2]uint32{c.isn.snd, c.isn.rcv}, c.isn.whole())
+		return true
+	})
 }

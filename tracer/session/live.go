@@ -46,6 +46,9 @@ func Live(ctx context.Context, opts tracer.Options, prepare func(record.Meta, []
 	cfg.Scope, cfg.offset = verdict.ScopeOf(meta), meta.Offset
 	s := New(cfg)
 	s.live = true
+	if t.CanAsk() {
+		s.seeker.ask = t.Ask
+	}
 	// What happens while the snapshot is taken waits to be read. So whoever is
 	// younger than the start has told all of its life, and whoever is older is in
 	// the snapshot, or has ended since.
@@ -313,6 +316,9 @@ func (s *Session) take(n news) error {
 		return err
 	}
 	if err := s.Tick(n.now); err != nil {
+		return err
+	}
+	if err := s.seeker.seek(n.now, s.join, tracer.Monotonic); err != nil {
 		return err
 	}
 	s.idle.Store(!s.owed && !s.pending() && !s.waits() && s.cfg.Command == nil)

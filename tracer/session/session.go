@@ -167,6 +167,7 @@ type Session struct {
 	ticked, written  time.Duration // the last tick, and the last that was recorded
 	owed             bool          // a reader of the recording has not heard of the time since
 
+	seeker seeker      // of a live run
 	behind func() bool // news wait for the session; only where stacks are named
 	idle   atomic.Bool // nothing waits for the time to pass
 
