@@ -11,6 +11,7 @@ type ending struct {
 	actor  string // the role that acted; "" with kernel
 	comm   string // the actor's name then, where it is not its role
 	kernel bool   // no process: the ender's kernel gave up or answered
+	likely bool   // another ender cannot be excluded
 	// ender is who ended it for both ends alike (admin, path); "" seen from each.
 	ender verdict.Ender
 }
@@ -51,6 +52,9 @@ func (e ending) complete(x Expect, who verdict.Ender) Expect {
 	}
 	if x.Ender == "" {
 		x.Ender = who
+	}
+	if e.likely && x.Confidence == "" {
+		x.Confidence = verdict.Likely
 	}
 	x.Act, x.Signal, x.Actor, x.ActorComm = e.act, e.signal, e.actor, e.comm
 	return x

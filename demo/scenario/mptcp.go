@@ -8,8 +8,9 @@ import (
 )
 
 // byWorker is the polite end of a subflow: the processes close the MPTCP socket;
-// the subflows are closed by the kernel's worker, some time later.
-var byWorker = ending{class: verdict.Graceful, cause: verdict.OrderlyClose, kernel: true}
+// the subflows are closed by the kernel's worker, some time later. A subflow does not
+// tell whose doing that was, so it is likely at most that it was the kernel's own.
+var byWorker = ending{class: verdict.Graceful, cause: verdict.OrderlyClose, kernel: true, likely: true}
 
 // subflow marks what is due to an end as a subflow's.
 func subflow(x Expect) Expect {

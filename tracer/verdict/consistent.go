@@ -241,10 +241,23 @@ func (f *facts) unseenAnswer(peer *facts, cause Cause) string {
 // unseenClose: a call that gives descriptors up changed the state, and the close itself
 // was not told, which alone shows what was left in the queue, and whose that is.
 func (f *facts) unseenClose(s Scope) string {
-	if !f.inferred || !s.has(event.HookClose) || f.forget != none || f.subflow || f.abort != none || f.disconn != none || f.at(f.release).KernelThread() {
+	if f.release == none || f.forget != none || f.subflow || f.abort != none || f.disconn != none {
 		return ""
 	}
-	return "the close"
+	e := f.at(f.release)
+	if f.inferred {
+		if !s.has(event.HookClose) || e.KernelThread() {
+			return ""
+		}
+		return "the close"
+	}
+	// What stands above TCP gives its functions back before the close, so only the
+	// close of the descriptor shows it. A story tells that one where it shows anything.
+	if f.c.Storied || f.closed != none && f.closed < f.release || !s.has(event.HookFileClose) || !e.ByProcess() || e.CallOn == unixFamily || !e.Call.Drops() && !e.Exiting() ||
+		event.Any(f.c.Events, func(e *event.Event) bool { return e.Hook == event.HookFileClose }) {
+		return ""
+	}
+	return "the close of its descriptor"
 }
 
 // unseenSending: a FIN came before the other end's stack had sent one. Something on the

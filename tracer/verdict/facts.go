@@ -634,8 +634,10 @@ func (f *facts) appSaw(s Scope) []string {
 				continue
 			}
 			errno := event.Errno(-e.Arg)
-			if errno == 0 && pending != 0 && e.Hook == event.HookReceive && e.Has&event.HasSocket != 0 && e.Err == 0 && i > f.closed {
-				add(pending.String()) // it had been taken before
+			// It had been taken before: else it is what this call had been told (sock_error).
+			taken := errno == 0 && e.Hook == event.HookReceive || errno == event.Errno(unix.EPIPE) && e.Hook == event.HookStreamError && errno != pending
+			if taken && pending != 0 && e.Has&event.HasSocket != 0 && e.Err == 0 && i > f.closed {
+				add(pending.String())
 				unsure = unsure || pending == event.Errno(unix.EPIPE) && !s.has(event.HookStreamError)
 				pending = 0
 			}

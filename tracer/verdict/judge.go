@@ -50,7 +50,7 @@ func (x *finding) did(e *event.Event) *finding {
 		// A worker: a file that was closed from where a process could not
 		// sleep, or MPTCP. MPTCP's worker closes subflows some time after the process closed
 		// the connection: the subflow does not tell which process that was.
-		x.by = byKernel
+		x.by, x.likely = byKernel, x.likely || e.MPTCP
 		return x
 	}
 	x.by = byProcess
@@ -315,7 +315,9 @@ func (v *Verdict) fill(r *Rule, x *finding, a, b *facts, mine bool, s Scope) {
 	if r.Cause == UnknownCause {
 		v.Confidence = NotKnown
 		for _, h := range slices.Concat(s.Missing, s.Partial) {
-			v.Missing = append(v.Missing, h.String())
+			if h != event.HookStack && h != event.HookReceive { // which explain no end
+				v.Missing = append(v.Missing, h.String())
+			}
 		}
 	}
 	if v.Class == Open {

@@ -29,6 +29,7 @@ func unreadClose(f *far, change ...func(*event.Event)) verdict.Verdict {
 	by := func(h event.Hook, what ...func(*event.Event)) {
 		f.see(400*time.Millisecond, h, append(append(what, doing(event.CallClose)), change...)...)
 	}
+	by(event.HookFileClose, at(event.Established), func(e *event.Event) { e.Refs = 1 })
 	by(event.HookClose, at(event.Established))
 	by(event.HookSetState, move(event.Established, event.Close))
 	by(event.HookSendActiveReset, at(event.Close))

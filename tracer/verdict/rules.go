@@ -114,18 +114,23 @@ func (f *facts) elsewhere(ok func(*event.Event) bool) int {
 // resetElsewhere is a reset that this machine's kernel sent to this end for
 // want of a socket, when it can be the one that came.
 func (f *facts) resetElsewhere(state event.State) int {
-	return f.elsewhere(func(e *event.Event) bool {
+	// Of several that can be the one that came, the first was.
+	i := f.elsewhere(func(e *event.Event) bool {
 		if e.Hook != event.HookSendReset || e.Segment.Flags&event.RST != 0 && e.Has&event.HasSegment != 0 {
 			return false
 		}
 		if last := f.at(f.reset); last != nil && (told(e, last) > last.Time || last.Time-e.Time >= longestFlight || !fits(last, e)) {
 			return false
 		}
-		if state == 0 {
-			return e.Sock == 0
-		}
-		return e.Sock != 0 && e.State == state
+		return true
 	})
+	if i == none {
+		return none
+	}
+	if e := &f.c.Elsewhere[i]; state == 0 && e.Sock != 0 || state != 0 && (e.Sock == 0 || e.State != state) {
+		return none
+	}
+	return i
 }
 
 func acceptOverflow(a, b *facts, s Scope) *finding {
@@ -366,6 +371,9 @@ func leftQueue(a, b *facts, s Scope) *finding {
 	x := &finding{a: []int{a.release, a.fin}, b: []int{b.peerFin, b.forget, b.closed, b.active}, both: true}
 	if b.forget == none {
 		x.needs = []event.Hook{event.HookChildForget}
+	}
+	if before(a.fin, a.release) {
+		return x.did(a.hand(a.finAct)) // it shut its sending side down, and closed later
 	}
 	return x.did(a.hand(a.release))
 }
@@ -711,7 +719,7 @@ const jiffies = 20 * time.Millisecond
 // this host sent: whether it was sent, the hooks on sending say.
 func (f *facts) heardNothing(x *finding) *finding {
 	e := f.end()
-	x.likely = x.likely || f.heldBack()
+	x.likely = x.likely || f.heldBack() || f.neighborPending()
 	if e.Retransmits > 0 {
 		x.needs = append(x.needs, event.HookRetransmit)
 	}

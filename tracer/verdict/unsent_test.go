@@ -86,9 +86,9 @@ func TestUnsent(t *testing.T) {
 			says: []string{"10.9.9.9 said ICMP host unreachable", "EHOSTUNREACH instead of ETIMEDOUT"}},
 		{name: "somebody, unseen", end: givesUp(unix.EHOSTUNREACH, inFlight(5), soft(unix.EHOSTUNREACH)), missing: []event.Hook{event.HookICMP, event.HookNeighbor},
 			cause: verdict.RetransmitTimeout, sure: verdict.Likely},
-		{name: "zero window", end: givesUp(unix.ETIMEDOUT, probes(4), func(e *event.Event) { e.SndWnd = 0 }), cause: verdict.ZeroWindowTimeout, sure: verdict.Certain,
+		{name: "zero window", end: givesUp(unix.ETIMEDOUT, probes(4), func(e *event.Event) { e.SndWnd, e.SinceProbing = 0, time.Minute }), cause: verdict.ZeroWindowTimeout, sure: verdict.Certain,
 			says: []string{"at zero"}},
-		{name: "small window", end: givesUp(unix.ETIMEDOUT, probes(4), func(e *event.Event) { e.SndWnd = 100 }), cause: verdict.ZeroWindowTimeout, sure: verdict.Certain,
+		{name: "small window", end: givesUp(unix.ETIMEDOUT, probes(4), func(e *event.Event) { e.SndWnd, e.SinceProbing = 100, time.Minute }), cause: verdict.ZeroWindowTimeout, sure: verdict.Certain,
 			says: []string{"at 100 bytes, too few"}},
 		{name: "zero window, own filter", end: givesUp(unix.ETIMEDOUT, probes(4), refusedTries(4, unix.EPERM), func(e *event.Event) { e.SndWnd = 0 }),
 			cause: verdict.SendFailed, sure: verdict.Certain},
@@ -102,7 +102,7 @@ func TestUnsent(t *testing.T) {
 		}), cause: verdict.UserTimeout, sure: verdict.Certain, says: []string{"which had closed", "500 ms"}},
 		{name: "user timeout not reached", end: givesUp(unix.ETIMEDOUT, probes(4), func(e *event.Event) {
 			e.UserTimeout, e.SinceProbing, e.SndWnd = 60000, 3*time.Second, 0
-		}), cause: verdict.ZeroWindowTimeout, sure: verdict.Certain},
+		}), cause: verdict.ZeroWindowTimeout, sure: verdict.Likely}, // so short a time a neighbor may be looked for
 		{name: "black hole", end: givesUp(unix.ETIMEDOUT, func(e *event.Event) { e.WriteSeq += 5500; e.Sacked = 1 }, inFlight(4)),
 			cause: verdict.RetransmitTimeout, sure: verdict.Certain, says: []string{"SACK", "1448 bytes", "path MTU"}},
 	} {
@@ -212,6 +212,7 @@ func TestWhatEndedFinWait2(t *testing.T) {
 	} {
 		t.Run(x.name, func(t *testing.T) {
 			f := newFar(conn.OpenActive).established(60)
+			f.see(time.Second, event.HookFileClose, at(event.Established), process(event.CallClose), func(e *event.Event) { e.Refs = 1 })
 			f.see(time.Second, event.HookClose, at(event.Established), process(event.CallClose))
 			f.see(time.Second, event.HookSetState, move(event.Established, event.FinWait1), process(event.CallClose))
 			f.see(1100*time.Millisecond, event.HookSetState, move(event.FinWait1, event.FinWait2))
