@@ -155,16 +155,22 @@ func heldOn(f *facts) string {
 // above says at which ends TCP does not know what was read, with a space before
 // it; "" at none.
 func above(ends ...*facts) string {
-	var s string
+	var all, last string
 	for _, f := range ends {
-		if f != nil && f.aboveIn && !f.subflow {
-			s += fmt.Sprintf(" What %s read, and threw away, is not known: something above TCP (kTLS, sockmap) has its queue.", end(f))
+		var s string
+		switch {
+		case f == nil:
+		case f.subflow:
+			s = fmt.Sprintf(" What %s read is not known: its queue is that of the MPTCP socket.", end(f))
+		case f.aboveIn:
+			s = fmt.Sprintf(" What %s read, and threw away, is not known: something above TCP (kTLS, sockmap) has its queue.", end(f))
 		}
-		if f != nil && f.subflow {
-			s += fmt.Sprintf(" What %s read is not known: its queue is that of the MPTCP socket.", end(f))
+		if s != last { // one process may have both ends
+			all += s
 		}
+		last = s
 	}
-	return s
+	return all
 }
 
 func plural(n uint64) string {
@@ -291,13 +297,17 @@ func tellSockDestroy(t *telling) string {
 }
 
 func tellLeftQueue(t *telling) string {
+	left := t.a.release
+	if before(t.a.fin, left) {
+		left = t.a.fin
+	}
 	s := fmt.Sprintf("%s closed first%s%s: nobody had accepted the connection, which waited in the queue of the listener at %s.",
-		t.who(), parted(t.how()), t.when(t.a.at(t.a.release)), t.a.c.Remote)
+		t.who(), parted(t.how()), t.when(t.a.at(left)), t.a.c.Remote)
 	if l := t.b.lost().Unread; l != nil && *l > 0 {
 		s += fmt.Sprintf(" What it had sent (%s) nobody read.", plural(*l))
 	}
 	if t.b.active != none {
-		s += fmt.Sprintf(" When the listener was closed, %s later, its kernel sent a RST that ended nothing any more.", span(t.b.end().Time-t.a.at(t.a.release).Time))
+		s += fmt.Sprintf(" When the listener was closed, %s later, its kernel sent a RST that ended nothing any more.", span(t.b.end().Time-t.a.at(left).Time))
 	}
 	return s
 }
