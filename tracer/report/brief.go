@@ -19,18 +19,17 @@ type Brief interface {
 	Detail() verdict.Detail
 }
 
-// Brief implements Brief. Most endings are plain, so their rows are made without
-// memory of their own; a test holds them against those of End.
+// Brief implements Brief. Rows without colours are made with little memory of their
+// own; a test holds them against those with.
 func (s *TableSink) Brief(c *conn.Connection, v *verdict.Verdict) error {
+	if s.pen.color {
+		return s.End(Judged{Conn: c, Verdict: *v})
+	}
 	if err := s.Header(); err != nil {
 		return err
 	}
-	line, ok := s.brief(s.live.line[:0], c, v)
-	if !ok {
-		return s.End(Judged{Conn: c, Verdict: *v})
-	}
-	s.live.line = line
-	_, err := s.out.Write(line)
+	s.live.line = s.brief(s.live.line[:0], c, v)
+	_, err := s.out.Write(s.live.line)
 	return err
 }
 
@@ -40,67 +39,122 @@ var closeText = actText(verdict.ActClose, 0)
 // Detail implements Brief.
 func (s *TableSink) Detail() verdict.Detail { return verdict.DetailRow }
 
-// brief makes a row; false: a cell is too wide, or not in ASCII, or not known.
-func (s *TableSink) brief(line []byte, c *conn.Connection, v *verdict.Verdict) ([]byte, bool) {
-	if s.pen.color || c.Ended == 0 || c.Opened == 0 || c.Owner == nil || v.Bytes.Received == nil || v.Bytes.Sent == nil ||
-		v.Class != verdict.Graceful || v.Cause != verdict.OrderlyClose {
-		return nil, false
-	}
+// brief appends a row. What a cell shows of nearly every ending is appended at once; for
+// the rest the column is asked.
+func (s *TableSink) brief(line []byte, c *conn.Connection, v *verdict.Verdict) []byte {
+	var e *entry
 	room, gap := s.o.Width, 0
 	for i, kind := range s.kinds {
-		for gap > 0 {
-			n := min(gap, len(spaces))
-			line = append(line, spaces[:n]...)
-			gap -= n
+		before, n := len(line), s.widths[i]
+		for gap := gap; gap > 0; {
+			more := min(gap, len(spaces))
+			line = append(line, spaces[:more]...)
+			gap -= more
 		}
-		from, n := len(line), s.widths[i]
-		switch kind {
-		case cellTime:
-			line = s.clock.append(line, s.o.wall(c.Ended))
-		case cellProcess:
-			if c.Owner.Comm == "" || event.Outside(c.Owner.PID) || !plain(c.Owner.Comm, true) {
-				return nil, false
+		from := len(line)
+		w, ok := s.cell(&line, kind, c, v)
+		if !ok || s.o.Width > 0 && (w > n || w > room) {
+			if e == nil {
+				made := newEntry(Judged{Conn: c, Verdict: *v}, s.o)
+				made.Record = &Record{Bytes: BytesRecord(v.Bytes)}
+				e = made
 			}
-			line = append(append(line, c.Owner.Comm...), '/')
-			line = strconv.AppendUint(line, uint64(c.Owner.PID), 10)
-		case cellLocal:
-			line = c.Local.AppendTo(line)
-		case cellRemote:
-			line = c.Remote.AppendTo(line)
-		case cellAge:
-			from += s.pen.appendDuration(&line, c.Ended-c.Opened)
-		case cellIn:
-			line = appendNumber(line, *v.Bytes.Received)
-		case cellOut:
-			line = appendNumber(line, *v.Bytes.Sent)
-		case cellEnder:
-			switch {
-			case v.Ender == verdict.LocalProcess && v.Act == verdict.ActClose:
-				line = append(line, closeText...)
-			case v.Ender == verdict.PeerProcess || v.Ender == verdict.Peer:
-				line = append(line, "peer"...)
-			default:
-				return nil, false
+			text := s.text(e, i)
+			if s.o.Width > 0 {
+				text = cut(text, max(0, room), s.pen.ellipsis())
 			}
-		case cellHow:
-			line = append(line, "graceful"...)
-		case cellLost:
-			l := &v.Lost
-			if l.Unread == nil || l.Unsent == nil || l.Unacked == nil || *l.Unread+*l.Unsent+*l.Unacked > 0 {
-				return nil, false
+			w = width(text)
+			if line = append(line[:from], text...); text == "" {
+				line = line[:before] // nothing fills the line behind its last word
+				from = -1
 			}
-			line = append(line, '-')
-		default:
-			return nil, false // SERVICE: few columns, and no machine of many connections
-		}
-		w := len(line) - from
-		if s.o.Width > 0 && (w > n || w > room) {
-			return nil, false
 		}
 		room -= n + columnGap
-		gap += max(0, n-w) + columnGap
+		more := max(0, n-w) + columnGap
+		if from < 0 {
+			gap += more
+		} else {
+			gap = more
+		}
 	}
-	return append(line, '\n'), true
+	return append(line, '\n')
+}
+
+// text is what a column shows in its width.
+func (s *TableSink) text(e *entry, i int) string {
+	n := s.widths[i]
+	if s.o.Width == 0 {
+		n = 1 << 10
+	}
+	text, _ := s.shown[i].short(e, n)
+	return cut(text, n, s.pen.ellipsis())
+}
+
+// cell appends a cell, and returns how many columns it takes; false: it is not known
+// here what it shows.
+func (s *TableSink) cell(to *[]byte, kind briefCell, c *conn.Connection, v *verdict.Verdict) (columns int, ok bool) {
+	line := *to
+	from := len(line)
+	switch kind {
+	case cellTime:
+		if c.Ended == 0 {
+			return 0, false
+		}
+		line = s.clock.append(line, s.o.wall(c.Ended))
+	case cellProcess:
+		if c.Owner == nil || c.Owner.Comm == "" || event.Outside(c.Owner.PID) || !plain(c.Owner.Comm, true) {
+			return 0, false
+		}
+		line = append(append(line, c.Owner.Comm...), '/')
+		line = strconv.AppendUint(line, uint64(c.Owner.PID), 10)
+	case cellLocal, cellRemote:
+		a := c.Local
+		if kind == cellRemote {
+			a = c.Remote
+		}
+		if !a.IsValid() {
+			return 0, false
+		}
+		line = a.AppendTo(line)
+	case cellAge:
+		if c.Ended == 0 || c.Opened == 0 {
+			return 0, false
+		}
+		from += s.pen.appendDuration(&line, c.Ended-c.Opened)
+	case cellIn, cellOut:
+		n := v.Bytes.Received
+		if kind == cellOut {
+			n = v.Bytes.Sent
+		}
+		if n == nil {
+			return 0, false
+		}
+		line = appendNumber(line, *n)
+	case cellEnder:
+		switch {
+		case v.Ender == verdict.LocalProcess && v.Act == verdict.ActClose:
+			line = append(line, closeText...)
+		case v.Ender == verdict.PeerProcess || v.Ender == verdict.Peer:
+			line = append(line, "peer"...)
+		default:
+			return 0, false
+		}
+	case cellHow:
+		if v.Class != verdict.Graceful || v.Cause != verdict.OrderlyClose {
+			return 0, false
+		}
+		line = append(line, "graceful"...)
+	case cellLost:
+		l := &v.Lost
+		if l.Unread == nil || l.Unsent == nil || l.Unacked == nil || *l.Unread+*l.Unsent+*l.Unacked > 0 {
+			return 0, false
+		}
+		line = append(line, '-')
+	default:
+		return 0, false // SERVICE: few columns, and no machine of many connections
+	}
+	*to = line
+	return len(line) - from, true
 }
 
 const spaces = "                                                                "

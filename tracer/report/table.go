@@ -140,6 +140,14 @@ func (s *TableSink) End(j Judged) error {
 	if j.Conn == nil {
 		return errNoConn
 	}
+	if !s.pen.color {
+		return s.Brief(j.Conn, &j.Verdict)
+	}
+	return s.whole(j)
+}
+
+// whole writes a row cell by cell.
+func (s *TableSink) whole(j Judged) error {
 	if err := s.Header(); err != nil {
 		return err
 	}

@@ -126,7 +126,7 @@ func BenchmarkLongWay(b *testing.B) {
 			if err != nil {
 				b.Fatal(err)
 			}
-			r.Session = New(Config{Show: func(c *conn.Connection, v verdict.Verdict) error { return sink.End(report.Judged{Conn: c, Verdict: v}) }})
+			r.Session = New(Config{Brief: f == report.Table, Show: func(c *conn.Connection, v verdict.Verdict) error { return sink.End(report.Judged{Conn: c, Verdict: v}) }})
 			r.live = true
 			b.ReportAllocs()
 			for range b.N {

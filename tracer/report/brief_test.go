@@ -1,0 +1,81 @@
+package report
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/event"
+	"github.com/tcpbye/tcpbye/tracer/record"
+	"github.com/tcpbye/tcpbye/tracer/verdict"
+)
+
+// TestRowsAreAlike: a row that is appended at once is the one that is made cell by
+// cell, of each recorded end and in each width.
+func TestRowsAreAlike(t *testing.T) {
+	names, err := filepath.Glob("../verdict/testdata/*.tcpbye")
+	if err != nil || len(names) == 0 {
+		t.Fatal(names, err)
+	}
+	var ends []Judged
+	judge := func(events []event.Event) {
+		j := conn.New(conn.Options{Hold: true})
+		for _, e := range events {
+			j.Add(e)
+		}
+		for _, c := range j.Flush() {
+			ends = append(ends, Judged{Conn: c, Verdict: verdict.Judge(c, verdict.Scope{})})
+		}
+	}
+	for _, name := range names {
+		f, err := os.Open(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		var events []event.Event
+		if err := record.Read(f, record.Handler{
+			Meta:  func(record.Meta) error { judge(events); events = events[:0]; return nil },
+			Event: func(e event.Event) error { events = append(events, e); return nil },
+		}); err != nil {
+			t.Fatal(err)
+		}
+		judge(events)
+	}
+	if len(ends) < 1000 {
+		t.Fatalf("%d ends", len(ends))
+	}
+	// What a hostile or an unusual machine shows.
+	for i := range 4 {
+		x := ends[i*7]
+		c := *x.Conn
+		owner := conn.Process{PID: 1 << 22, Comm: []string{"a\x1b[31mb", "日本語のプロセス", "", "fifteen-letters"}[i]}
+		c.Owner, x.Conn = &owner, &c
+		n := uint64(1) << (10 * i)
+		x.Verdict.Bytes = verdict.Bytes{Received: &n}
+		ends = append(ends, x)
+	}
+	for _, width := range []int{0, 20, 40, 60, 80, 100, 120, 160, 200, 300} {
+		for _, ascii := range []bool{false, true} {
+			var fast, slow bytes.Buffer
+			o := Options{Width: width, ASCII: ascii, Location: time.UTC}
+			a, b := NewTable(&fast, o), NewTable(&slow, o)
+			for _, x := range ends {
+				if err := a.Brief(x.Conn, &x.Verdict); err != nil {
+					t.Fatal(err)
+				}
+				if err := b.whole(x); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if d := cmp.Diff(slow.String(), fast.String()); d != "" {
+				t.Errorf("%d columns, ASCII %v: %s", width, ascii, d)
+			}
+		}
+	}
+}
