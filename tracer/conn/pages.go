@@ -5,9 +5,9 @@ import "github.com/tcpbye/tcpbye/tracer/event"
 // An event is large, and full of pointers: new room for those of each connection is
 // what the join would take longest for. So it is used again.
 const (
-	smallPage = 6  // events: what a listener has, or a refused connection
-	largePage = 24 // as many as an end has, as a rule, and more than a story
-	maxPages  = 64 // of each size
+	smallPage = 6   // events: what a listener has, or a refused connection
+	largePage = 24  // as many as an end has, as a rule, and more than a story
+	maxPages  = 256 // of each size: 4 MB
 )
 
 // pages are room for events that nobody uses.
