@@ -1593,7 +1593,7 @@ static __always_inline int on_file_close(struct file *file)
 	} else {
 		refs = READ(file, f_count.counter);
 	}
-	if (cfg_story && refs == 1 && plain_file_close(sk))
+	if (cfg_story && refs == 1 && has_story(sk) && plain_file_close(sk))
 		return 0;
 	if (!is_tcp(sk) || (READ(sk, __sk_common.skc_family) != AF_INET &&
 			    READ(sk, __sk_common.skc_family) != AF_INET6) || !chosen(sk, false, false))

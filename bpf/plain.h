@@ -77,6 +77,10 @@ static __noinline int tell(__u64 sock)
 	}
 	s->told = 1;
 	take_turns(s);
+	if (*(volatile __u64 *)&s->conn != conn) {
+		bpf_map_delete_elem(&conns, &key); /* whoever asked was late: it has just ended */
+		return 0;
+	}
 	if (!(s->has_looks & 1 << LOOK_OPEN))
 		connecting(s);
 	return submit_story(s, 0);

@@ -400,5 +400,11 @@ int BPF_PROG(entry_ipv6_ifa_notify, int change, struct inet6_ifaddr *ifa)
 SEC("raw_tp")
 int tell_story(__u64 *args)
 {
-	return tell(args[0]);
+	__u64 sock = args[0], conn = args[1];
+	struct story *s = bpf_map_lookup_elem(&stories, &sock);
+
+	/* Its socket may be gone by now, and the place another's. */
+	if (!tracing || !s || s->conn != conn || !s->steps)
+		return 0;
+	return tell(sock);
 }

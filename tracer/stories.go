@@ -133,15 +133,16 @@ func (p *programs) loadAsker() *ebpf.Program {
 	}
 	// cilium/ebpf finds out, with the first, whether the kernel runs programs so at
 	// all (5.10), and needs privileges for it that are given up later.
-	if err := run(prog, 0); err != nil {
+	if err := run(prog); err != nil {
 		return nil
 	}
 	return prog
 }
 
-// run runs a program with one argument.
-func run(prog *ebpf.Program, arg uint64) error {
-	args := [12]uint64{arg} // a raw tracepoint has up to twelve (MAX_BPF_FUNC_ARGS)
+// run runs a program with arguments.
+func run(prog *ebpf.Program, arguments ...uint64) error {
+	var args [12]uint64 // a raw tracepoint has up to twelve (MAX_BPF_FUNC_ARGS)
+	copy(args[:], arguments)
 	_, err := prog.Run(&ebpf.RunOptions{Context: &args})
 	return err
 }
@@ -156,17 +157,17 @@ func (t *Tracer) Ask(match func(raw []byte) bool) error {
 	if !t.CanAsk() {
 		return nil
 	}
-	var wanted []uint64
+	var wanted [][2]uint64
 	if err := t.eachStory(func(s *bpf.ProbeStory) error {
 		if match(rawOf(s)) {
-			wanted = append(wanted, s.Sock)
+			wanted = append(wanted, [2]uint64{s.Sock, s.Conn})
 		}
 		return nil
 	}); err != nil {
 		return err
 	}
-	for _, sock := range wanted {
-		if err := run(t.asker, sock); err != nil {
+	for _, w := range wanted {
+		if err := run(t.asker, w[0], w[1]); err != nil {
 			return fmt.Errorf("ask the kernel half for the story of a socket: %w", err)
 		}
 	}

@@ -105,7 +105,8 @@ type Connection struct {
 	// Found: when the trace had ended, the kernel's own table of sockets had it, as
 	// what was told says.
 	Found bool
-	// Storied: its beginning was told at once, as a story, and not step by step.
+	// Storied: its life, or the beginning of it, was told at once, as a story, and not
+	// step by step.
 	Storied bool
 	// Replaced: the address of its socket was used again, and its own end was
 	// never told: it is not open any more, and how it ended was not seen.

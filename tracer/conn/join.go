@@ -35,6 +35,11 @@ type Options struct {
 	// Reuse says that Done keeps no connection's events once it has been told of both
 	// of its ends.
 	Reuse bool
+	// MiniEnds says that the end of a mini-socket is told (inet_twsk_kill), so that one
+	// in FIN_WAIT2 can be waited for.
+	MiniEnds bool
+	// Seek says that Alone is called.
+	Seek bool
 	// Placed is told, for each event that Add took, in the order of their times, of
 	// which connections it became part (some may be named twice, and some are
 	// listeners); nil: nobody is told. order is what Arrived was after its Add.
@@ -105,7 +110,7 @@ type entry struct {
 	filed      []isnKey // indexed under
 	ownerPlace int      // among those of its owner
 	told       bool     // by a story
-	early      bool     // which was told before its end: not all of it was plain
+	early      bool     // which was told before its end: it was not plain, or was asked for
 	alone      bool     // it is, or was, among those that are alone
 	belated    bool     // something of it was told before its birth
 }
@@ -140,9 +145,8 @@ type Joiner struct {
 	bySeq    map[isnKey][]*entry // by the initial sequence numbers
 	byThread map[uint32]*entry   // whose send(2) failed last in a thread, with SIGPIPE
 	names    map[event.Comm]string
-	coming   int // so many events of a connection are at hand
-	alone    []*entry
-	minis    bool // the end of a mini-socket is told here
+	coming   int      // so many events of a connection are at hand
+	alone    []*entry // those that Alone will visit; some may be judged
 	pages    pages
 	graves   graves
 	moment   []*arrival // placed with the time of the last one
@@ -456,7 +460,7 @@ func (j *Joiner) schedule(c *entry) {
 		due = j.now // this event is what made it complete
 	}
 	c.due = due
-	if c.early && c.peer == nil && due != never && !c.alone && !c.listener {
+	if j.opts.Seek && c.early && c.peer == nil && due != never && !c.alone && !c.listener {
 		c.alone = true
 		j.alone = append(j.alone, c)
 	}
@@ -534,7 +538,7 @@ func (j *Joiner) ownDue(c *entry) time.Duration {
 		switch {
 		case c.miniEnd != 0:
 			due = max(due, c.miniEnd)
-		case c.peer == nil || c.peer.Ended == 0 || j.minis:
+		case c.peer == nil || c.peer.Ended == 0 || j.opts.MiniEnds:
 			due = max(due, c.Ended+finWait2)
 		default:
 			// What the peer sent last, a FIN or the RST of an abort, may be under way.
@@ -593,7 +597,6 @@ func (j *Joiner) place(e *event.Event) {
 	case event.HookStack:
 		j.stack(e)
 	case event.HookTwskKill, event.HookTwskSchedule:
-		j.minis = true
 		if c := j.newestMini(ends{e.Local, e.Remote}, e.NetNS); c != nil {
 			j.append(c, e)
 			if e.Hook == event.HookTwskKill {

@@ -2,8 +2,8 @@ package conn
 
 import "github.com/tcpbye/tcpbye/tracer/event"
 
-// An event is large, and full of pointers: new room for those of each connection is
-// what the join would take longest for. So it is used again.
+// An event is large, and full of pointers: to allocate room for each connection's events
+// would take most of the join's time. So the room is used again.
 const (
 	smallPage = 6   // events: what a listener has, or a refused connection
 	largePage = 24  // as many as an end has, as a rule, and more than a story
@@ -50,7 +50,7 @@ func (j *Joiner) grow(c *entry) {
 	old := c.Events
 	more := j.pages.take(len(old) + max(1, j.coming))
 	if more == nil {
-		more = make([]event.Event, 0, len(old)+largePage)
+		more = make([]event.Event, 0, len(old)+max(largePage, len(old)))
 	}
 	c.Events = append(more, old...)
 	if j.opts.Reuse {

@@ -2,6 +2,7 @@ package session
 
 import (
 	"net/netip"
+	"slices"
 	"time"
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
@@ -20,21 +21,27 @@ const (
 	// more time passes between two askings than one takes.
 	seekEvery = 100 * time.Millisecond
 	seekShare = 4
-	// manyVain is how often one may be asked for in vain, of those at one address,
-	// until it is taken for another machine's, for as long as vainFor.
+	// After so many askings in vain for ends at one address it is taken for another
+	// machine's, for as long as vainFor.
 	manyVain = 8
 	vainFor  = 10 * time.Second
 	maxVain  = 4096 // addresses
+	// After so many in vain whatever the address, one is asked half as often, and so
+	// on for slowest times.
+	manyFruitless = 32
+	slowest       = 5
 )
 
 // seeker asks for the other ends.
 type seeker struct {
-	ask  func(match func(raw []byte) bool) error // nil: nobody can be asked
-	next time.Duration
-	vain map[netip.Addr]vain
+	ask       func(match func(raw []byte) bool) error // nil: nobody can be asked
+	next      time.Duration
+	vain      map[netip.Addr]askings
+	fruitless int // askings since one found something
 }
 
-type vain struct {
+// askings were in vain.
+type askings struct {
 	n    int
 	last time.Duration
 }
@@ -85,11 +92,15 @@ func (k *seeker) seek(now time.Duration, join *conn.Joiner, clock func() (time.D
 		}
 		return matches
 	})
-	over, clockErr := clock()
-	if err == nil {
-		err = clockErr
+	if err != nil {
+		k.ask = nil // what is known of one end has to do from now on
+		return nil
 	}
-	k.next = now + max(seekEvery, seekShare*(over-begun))
+	over, err := clock()
+	if k.fruitless++; slices.Contains(found, true) {
+		k.fruitless = 0
+	}
+	k.next = now + max(seekEvery, seekShare*(over-begun))<<min(slowest, k.fruitless/manyFruitless)
 	for i, x := range all {
 		k.note(x.end[0].Addr(), found[i], now)
 	}
@@ -103,8 +114,8 @@ func (k *seeker) note(a netip.Addr, found bool, now time.Duration) {
 		return
 	}
 	if k.vain == nil || len(k.vain) >= maxVain {
-		k.vain = map[netip.Addr]vain{}
+		k.vain = map[netip.Addr]askings{}
 	}
 	v := k.vain[a]
-	k.vain[a] = vain{v.n + 1, now}
+	k.vain[a] = askings{v.n + 1, now}
 }

@@ -43,7 +43,7 @@ func halfTold(j *conn.Joiner, n int) (ended time.Duration, other []byte) {
 // when it has had time to be told of.
 func TestSeek(t *testing.T) {
 	var judged []*conn.Connection
-	j := conn.New(conn.Options{Done: func(c *conn.Connection) { judged = append(judged, c) }})
+	j := conn.New(conn.Options{Seek: true, Done: func(c *conn.Connection) { judged = append(judged, c) }})
 	ended, other := halfTold(j, 0)
 	clock := time.Duration(0)
 	asked, matches := 0, 0
@@ -81,7 +81,7 @@ func TestSeek(t *testing.T) {
 
 // TestSeekInVain: for ends on other machines nobody is asked again and again.
 func TestSeekInVain(t *testing.T) {
-	j := conn.New(conn.Options{Done: func(*conn.Connection) {}})
+	j := conn.New(conn.Options{Seek: true, Done: func(*conn.Connection) {}})
 	asked := 0
 	k := seeker{ask: func(func([]byte) bool) error { asked++; return nil }}
 	for n := range 4 * manyVain {
@@ -103,10 +103,41 @@ func TestSeekInVain(t *testing.T) {
 		if v.n != 4*manyVain {
 			t.Errorf("%d times in vain", v.n)
 		}
-		k.vain[a] = vain{v.n, ended}
+		k.vain[a] = askings{v.n, ended}
 	}
 	j.Advance(ended + 200*time.Millisecond)
 	if err := k.seek(ended+200*time.Millisecond, j, func() (time.Duration, error) { return 0, nil }); err != nil || asked != 0 {
 		t.Errorf("asked %d times, %v", asked, err)
+	}
+}
+
+// TestSeekFails: whoever cannot ask goes on without.
+func TestSeekFails(t *testing.T) {
+	j := conn.New(conn.Options{Seek: true, Done: func(*conn.Connection) {}})
+	ended, _ := halfTold(j, 0)
+	j.Advance(ended + 200*time.Millisecond)
+	k := seeker{ask: func(func([]byte) bool) error { return unix.EPERM }}
+	if err := k.seek(ended+200*time.Millisecond, j, func() (time.Duration, error) { return 0, nil }); err != nil || k.ask != nil {
+		t.Errorf("%v, and it would ask again: %v", err, k.ask != nil)
+	}
+}
+
+// TestSeekSeldom: a service whose clients, each at another address, are never found here
+// does not have the kernel half asked all the time.
+func TestSeekSeldom(t *testing.T) {
+	k := seeker{}
+	for range slowest * manyFruitless {
+		k.fruitless++
+	}
+	j := conn.New(conn.Options{Seek: true, Done: func(*conn.Connection) {}})
+	ended, _ := halfTold(j, 0)
+	now := ended + 200*time.Millisecond
+	j.Advance(now)
+	k.ask = func(func([]byte) bool) error { return nil }
+	if err := k.seek(now, j, func() (time.Duration, error) { return 0, nil }); err != nil {
+		t.Fatal(err)
+	}
+	if k.next-now < seekEvery<<slowest {
+		t.Errorf("the next asking is %v later", k.next-now)
 	}
 }

@@ -188,6 +188,7 @@ func New(cfg Config) *Session {
 		cfg.Join.Placed, cfg.Join.Gone = s.placed, s.gone
 	}
 	s.cfg.Scope.Brief = cfg.Brief
+	cfg.Join.MiniEnds = !slices.Contains(cfg.Scope.Missing, event.HookTwskKill)
 	cfg.Join.Reuse = cfg.Brief && cfg.Join.Placed == nil
 	s.join = conn.New(cfg.Join)
 	if cfg.Record != nil && (cfg.Pick != nil || cfg.Record.Rotates()) {

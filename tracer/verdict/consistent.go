@@ -241,7 +241,7 @@ func (f *facts) unseenAnswer(peer *facts, cause Cause) string {
 // unseenClose: a call that gives descriptors up changed the state, and the close itself
 // was not told, which alone shows what was left in the queue, and whose that is.
 func (f *facts) unseenClose(s Scope) string {
-	if f.release == none || f.forget != none || f.subflow || f.abort != none || f.disconn != none {
+	if f.release == none || f.forget != none || f.unheld(s) || f.subflow || f.abort != none || f.disconn != none {
 		return ""
 	}
 	e := f.at(f.release)
@@ -266,7 +266,7 @@ func (f *facts) unseenSending(peer *facts) string {
 	if peer == nil || f.peerFin == none || f.subflow || !f.c.Proven || peer.c.Open == conn.OpenUnknown {
 		return ""
 	}
-	if peer.fin == none && peer.closed == none || peer.fin != none && peer.at(peer.fin).Time > f.at(f.peerFin).Time+sameStep {
+	if peer.fin == none || peer.fin != none && peer.at(peer.fin).Time > f.at(f.peerFin).Time+sameStep {
 		return "who sent the FIN that came to " + end(f)
 	}
 	return ""

@@ -424,7 +424,7 @@ func (f *facts) count() {
 // numbers are places for those that a verdict points to.
 type numbers []uint64
 
-func (n *numbers) is(v uint64) *uint64 {
+func (n *numbers) keep(v uint64) *uint64 {
 	if *n == nil {
 		*n = make([]uint64, 0, 6) // of Lost and Bytes; it never grows: others point into it
 	}
@@ -451,12 +451,12 @@ func (f *facts) countLost(room *numbers) Lost {
 		// At the end a process may still hold the socket and read on: without
 		// its close, what it never read is not known.
 		if known && (n == 0 || reader != end || f.release == f.closed || !end.HasSk) {
-			l.Unread = room.is(uint64(n))
+			l.Unread = room.keep(uint64(n))
 		}
 	}
 	if end.Has&event.HasTCP != 0 {
 		sent, queued := f.unacknowledged(end)
-		l.Unacked, l.Unsent = room.is(uint64(sent)), room.is(uint64(queued))
+		l.Unacked, l.Unsent = room.keep(uint64(sent)), room.keep(uint64(queued))
 	}
 	// What the process wrote and read is another layer's. A subflow of MPTCP
 	// carries any part of it, some of it twice; kTLS and sockmap have queues of
@@ -577,9 +577,9 @@ func (f *facts) countBytes(room *numbers) Bytes {
 	}
 	inFlight, _ := f.unacknowledged(e)
 	sent := acked + uint64(inFlight)
-	b.Received = room.is(received)
+	b.Received = room.keep(received)
 	if known {
-		b.Acked, b.Sent = room.is(acked), room.is(sent)
+		b.Acked, b.Sent = room.keep(acked), room.keep(sent)
 	}
 	return b
 }

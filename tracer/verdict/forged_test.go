@@ -137,3 +137,38 @@ func TestHeldBack(t *testing.T) {
 		}
 	}
 }
+
+// TestCloseThatWasNotTold: what stands above TCP shows itself at the close of the
+// descriptor, and what was left unread at the close of the socket.
+func TestCloseThatWasNotTold(t *testing.T) {
+	for _, h := range []event.Hook{event.HookFileClose, event.HookClose} {
+		for _, scenario := range []string{"sockmap-close-ipv4", "close-ipv4", "close-unread-ipv4"} {
+			r := recorded(t, scenario)
+			r.events = slices.DeleteFunc(r.events, func(e event.Event) bool { return e.Hook == h })
+			for _, x := range r.judge() {
+				if x.v.Confidence == verdict.Certain {
+					t.Errorf("%s without %v: %s", scenario, h, line(x.c, x.v))
+				}
+			}
+		}
+	}
+}
+
+// TestFirstOfTwoResets: a mini-socket answered, and then the kernel without a socket did.
+// The first one came.
+func TestFirstOfTwoResets(t *testing.T) {
+	r := recorded(t, "data-to-mini-socket-ipv4")
+	for i := range r.events {
+		if e := r.events[i]; e.Hook == event.HookSendReset {
+			e.Time += time.Millisecond
+			e.Sock, e.Conn, e.State = 0, 0, 0
+			r.events = append(r.events, e)
+		}
+	}
+	slices.SortStableFunc(r.events, func(a, b event.Event) int { return int(a.Time - b.Time) })
+	for _, x := range r.judge() {
+		if x.v.Cause == verdict.NoSocket {
+			t.Errorf("%s", line(x.c, x.v))
+		}
+	}
+}

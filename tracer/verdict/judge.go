@@ -374,7 +374,7 @@ func (v *Verdict) tell(t *telling, r *Rule, self, other *facts, waits bool) {
 		v.Advice = killedAdvice(v.Signal)
 	}
 	if v.Probe {
-		v.Sentence += " It had been opened just before, and not a byte went either way: so end health checks and scans."
+		v.Sentence += " It had been opened just before, and not a byte went either way, as health checks and scans end."
 	}
 	if t.x.harmless || v.Probe {
 		v.Advice = ""

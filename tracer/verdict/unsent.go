@@ -168,16 +168,20 @@ func (f *facts) heldBack() bool {
 	return tries > 0 && f.end().BusyTries > 0 && f.refused()+int(f.end().BusyTries) >= tries
 }
 
-// neighborTime is how long the kernel looks for a neighbor, and then says so, with the
-// usual settings and time to spare: five seconds until it doubts one, three questions
-// to that one, and three to all (neigh_timer_handler).
-const neighborTime = 30 * time.Second
+// neighborTime is how long the kernel looks for a neighbor before it says so, with the
+// usual settings: five seconds until it doubts one, three questions to that one, and
+// three to all, a second each (neigh_timer_handler).
+const neighborTime = 11 * time.Second
 
 // neighborPending says whether the probes that were not answered may have waited for a
 // neighbor all the time: a probe that waits is sent for all that TCP knows.
 func (f *facts) neighborPending() bool {
 	e := f.end()
-	return e.ProbesOut > 0 && !f.c.Remote.Addr().IsLoopback() && f.c.Remote.Addr() != f.c.Local.Addr() && max(e.SinceProbing, e.SinceReceived) < neighborTime
+	lasted := e.SinceProbing
+	if lasted == 0 {
+		lasted = time.Duration(e.ProbesOut) * time.Second // keepalive: at least (MAX_TCP_KEEPINTVL is in seconds)
+	}
+	return e.ProbesOut > 0 && !f.c.Remote.Addr().IsLoopback() && f.c.Remote.Addr() != f.c.Local.Addr() && lasted < neighborTime
 }
 
 // noICMP says that no ICMP error ended an attempt to connect, as one does that this
