@@ -25,7 +25,7 @@ import (
 
 var (
 	kernels = flag.String("bench.kernel", "6.1,7", "the kernels that TestBench boots, by commas, or all")
-	only    = flag.String("bench.mode", "", "only these modes, by commas")
+	only    = flag.String("bench.mode", "", "only these modes, by semicolons")
 	count   = flag.Int("bench.n", 400, "connections for each figure")
 	boots   = flag.Int("bench.boots", 1, "boots; the median of their figures is told")
 	serve   = flag.Int("bench.serve", 0, "internal: serve so many connections on descriptor 3")
@@ -167,7 +167,7 @@ func TestMeter(t *testing.T) {
 	}
 	var figures []figure
 	for _, m := range modes {
-		if *only != "" && m.command != nil && !slices.Contains(strings.Split(*only, ","), m.name) {
+		if *only != "" && m.command != nil && !slices.Contains(strings.Split(*only, ";"), m.name) {
 			continue
 		}
 		f, err := measure(t.Context(), m)
