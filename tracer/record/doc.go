@@ -8,7 +8,7 @@
 //	length   uint32, little endian: of kind and body
 //	kind     one byte: 'M' meta, 'E' event, 'L' loss, 'Z' end,
 //	         'P' process, 'S' seed, 'T' tick, 'C' choice, 'W' wall clock,
-//	         'K' story
+//	         'K' story, 'O' a look at the kernel's own table of sockets
 //	body
 //	checksum uint32, little endian: CRC-32C of kind and body
 //
