@@ -153,19 +153,30 @@ func drain(c *net.TCPConn) error {
 	return err
 }
 
-// drainAndAck reads to the end of input and sends the acknowledgement of the
-// peer's FIN, which could wait for the next segment: the peer's socket becomes
-// a mini-socket in FIN_WAIT2.
-func drainAndAck(c *net.TCPConn) error {
-	if err := drain(c); err != nil {
+// closeAside closes a connection so that its socket becomes a mini-socket in FIN_WAIT2.
+// For that the other end's acknowledgement must come when the call is over: what comes
+// while it has the socket starts a timer of the full one instead (tcp_rcv_state_process).
+func closeAside(c, other *net.TCPConn) error {
+	if err := quickAck(other, 0); err != nil {
 		return err
 	}
+	if err := c.Close(); err != nil {
+		return err
+	}
+	if err := drain(other); err != nil {
+		return err
+	}
+	return quickAck(other, 1)
+}
+
+// quickAck has the kernel put an acknowledgement off (0), or send it (1).
+func quickAck(c *net.TCPConn, now int) error {
 	raw, err := c.SyscallConn()
 	if err != nil {
 		return err
 	}
 	var optErr error
-	err = raw.Control(func(fd uintptr) { optErr = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_QUICKACK, 1) })
+	err = raw.Control(func(fd uintptr) { optErr = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_QUICKACK, now) })
 	return errors.Join(err, optErr)
 }
 
@@ -195,10 +206,7 @@ func (s *stories) polite(ctx context.Context) error {
 
 func (s *stories) closeTwice(ctx context.Context) error {
 	return s.connected(ctx, func(client, server *net.TCPConn) error {
-		if err := client.Close(); err != nil {
-			return err
-		}
-		if err := drainAndAck(server); err != nil {
+		if err := closeAside(client, server); err != nil {
 			return err
 		}
 		return server.Close()
@@ -207,10 +215,7 @@ func (s *stories) closeTwice(ctx context.Context) error {
 
 func (s *stories) dataAfterClose(ctx context.Context) error {
 	return s.connected(ctx, func(client, server *net.TCPConn) error {
-		if err := client.Close(); err != nil {
-			return err
-		}
-		if err := drainAndAck(server); err != nil {
+		if err := closeAside(client, server); err != nil {
 			return err
 		}
 		return writeTillReset(server)
@@ -249,7 +254,11 @@ func (s *stories) dataAfterShutdown(ctx context.Context) error {
 		if shutErr != nil {
 			return fmt.Errorf("shutdown(SHUT_RDWR): %w", shutErr)
 		}
-		if err := drainAndAck(server); err != nil {
+		if err := drain(server); err != nil {
+			return err
+		}
+		// Its FIN is acknowledged at once: what is sent then meets FIN_WAIT2.
+		if err := quickAck(server, 1); err != nil {
 			return err
 		}
 		return writeTillReset(server)
