@@ -41,7 +41,7 @@ const (
 var suite = map[string]string{
 	"./tracer":         "^(TestLoopback|TestHooks|TestWithoutProbeReads|TestPrivileges|TestDropPrivileges|TestOpenGivesBack)$",
 	"./demo/scenario":  "^(TestDemo|TestCatalogueIsJudged)$",
-	"./tracer/session": "^(TestStackOf.*|TestOtherEndIsAskedFor)$",
+	"./tracer/session": "^(TestStackOf.*|TestOtherEndIsAskedFor|TestOlderIsWhole)$",
 	"./cmd/tcpbye":     "^(TestDoctor|TestStartsInLittleMemory|TestTraceInContainer$)",
 }
 
@@ -54,7 +54,7 @@ func tests(path, kernel string) (run string, args []string) {
 		run = strings.TrimSuffix(run, ")") + "|TestResetIsToldAtOnce$)"
 	}
 	if path == "./tracer" && kernel != here && !strings.HasSuffix(kernel, locked) {
-		run = strings.TrimSuffix(run, ")$") + "|TestStories(Full|Refused|Filter|Asked)?)$"
+		run = strings.TrimSuffix(run, ")$") + "|TestStories(Full|Refused|Filter|Asked)?|TestPlainCost)$"
 	}
 	if path == "./demo/scenario" {
 		switch {

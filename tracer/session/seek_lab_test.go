@@ -4,6 +4,9 @@ package session_test
 
 import (
 	"context"
+	"fmt"
+	"io"
+	"net"
 	"net/netip"
 	"testing"
 	"time"
@@ -81,5 +84,56 @@ func TestOtherEndIsAskedFor(t *testing.T) {
 		t.Errorf("its other end is not known: %s", judged.Sentence)
 	case shown.Peer.Local != shown.Remote || shown.Peer.Open != conn.OpenActive || shown.Peer.Ended != 0:
 		t.Errorf("its other end is taken for %v, %v, ended %v", shown.Peer.Local, shown.Peer.Open, shown.Peer.Ended)
+	}
+}
+
+// TestOlderIsWhole: of a connection that is older than the trace nothing is missing where
+// others are told in stories.
+func TestOlderIsWhole(t *testing.T) {
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	must(err)
+	defer l.Close()
+	client, err := net.Dial("tcp4", l.Addr().String())
+	must(err)
+	server, err := l.Accept()
+	must(err)
+	ctx, stop := context.WithTimeout(t.Context(), time.Minute)
+	defer stop()
+	ends := map[string]verdict.Verdict{}
+	_, err = session.Live(ctx, tracer.Options{Story: true}, func(_ record.Meta, _ []tracer.Attachment) (session.Config, error) {
+		return session.Config{
+			Started: func() error {
+				if err := client.Close(); err != nil {
+					return err
+				}
+				if _, err := server.Read(make([]byte, 1)); err != io.EOF {
+					return fmt.Errorf("read %v, want the end", err)
+				}
+				return server.Close()
+			},
+			Show: func(c *conn.Connection, v verdict.Verdict) error {
+				if c.Local == netip.MustParseAddrPort(client.LocalAddr().String()) || c.Local == netip.MustParseAddrPort(server.LocalAddr().String()) && c.Remote.Port() != 0 {
+					if ends[c.Local.String()] = v; len(ends) == 2 {
+						stop()
+					}
+				}
+				return nil
+			},
+		}, nil
+	})
+	must(err)
+	if len(ends) != 2 {
+		t.Fatalf("%d ends are shown", len(ends))
+	}
+	for local, v := range ends {
+		if v.Class != verdict.Graceful || v.Unseen != "" {
+			t.Errorf("%s: %s, not seen: %q: %s", local, v.Class, v.Unseen, v.Sentence)
+		}
 	}
 }
