@@ -83,6 +83,7 @@ func listenIn(t *testing.T, o Options, act func(*Tracer)) heard {
 				return nil
 			},
 			Tick: func(time.Duration) error { return nil },
+			Idle: func() bool { return true },
 		})
 	}()
 	act(tr)
