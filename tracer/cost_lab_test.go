@@ -14,7 +14,7 @@ import (
 
 // What a plain connection, both ends, may cost in what does not depend on the machine.
 const (
-	plainRuns    = 36 // runs of BPF programs; measured on 6.1: 32.6, some of them of what went on beside it
+	plainRuns    = 42 // runs of BPF programs; measured: 32.6 on 6.1, 37.9 on 5.10, some of them of what went on beside it
 	idleSwitches = 90 // of all threads in a second, when nothing happens; measured: 45, and 125 where the reader polls
 )
 
@@ -76,7 +76,7 @@ func TestPlainCost(t *testing.T) {
 		t.Errorf("%.1f runs of BPF programs for a plain connection, at most %d may be", runs, plainRuns)
 	}
 	// On a busy machine a segment may come so late that its connection is not plain.
-	if len(h.stories) != 2*n || len(h.events) > n/4 {
+	if len(h.stories) != 2*n || len(h.events) > n/2 {
 		t.Errorf("%d stories and %d events of %d connections", len(h.stories), len(h.events), n)
 	}
 	if open > 0 || ids > 0 {
