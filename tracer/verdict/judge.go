@@ -50,7 +50,7 @@ func (x *finding) did(e *event.Event) *finding {
 		// A worker: a file that was closed from where a process could not
 		// sleep, or MPTCP. MPTCP's worker closes subflows some time after the process closed
 		// the connection: the subflow does not tell which process that was.
-		x.by, x.likely = byKernel, x.likely || e.MPTCP
+		x.by, x.likely = byKernel, true
 		return x
 	}
 	x.by = byProcess
