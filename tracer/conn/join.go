@@ -144,7 +144,7 @@ type Joiner struct {
 	byOwner  map[uint32][]*entry // by the PID of their owner
 	bySeq    map[isnKey][]*entry // by the initial sequence numbers
 	byThread map[uint32]*entry   // whose send(2) failed last in a thread, with SIGPIPE
-	names    map[event.Comm]string
+	names    event.Names
 	coming   int      // so many events of a connection are at hand
 	alone    []*entry // those that Alone will visit; some may be judged
 	pages    pages
@@ -174,7 +174,7 @@ func New(opts Options) *Joiner {
 		byOwner:  map[uint32][]*entry{},
 		byThread: map[uint32]*entry{},
 		bySeq:    map[isnKey][]*entry{},
-		names:    map[event.Comm]string{},
+		names:    event.Names{},
 	}
 	j.waiting.pages = &j.pages
 	return j
@@ -1004,27 +1004,11 @@ func (j *Joiner) actor(e *event.Event) *Process {
 
 // process is the task on the CPU.
 func (j *Joiner) process(e *event.Event) *Process {
-	who := &Process{PID: e.PID, TID: e.TID, Comm: j.name(e.Comm), UID: e.UID, Cgroup: e.Cgroup}
+	who := &Process{PID: e.PID, TID: e.TID, Comm: j.names.Of(e.Comm), UID: e.UID, Cgroup: e.Cgroup}
 	if j.opts.Who != nil {
 		j.opts.Who(who, e.Time)
 	}
 	return who
-}
-
-// maxNames is how many names are kept as they print: a machine runs few programs.
-const maxNames = 4096
-
-// name is a task's name as it prints.
-func (j *Joiner) name(c event.Comm) string {
-	s, ok := j.names[c]
-	if !ok {
-		if len(j.names) >= maxNames {
-			clear(j.names)
-		}
-		s = c.String()
-		j.names[c] = s
-	}
-	return s
 }
 
 func (j *Joiner) state(c *entry, e *event.Event) {

@@ -37,6 +37,25 @@ func (c *Comm) Is(name string) bool {
 	return n <= len(c) && string(c[:n]) == name && (n == len(c) || c[n] == 0)
 }
 
+// Names are tasks' names as they print, each made once: a machine runs few programs.
+type Names map[Comm]string
+
+// maxNames bounds how many are kept.
+const maxNames = 4096
+
+// Of is how a name prints.
+func (n Names) Of(c Comm) string {
+	s, ok := n[c]
+	if !ok {
+		if len(n) >= maxNames {
+			clear(n)
+		}
+		s = c.String()
+		n[c] = s
+	}
+	return s
+}
+
 // CommOf makes a Comm of a name, cut to what the kernel keeps.
 func CommOf(name string) (c Comm) {
 	copy(c[:len(c)-1], name)

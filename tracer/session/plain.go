@@ -40,7 +40,7 @@ type plain struct {
 	away  map[uint64]time.Duration
 	aways []uint64 // in the order in which they went
 
-	names  map[event.Comm]string
+	names  event.Names
 	comm   event.Comm // the last one of them
 	text   string
 	ends   [2]scratch
@@ -133,7 +133,7 @@ const (
 )
 
 func newPlain(s *Session) *plain {
-	p := &plain{s: s, hands: s.cfg.Keep != nil || s.cfg.Pick != nil, byKey: map[uint64]*resting{}, away: map[uint64]time.Duration{}, names: map[event.Comm]string{}}
+	p := &plain{s: s, hands: s.cfg.Keep != nil || s.cfg.Pick != nil, byKey: map[uint64]*resting{}, away: map[uint64]time.Duration{}, names: event.Names{}}
 	for _, open := range []conn.Open{conn.OpenActive, conn.OpenPassive} {
 		p.learn(open, eofNone)
 		for _, read := range []eof{eofUnread, eofAlone, eofBehind} {
@@ -524,20 +524,10 @@ func (p *plain) name(c event.Comm) string {
 	if c == p.comm {
 		return p.text
 	}
-	name, ok := p.names[c]
-	if !ok {
-		if len(p.names) >= maxNames {
-			clear(p.names)
-		}
-		name = c.String()
-		p.names[c] = name
-	}
+	name := p.names.Of(c)
 	p.comm, p.text = c, name
 	return name
 }
-
-// maxNames bounds the names of processes that are kept.
-const maxNames = 4096
 
 // whole fills in what only long forms show, of one end or of both.
 func (p *plain) whole(a *scratch, ra *resting, b *scratch, rb *resting) {
