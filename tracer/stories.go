@@ -148,7 +148,7 @@ func run(prog *ebpf.Program, arguments ...uint64) error {
 }
 
 // CanAsk says whether Ask works here.
-func (t *Tracer) CanAsk() bool { return t.stories && t.asker != nil }
+func (t *Tracer) CanAsk() bool { return t.asker != nil }
 
 // Ask has the kernel half tell the stories that match, of those that it has told
 // nothing of. They come by Handler.Story like any other, and what their sockets do

@@ -38,8 +38,6 @@ type Options struct {
 	// MiniEnds says that the end of a mini-socket is told (inet_twsk_kill), so that one
 	// in FIN_WAIT2 can be waited for.
 	MiniEnds bool
-	// Seek says that Alone is called.
-	Seek bool
 	// Placed is told, for each event that Add took, in the order of their times, of
 	// which connections it became part (some may be named twice, and some are
 	// listeners); nil: nobody is told. order is what Arrived was after its Add.
@@ -109,8 +107,7 @@ type entry struct {
 	isn        isns
 	filed      []isnKey // indexed under
 	ownerPlace int      // among those of its owner
-	told       bool     // by a story
-	early      bool     // which was told before its end: it was not plain, or was asked for
+	early      bool     // its story was told before its end: it was not plain, or was asked for
 	alone      bool     // it is, or was, among those that are alone
 	belated    bool     // something of it was told before its birth
 }
@@ -460,9 +457,9 @@ func (j *Joiner) schedule(c *entry) {
 		due = j.now // this event is what made it complete
 	}
 	c.due = due
-	if j.opts.Seek && c.early && c.peer == nil && due != never && !c.alone && !c.listener {
+	if c.early && c.peer == nil && due != never && !c.alone && !c.listener {
 		c.alone = true
-		j.alone = append(j.alone, c)
+		j.isAlone(c)
 	}
 	switch {
 	case due == never && c.place >= 0:
@@ -523,7 +520,7 @@ func (j *Joiner) ownDue(c *entry) time.Duration {
 	due := c.Ended + j.opts.Grace
 	if c.destroyed {
 		due = c.gone + j.opts.Rest
-		if c.told {
+		if c.Storied {
 			due = c.gone + j.Rest(c.Local, c.Remote, c.peer != nil)
 			if c.early && c.peer == nil {
 				due = c.gone + j.opts.Grace // its other end may be asked for
@@ -1054,7 +1051,7 @@ func (j *Joiner) state(c *entry, e *event.Event) {
 	}
 }
 
-// address keeps the best tuple seen. At LISTEN → SYN_RECV up to 6.12 the child
+// address keeps the best tuple seen. At LISTEN → SYN_RECV up to 6.17 the child
 // has the listener's (inet_csk_clone_lock sets the state first); after
 // tcp_disconnect the remote port is 0.
 func (j *Joiner) address(c *entry, e *event.Event) {

@@ -338,8 +338,14 @@ func TestMiniUnseen(t *testing.T) {
 }
 
 // TestMiniAborted: the RST with which the peer aborts comes to a mini-socket a moment
-// after the peer's own end is complete.
+// after the peer's own end is complete; or it is lost, and where the end of a mini-socket
+// is told, that is waited for.
 func TestMiniAborted(t *testing.T) {
+	t.Run("it comes", func(t *testing.T) { miniAborted(t, Options{}, 40*ms) })
+	t.Run("it is lost", func(t *testing.T) { miniAborted(t, Options{MiniEnds: true}, 20*time.Second) })
+}
+
+func miniAborted(t *testing.T, o Options, killed time.Duration) {
 	var all []event.Event
 	a, b := halfClosed(&all)
 	a.event(3*ms, event.Event{Hook: event.HookTimeWait, Arg: int32(event.FinWait2)})
@@ -354,14 +360,15 @@ func TestMiniAborted(t *testing.T) {
 	b.to(later, event.Close)
 	b.event(later, event.Event{Hook: event.HookDestroy})
 	a.sock, a.gen = 0, 0
-	a.event(later+40*ms, event.Event{Hook: event.HookTwskKill, Arg: int32(event.FinWait2)})
+	a.event(later+killed, event.Event{Hook: event.HookTwskKill, Arg: int32(event.FinWait2)})
 	var ends []*Connection
-	j := New(Options{Done: func(c *Connection) { ends = append(ends, c) }})
+	o.Done = func(c *Connection) { ends = append(ends, c) }
+	j := New(o)
 	for _, e := range all {
 		j.Add(e)
 		j.Advance(e.Time)
 	}
-	j.Advance(2 * later)
+	j.Advance(2*later + killed)
 	if len(ends) != 2 {
 		t.Fatalf("%d ends are complete", len(ends))
 	}

@@ -38,21 +38,21 @@ func early(j *Joiner, n int) time.Duration {
 // TestAloneIsBounded: who asks for nobody keeps nobody, and who asks seldom keeps those
 // that can still be joined.
 func TestAloneIsBounded(t *testing.T) {
-	for _, seek := range []bool{false, true} {
-		j := New(Options{Seek: seek, Done: func(*Connection) {}})
+	for _, asks := range []bool{false, true} {
+		j := New(Options{Done: func(*Connection) {}})
 		visited := 0
 		for n := range 1000 {
 			ended := early(j, n)
 			j.Advance(ended + 200*time.Millisecond)
-			if n%10 == 0 {
+			if asks && n%10 == 0 {
 				j.Alone(ended+100*time.Millisecond, func(*Connection, [2]uint32, bool) { visited++ })
 			}
 			if len(j.alone) > 16 {
-				t.Fatalf("seek %v: %d are kept", seek, len(j.alone))
+				t.Fatalf("asks %v: %d are kept", asks, len(j.alone))
 			}
 		}
-		if want := map[bool]int{true: 100}[seek]; visited != want {
-			t.Errorf("seek %v: %d were visited, want %d", seek, visited, want)
+		if want := map[bool]int{true: 100}[asks]; visited != want {
+			t.Errorf("asks %v: %d were visited, want %d", asks, visited, want)
 		}
 	}
 }

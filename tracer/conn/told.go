@@ -47,8 +47,7 @@ func (j *Joiner) placeStory(a *arrival) {
 	if c.judged {
 		return
 	}
-	c.Storied = true
-	c.told, c.early = true, c.early || a.story[len(a.story)-1].Hook != event.HookDestroy
+	c.Storied, c.early = true, c.early || a.story[len(a.story)-1].Hook != event.HookDestroy
 	if c.tuple == (ends{}) {
 		// Of a socket that is connecting the kernel half tells the port that was
 		// chosen since.
@@ -168,6 +167,15 @@ func (j *Joiner) Rest(local, remote netip.AddrPort, paired bool) time.Duration {
 func (j *Joiner) Number() int {
 	j.n++
 	return j.n
+}
+
+// isAlone puts a connection among those that are alone. Nobody need ask for them: those
+// that were judged go before there is more room.
+func (j *Joiner) isAlone(c *entry) {
+	if len(j.alone) == cap(j.alone) {
+		j.alone = slices.DeleteFunc(j.alone, func(c *entry) bool { return c.judged })
+	}
+	j.alone = append(j.alone, c)
 }
 
 // Alone visits, once each, the connections that have ended before a time, or wait in a

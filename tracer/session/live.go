@@ -44,7 +44,6 @@ func Live(ctx context.Context, opts tracer.Options, prepare func(record.Meta, []
 		return counts, err
 	}
 	cfg.Scope, cfg.offset = verdict.ScopeOf(meta), meta.Offset
-	cfg.Join.Seek = t.CanAsk()
 	s := New(cfg)
 	s.live = true
 	if t.CanAsk() {

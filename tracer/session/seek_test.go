@@ -43,7 +43,7 @@ func halfTold(j *conn.Joiner, n int) (ended time.Duration, other []byte) {
 // when it has had time to be told of.
 func TestSeek(t *testing.T) {
 	var judged []*conn.Connection
-	j := conn.New(conn.Options{Seek: true, Done: func(c *conn.Connection) { judged = append(judged, c) }})
+	j := conn.New(conn.Options{Done: func(c *conn.Connection) { judged = append(judged, c) }})
 	ended, other := halfTold(j, 0)
 	clock := time.Duration(0)
 	asked, matches := 0, 0
@@ -81,7 +81,7 @@ func TestSeek(t *testing.T) {
 
 // TestSeekInVain: for ends on other machines nobody is asked again and again.
 func TestSeekInVain(t *testing.T) {
-	j := conn.New(conn.Options{Seek: true, Done: func(*conn.Connection) {}})
+	j := conn.New(conn.Options{Done: func(*conn.Connection) {}})
 	asked := 0
 	k := seeker{ask: func(func([]byte) bool) error { asked++; return nil }}
 	for n := range 4 * manyVain {
@@ -113,7 +113,7 @@ func TestSeekInVain(t *testing.T) {
 
 // TestSeekFails: whoever cannot ask goes on without.
 func TestSeekFails(t *testing.T) {
-	j := conn.New(conn.Options{Seek: true, Done: func(*conn.Connection) {}})
+	j := conn.New(conn.Options{Done: func(*conn.Connection) {}})
 	ended, _ := halfTold(j, 0)
 	j.Advance(ended + 200*time.Millisecond)
 	k := seeker{ask: func(func([]byte) bool) error { return unix.EPERM }}
@@ -129,7 +129,7 @@ func TestSeekSeldom(t *testing.T) {
 	for range slowest * manyFruitless {
 		k.fruitless++
 	}
-	j := conn.New(conn.Options{Seek: true, Done: func(*conn.Connection) {}})
+	j := conn.New(conn.Options{Done: func(*conn.Connection) {}})
 	ended, _ := halfTold(j, 0)
 	now := ended + 200*time.Millisecond
 	j.Advance(now)
