@@ -266,7 +266,7 @@ func (f *facts) unseenSending(peer *facts) string {
 	if peer == nil || f.peerFin == none || f.subflow || !f.c.Proven || peer.c.Open == conn.OpenUnknown {
 		return ""
 	}
-	if peer.fin == none || peer.fin != none && peer.at(peer.fin).Time > f.at(f.peerFin).Time+sameStep {
+	if peer.fin == none || peer.at(peer.fin).Time > f.at(f.peerFin).Time+sameStep {
 		return "who sent the FIN that came to " + end(f)
 	}
 	return ""

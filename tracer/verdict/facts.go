@@ -58,8 +58,7 @@ type facts struct {
 	bytesN  Bytes
 }
 
-// read reads them from a connection. The resets that are strays have the room that
-// there was.
+// read reads them from a connection, into the room of those that it had before.
 func (f *facts) read(c *conn.Connection) *facts {
 	*f = facts{c: c, strays: f.strays[:0], established: none, fin: none, finAct: none, peerFin: none, release: none, entry: none, disconn: none,
 		abort: none, forget: none, active: none, answer: none, mini: none, dead: none, reset: none,
@@ -432,11 +431,13 @@ func (n *numbers) keep(v uint64) *uint64 {
 	return &(*n)[len(*n)-1]
 }
 
+// lost is what this end lost.
 func (f *facts) lost() Lost {
 	f.count()
 	return f.lostN
 }
 
+// bytes is the payload both ways.
 func (f *facts) bytes() Bytes {
 	f.count()
 	return f.bytesN

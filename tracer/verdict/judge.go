@@ -156,20 +156,24 @@ func (f *facts) endedBy(a *facts, r *Rule, x *finding, s Scope) bool {
 	step, rst := never, never
 	for _, i := range x.a {
 		e := a.at(i)
+		if e == nil {
+			continue
+		}
+		at, resets := e.Time, true
 		switch {
-		case e == nil:
-		case e.Hook == event.HookSendActiveReset && f.rst && !fits(f.at(f.reset), e):
-			step = min(step, told(e, last)) // and its RST did not arrive, or later
 		case e.Hook == event.HookSendActiveReset:
-			step, rst = min(step, told(e, last)), min(rst, told(e, last))
+			at = told(e, last)
 		case e.Hook == event.HookSetState && e.ToState == event.Close:
-			step = min(step, told(e, last))
-		case e.Hook == event.HookSendReset && f.rst && !fits(f.at(f.reset), e):
-			step = min(step, e.Time)
+			at, resets = told(e, last), false
 		case e.Hook == event.HookSendReset:
-			step, rst = min(step, e.Time), min(rst, e.Time)
 		case e.Time > by:
 			return false
+		default:
+			continue
+		}
+		step = min(step, at)
+		if resets && (!f.rst || fits(f.at(f.reset), e)) { // else it did not arrive, or later
+			rst = min(rst, at)
 		}
 	}
 	if step != never && step > by {

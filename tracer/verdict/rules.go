@@ -369,13 +369,20 @@ func leftQueue(a, b *facts, s Scope) *finding {
 		return nil
 	}
 	x := &finding{a: []int{a.release, a.fin}, b: []int{b.peerFin, b.forget, b.closed, b.active}, both: true}
+	_, did := a.leaves()
 	if b.forget == none {
 		x.needs = []event.Hook{event.HookChildForget}
 	}
-	if before(a.fin, a.release) {
-		return x.did(a.hand(a.finAct)) // it shut its sending side down, and closed later
+	return x.did(a.hand(did))
+}
+
+// leaves is when an end that has closed began to leave, and by which act: it may have
+// shut its sending side down, and closed later.
+func (f *facts) leaves() (at, act int) {
+	if before(f.fin, f.release) {
+		return f.fin, f.finAct
 	}
-	return x.did(a.hand(a.release))
+	return f.release, f.release
 }
 
 func mptcpReset(a, b *facts, s Scope) *finding {

@@ -297,10 +297,7 @@ func tellSockDestroy(t *telling) string {
 }
 
 func tellLeftQueue(t *telling) string {
-	left := t.a.release
-	if before(t.a.fin, left) {
-		left = t.a.fin
-	}
+	left, _ := t.a.leaves()
 	s := fmt.Sprintf("%s closed first%s%s: nobody had accepted the connection, which waited in the queue of the listener at %s.",
 		t.who(), parted(t.how()), t.when(t.a.at(left)), t.a.c.Remote)
 	if l := t.b.lost().Unread; l != nil && *l > 0 {
