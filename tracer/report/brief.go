@@ -23,7 +23,7 @@ type Brief interface {
 // own; a test holds them against those with.
 func (s *TableSink) Brief(c *conn.Connection, v *verdict.Verdict) error {
 	if s.pen.color {
-		return s.End(Judged{Conn: c, Verdict: *v})
+		return s.whole(Judged{Conn: c, Verdict: *v})
 	}
 	if err := s.Header(); err != nil {
 		return err
@@ -46,48 +46,30 @@ func (s *TableSink) brief(line []byte, c *conn.Connection, v *verdict.Verdict) [
 	room, gap := s.o.Width, 0
 	for i, kind := range s.kinds {
 		before, n := len(line), s.widths[i]
-		for gap := gap; gap > 0; {
-			more := min(gap, len(spaces))
-			line = append(line, spaces[:more]...)
-			gap -= more
+		for left := gap; left > 0; left -= len(spaces) {
+			line = append(line, spaces[:min(left, len(spaces))]...)
 		}
 		from := len(line)
 		w, ok := s.cell(&line, kind, c, v)
 		if !ok || s.o.Width > 0 && (w > n || w > room) {
 			if e == nil {
-				made := newEntry(Judged{Conn: c, Verdict: *v}, s.o)
-				made.Record = &Record{Bytes: BytesRecord(v.Bytes)}
-				e = made
+				e = s.entry(Judged{Conn: c, Verdict: *v})
 			}
-			text := s.text(e, i)
+			text := s.text(e, i).text
 			if s.o.Width > 0 {
 				text = cut(text, max(0, room), s.pen.ellipsis())
 			}
-			w = width(text)
-			if line = append(line[:from], text...); text == "" {
-				line = line[:before] // nothing fills the line behind its last word
-				from = -1
-			}
+			w, line = width(text), append(line[:from], text...)
+		}
+		if len(line) == from {
+			line = line[:before] // nothing fills the line behind its last word
+		} else {
+			gap = 0
 		}
 		room -= n + columnGap
-		more := max(0, n-w) + columnGap
-		if from < 0 {
-			gap += more
-		} else {
-			gap = more
-		}
+		gap += max(0, n-w) + columnGap
 	}
 	return append(line, '\n')
-}
-
-// text is what a column shows in its width.
-func (s *TableSink) text(e *entry, i int) string {
-	n := s.widths[i]
-	if s.o.Width == 0 {
-		n = 1 << 10
-	}
-	text, _ := s.shown[i].short(e, n)
-	return cut(text, n, s.pen.ellipsis())
 }
 
 // cell appends a cell, and returns how many columns it takes; false: it is not known

@@ -2,50 +2,27 @@ package report
 
 import (
 	"bytes"
-	"os"
-	"path/filepath"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
-	"github.com/tcpbye/tcpbye/tracer/event"
-	"github.com/tcpbye/tcpbye/tracer/record"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
 // TestRowsAreAlike: a row that is appended at once is the one that is made cell by
 // cell, of each recorded end and in each width.
 func TestRowsAreAlike(t *testing.T) {
-	names, err := filepath.Glob("../verdict/testdata/*.tcpbye")
-	if err != nil || len(names) == 0 {
-		t.Fatal(names, err)
-	}
 	var ends []Judged
-	judge := func(events []event.Event) {
+	for _, r := range recordedRuns(t) {
 		j := conn.New(conn.Options{Hold: true})
-		for _, e := range events {
+		for _, e := range r.events {
 			j.Add(e)
 		}
 		for _, c := range j.Flush() {
-			ends = append(ends, Judged{Conn: c, Verdict: verdict.Judge(c, verdict.Scope{})})
+			ends = append(ends, Judged{Conn: c, Verdict: verdict.Judge(c, verdict.Scope{Missing: r.missing})})
 		}
-	}
-	for _, name := range names {
-		f, err := os.Open(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		var events []event.Event
-		if err := record.Read(f, record.Handler{
-			Meta:  func(record.Meta) error { judge(events); events = events[:0]; return nil },
-			Event: func(e event.Event) error { events = append(events, e); return nil },
-		}); err != nil {
-			t.Fatal(err)
-		}
-		judge(events)
 	}
 	if len(ends) < 1000 {
 		t.Fatalf("%d ends", len(ends))

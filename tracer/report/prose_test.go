@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"fmt"
 	"math/rand/v2"
-	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -13,7 +12,6 @@ import (
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/event"
-	"github.com/tcpbye/tcpbye/tracer/record"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
@@ -51,24 +49,8 @@ func recordedRuns(t *testing.T) (all []recordedRun) {
 		t.Fatalf("%d recordings, %v", len(paths), err)
 	}
 	for _, path := range paths {
-		f, err := os.Open(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		err = record.Read(f, record.Handler{
-			Meta: func(m record.Meta) error {
-				all = append(all, recordedRun{name: filepath.Base(path) + " " + m.Scenario, missing: m.Missing()})
-				return nil
-			},
-			Event: func(e event.Event) error {
-				r := &all[len(all)-1]
-				r.events = append(r.events, e)
-				return nil
-			},
-		})
-		f.Close()
-		if err != nil {
-			t.Fatal(err)
+		for _, r := range readRecording(t, path) {
+			all = append(all, recordedRun{name: filepath.Base(path) + " " + r.meta.Scenario, missing: r.meta.Missing(), events: r.events})
 		}
 	}
 	return all

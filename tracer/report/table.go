@@ -140,10 +140,7 @@ func (s *TableSink) End(j Judged) error {
 	if j.Conn == nil {
 		return errNoConn
 	}
-	if !s.pen.color {
-		return s.Brief(j.Conn, &j.Verdict)
-	}
-	return s.whole(j)
+	return s.Brief(j.Conn, &j.Verdict)
 }
 
 // whole writes a row cell by cell.
@@ -151,17 +148,28 @@ func (s *TableSink) whole(j Judged) error {
 	if err := s.Header(); err != nil {
 		return err
 	}
-	e := newEntry(j, s.o)
-	e.Record = &Record{Bytes: BytesRecord(j.Verdict.Bytes)}
-	for i, c := range s.shown {
-		n := s.widths[i]
-		if s.o.Width == 0 {
-			n = 1 << 10
-		}
-		text, in := c.short(e, n)
-		s.cells[i] = word{cut(text, n, s.pen.ellipsis()), in}
+	e := s.entry(j)
+	for i := range s.shown {
+		s.cells[i] = s.text(e, i)
 	}
 	return s.row()
+}
+
+// entry is an end as columns read it.
+func (s *TableSink) entry(j Judged) *entry {
+	e := newEntry(j, s.o)
+	e.Record = &Record{Bytes: BytesRecord(j.Verdict.Bytes)}
+	return e
+}
+
+// text is what a column shows in its width.
+func (s *TableSink) text(e *entry, i int) word {
+	n := s.widths[i]
+	if s.o.Width == 0 {
+		n = 1 << 10
+	}
+	text, in := s.shown[i].short(e, n)
+	return word{cut(text, n, s.pen.ellipsis()), in}
 }
 
 // row writes the cells, as far as the terminal is wide.
