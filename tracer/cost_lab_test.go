@@ -3,6 +3,7 @@
 package tracer
 
 import (
+	"errors"
 	"testing"
 	"time"
 
@@ -44,13 +45,7 @@ func TestPlainCost(t *testing.T) {
 	}
 	h := listenIn(t, Options{}, func(tr *Tracer) {
 		before := count(tr)
-		for range n {
-			p := open2(t).accept().talk()
-			p.close(p.client)
-			p.eof(p.server)
-			p.close(p.server, p.listener)
-		}
-		settled()
+		plainly(t, n)
 		runs = float64(count(tr)-before) / n
 		var key, id uint64
 		var s bpf.ProbeStory
@@ -63,6 +58,9 @@ func TestPlainCost(t *testing.T) {
 		conns := tr.programs.maps[bpf.ProbeMapConns].Iterate()
 		for conns.Next(&key, &id) {
 			ids++
+		}
+		if err := errors.Join(stories.Err(), conns.Err()); err != nil {
+			t.Error(err)
 		}
 		// Nothing happens: the reader sleeps, and wakes up by the clock alone.
 		time.Sleep(2 * awake)

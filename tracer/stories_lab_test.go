@@ -185,6 +185,18 @@ func (p *pair) talk() *pair {
 	return p
 }
 
+// plainly opens connections one after the other, talks and closes them: the client first.
+func plainly(t *testing.T, connections int) {
+	t.Helper()
+	for range connections {
+		p := open2(t).accept().talk()
+		p.close(p.client)
+		p.eof(p.server)
+		p.close(p.server, p.listener)
+	}
+	settled()
+}
+
 func (p *pair) eof(fd int) {
 	if n, err := syscall.Read(fd, make([]byte, 1)); n != 0 || err != nil {
 		p.t.Fatalf("read %d bytes, %v; want the end", n, err)
@@ -335,15 +347,7 @@ func settled() {
 func TestStoriesMany(t *testing.T) {
 	const n = 300
 	var inodes int
-	h := listenIn(t, Options{}, func(*Tracer) {
-		for range n {
-			p := open2(t).accept().talk()
-			p.close(p.client)
-			p.eof(p.server)
-			p.close(p.server, p.listener)
-		}
-		settled()
-	})
+	h := listenIn(t, Options{}, func(*Tracer) { plainly(t, n) })
 	if len(h.stories) != 2*n || len(h.events) != 0 {
 		count := map[string]int{}
 		for _, s := range h.told() {
@@ -446,13 +450,7 @@ func TestStoriesFilter(t *testing.T) {
 		{"nothing", Filter{Ports: []PortRange{{1, 1}}}, 0},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			h := listenIn(t, Options{Filter: tt.filter}, func(*Tracer) {
-				p := open2(t).accept().talk()
-				p.close(p.client)
-				p.eof(p.server)
-				p.close(p.server, p.listener)
-				settled()
-			})
+			h := listenIn(t, Options{Filter: tt.filter}, func(*Tracer) { plainly(t, 1) })
 			if len(h.stories) != tt.want || len(h.events) != 0 {
 				t.Errorf("%s", strings.Join(h.told(), "\n"))
 			}

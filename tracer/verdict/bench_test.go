@@ -3,15 +3,12 @@ package verdict_test
 import (
 	"fmt"
 	"net/netip"
-	"path/filepath"
-	"strings"
 	"testing"
 	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
-	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
@@ -26,21 +23,8 @@ func BenchmarkJoinAndJudge(b *testing.B) {
 		{"linger-zero-ipv4", verdict.Scope{}},
 		{"linger-zero-ipv4", verdict.Scope{Brief: true}},
 	} {
-		scenario := x.scenario
-		b.Run(fmt.Sprintf("%s/brief=%v", scenario, x.scope.Brief), func(b *testing.B) {
-			var plain []event.Event
-			for _, path := range recordings(b) {
-				if strings.HasPrefix(filepath.Base(path), "6.1.") {
-					for _, r := range readRuns(b, path) {
-						if r.scenario == scenario {
-							plain = r.events
-						}
-					}
-				}
-			}
-			if len(plain) == 0 {
-				b.Fatal("not recorded")
-			}
+		b.Run(fmt.Sprintf("%s/brief=%v", x.scenario, x.scope.Brief), func(b *testing.B) {
+			plain := recorded(b, "6.1", x.scenario).events
 			ends := 0
 			var judger verdict.Judger
 			j := conn.New(conn.Options{Reuse: x.scope.Brief, Done: func(c *conn.Connection) {

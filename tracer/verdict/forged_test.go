@@ -1,7 +1,6 @@
 package verdict_test
 
 import (
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -11,30 +10,12 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
-// recorded is a run of a scenario as the newest kernel told it.
-func recorded(t *testing.T, scenario string) run {
-	t.Helper()
-	for _, path := range recordings(t) {
-		if !strings.HasPrefix(filepath.Base(path), "7.") {
-			continue
-		}
-		for _, r := range readRuns(t, path) {
-			if r.scenario == scenario {
-				r.events = slices.Clone(r.events)
-				return r
-			}
-		}
-	}
-	t.Fatalf("%s is not recorded", scenario)
-	return run{}
-}
-
 // TestForgedResetIsNotThePeers: an end aborts, and what ends the other one is a RST
 // that its stack does not send for that: one without an ACK. That one's cause cannot be
 // the abort.
 func TestForgedResetIsNotThePeers(t *testing.T) {
 	for _, scenario := range []string{"close-unread-ipv4", "linger-zero-ipv4", "sock-destroy-ipv4", "listener-close-ipv4", "killed-unread-ipv4"} {
-		r := recorded(t, scenario)
+		r := recorded(t, "7", scenario)
 		forged := 0
 		for i := range r.events {
 			e := &r.events[i]
@@ -60,7 +41,7 @@ func TestForgedResetIsNotThePeers(t *testing.T) {
 // TestAbortIsNoAnswer: a kernel answered a later segment with a RST, since the socket was
 // gone, but what came is the RST of the abort before it, which has an ACK.
 func TestAbortIsNoAnswer(t *testing.T) {
-	r := recorded(t, "data-to-mini-socket-ipv4")
+	r := recorded(t, "7", "data-to-mini-socket-ipv4")
 	var answered int
 	for i := range r.events {
 		e := &r.events[i]
@@ -82,7 +63,7 @@ func TestAbortIsNoAnswer(t *testing.T) {
 // TestFinThatNobodySent: a FIN came a second before the other end's stack sent its own.
 func TestFinThatNobodySent(t *testing.T) {
 	for _, scenario := range []string{"close-ipv4", "shutdown-wr-ipv4", "exit-ipv4"} {
-		r := recorded(t, scenario)
+		r := recorded(t, "7", scenario)
 		// Whoever sends the first FIN is a second late with all that it does from then on.
 		var sender uint64
 		var since time.Duration
@@ -112,7 +93,7 @@ func TestFinThatNobodySent(t *testing.T) {
 // knows whether the first one left it.
 func TestHeldBack(t *testing.T) {
 	for _, scenario := range []string{"user-timeout-ipv4", "retransmit-timeout-ipv4", "keepalive-ipv4", "connect-timeout-ipv4", "orphan-timeout-ipv4"} {
-		r := recorded(t, scenario)
+		r := recorded(t, "7", scenario)
 		for _, x := range r.judge() {
 			if x.v.Class == verdict.TimedOut && x.v.Ender == verdict.LocalKernel && x.v.Confidence != verdict.Certain {
 				t.Errorf("%s: it was not certain before: %s", scenario, line(x.c, x.v))
@@ -143,7 +124,7 @@ func TestHeldBack(t *testing.T) {
 func TestCloseThatWasNotTold(t *testing.T) {
 	for _, h := range []event.Hook{event.HookFileClose, event.HookClose} {
 		for _, scenario := range []string{"sockmap-close-ipv4", "close-ipv4", "close-unread-ipv4"} {
-			r := recorded(t, scenario)
+			r := recorded(t, "7", scenario)
 			r.events = slices.DeleteFunc(r.events, func(e event.Event) bool { return e.Hook == h })
 			for _, x := range r.judge() {
 				if x.v.Confidence == verdict.Certain {
@@ -157,7 +138,7 @@ func TestCloseThatWasNotTold(t *testing.T) {
 // TestFirstOfTwoResets: a mini-socket answered, and then the kernel without a socket did.
 // The first one came.
 func TestFirstOfTwoResets(t *testing.T) {
-	r := recorded(t, "data-to-mini-socket-ipv4")
+	r := recorded(t, "7", "data-to-mini-socket-ipv4")
 	for i := range r.events {
 		if e := r.events[i]; e.Hook == event.HookSendReset {
 			e.Time += time.Millisecond
@@ -169,6 +150,27 @@ func TestFirstOfTwoResets(t *testing.T) {
 	for _, x := range r.judge() {
 		if x.v.Cause == verdict.NoSocket {
 			t.Errorf("%s", line(x.c, x.v))
+		}
+	}
+}
+
+// TestSawInOrder: getsockopt(SO_ERROR) took the error, and the read after it had nothing
+// more to be told than the end.
+func TestSawInOrder(t *testing.T) {
+	r := recorded(t, "7", "linger-zero-ipv4")
+	reads := 0
+	for i := range r.events {
+		if e := &r.events[i]; e.Hook == event.HookReceive && e.Arg < 0 {
+			e.Arg, e.Err = 0, 0
+			reads++
+		}
+	}
+	if reads != 1 {
+		t.Fatalf("%d reads failed", reads)
+	}
+	for _, x := range r.judge() {
+		if want := []string{"ECONNRESET", "EOF"}; x.v.Reset != nil && !slices.Equal(x.v.AppSaw, want) {
+			t.Errorf("it saw %q, want %q", x.v.AppSaw, want)
 		}
 	}
 }

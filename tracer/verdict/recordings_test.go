@@ -63,6 +63,18 @@ func recordings(t testing.TB) []string {
 	return paths
 }
 
+// recorded is a run of a scenario as a kernel told it.
+func recorded(t testing.TB, kernel, scenario string) run {
+	t.Helper()
+	for _, r := range readRuns(t, filepath.Join("testdata", kernel+".tcpbye")) {
+		if r.scenario == scenario {
+			return r
+		}
+	}
+	t.Fatalf("%s is not recorded on %s", scenario, kernel)
+	return run{}
+}
+
 // judged is an end and its verdict.
 type judged struct {
 	c *conn.Connection
