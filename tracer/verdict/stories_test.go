@@ -90,6 +90,12 @@ func TestStories(t *testing.T) {
 			due{verdict.NeverAccepted, verdict.LocalProcess, "nobody had accepted", ""}, due{verdict.NeverAccepted, verdict.PeerProcess, "5 bytes", ""},
 		},
 		{
+			"a client shuts down in the accept queue, closes later, and then the listener is closed", func(w *wire, c, s *wireEnd) {
+				w.then(10*ms, func() { c.Send(5); c.Shutdown(2) }).then(900*ms, c.Close).then(2*time.Second, s.Forget).run(w.now + never)
+			},
+			due{verdict.NeverAccepted, verdict.LocalProcess, "with shutdown(SHUT_WR) 0.0", " 0.93"}, due{verdict.NeverAccepted, verdict.PeerProcess, "5 bytes", ""},
+		},
+		{
 			"the listener is closed; then a client leaves", func(w *wire, c, s *wireEnd) {
 				w.then(10*ms, func() { c.Send(5) }).then(1500*ms, s.Forget).then(5*ms, c.Close).run(w.now + never)
 			},

@@ -291,6 +291,7 @@ func (e *wireEnd) Close() {
 		return
 	}
 	by := e.byProcess(event.CallClose)
+	e.see(event.HookFileClose, by, refs(1))
 	e.see(event.HookClose, by)
 	switch {
 	case e.state == event.Close:
@@ -405,6 +406,7 @@ func (e *wireEnd) Vanish() {
 		return
 	}
 	by := func(x *event.Event) { e.byProcess(event.CallClose)(x); x.Repair = true }
+	e.see(event.HookFileClose, by, refs(1))
 	e.see(event.HookClose, by)
 	e.see(event.HookDisconnect, by)
 	e.to(event.Close, by)
