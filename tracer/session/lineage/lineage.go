@@ -295,8 +295,13 @@ func (t *Tree) learn(pid uint32, p process) {
 	t.known[pid] = p
 }
 
-// Exe is the executable of a process that may be gone; "" not known.
+// Exe is the executable of a process that may be gone; "" not known. One that
+// lives is asked itself: execve closes its descriptors, which whoever waits for
+// it sees, before it tells of itself (begin_new_exec, then proc_exec_connector).
 func (t *Tree) Exe(pid uint32) string {
+	if exe := t.readExe(pid); exe != "" {
+		return exe
+	}
 	t.lock()
 	exe := t.known[pid].exe
 	t.mu.Unlock()
