@@ -77,7 +77,8 @@ func ensureHost(ctx context.Context, arch string, root bool, progress io.Writer)
 	}
 	fmt.Fprintf(progress, "installing %s: apt-get %s\n", strings.Join(packages, ", "), strings.Join(install, " "))
 	run := func(args ...string) (string, error) {
-		cmd := exec.CommandContext(ctx, apt, append([]string{"-q", "-o", "Dpkg::Use-Pty=0"}, args...)...)
+		// Another apt-get, as a machine may run by itself, is waited for.
+		cmd := exec.CommandContext(ctx, apt, append([]string{"-q", "-o", "Dpkg::Use-Pty=0", "-o", "DPkg::Lock::Timeout=300"}, args...)...)
 		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C")
 		var said strings.Builder
 		cmd.Stdout, cmd.Stderr = progressLines(progress), &said
