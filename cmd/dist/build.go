@@ -34,10 +34,10 @@ type program struct {
 
 // documents are the same for all architectures.
 type documents struct {
-	readme, licence, unit []byte
-	man                   []file // tcpbye.1, …
-	bash, zsh, fish       []byte
-	scripts               map[string][]byte // of the packages: deb/postinst, …
+	readme, licence, unit, nfpm []byte
+	man                         []file // tcpbye.1, …
+	bash, zsh, fish             []byte
+	scripts                     map[string][]byte // of the packages: deb/postinst, …
 }
 
 var scriptNames = []string{"deb/postinst", "deb/prerm", "deb/postrm", "rpm/post", "rpm/preun", "rpm/postun"}
@@ -200,7 +200,7 @@ func (s *source) document(ctx context.Context, work string) (documents, error) {
 	for _, f := range []struct {
 		name string
 		into *[]byte
-	}{{"README.md", &d.readme}, {"LICENSE", &d.licence}, {"cmd/dist/tcpbye.service", &d.unit}} {
+	}{{"README.md", &d.readme}, {"LICENSE", &d.licence}, {"cmd/dist/tcpbye.service", &d.unit}, {"cmd/dist/nfpm.yaml", &d.nfpm}} {
 		if *f.into, err = os.ReadFile(filepath.Join(s.dir, f.name)); err != nil {
 			return d, fmt.Errorf("read a file of the package: %w", err)
 		}

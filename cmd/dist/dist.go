@@ -23,7 +23,13 @@ type options struct {
 }
 
 // stale are the names of earlier packages.
-var stale = []string{"tcpbye-*.tar.gz", "tcpbye_*.deb", "tcpbye-*.rpm", "SHA256SUMS"}
+var stale = []string{"tcpbye-*.tar.gz", "tcpbye_*.deb", "tcpbye-*.rpm", "tcpbye_*.apk", "SHA256SUMS"}
+
+// artefact is a file of the release.
+type artefact struct {
+	name string
+	body []byte
+}
 
 // dist makes the packages and returns their paths.
 func dist(ctx context.Context, o options) ([]string, error) {
@@ -48,10 +54,6 @@ func dist(ctx context.Context, o options) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
-	type artefact struct {
-		name string
-		body []byte
-	}
 	var made []artefact
 	for _, arch := range o.arches {
 		fmt.Fprintf(o.progress, "dist: linux/%s\n", arch)
@@ -60,13 +62,15 @@ func dist(ctx context.Context, o options) ([]string, error) {
 			return nil, err
 		}
 		r := release{version: prog.version, arch: arch, commit: src.commit, date: src.date, program: prog.body, licences: prog.licences, documents: docs}
-		for _, format := range []func(release) (string, []byte, error){archive, debian, redhat} {
-			name, body, err := format(r)
-			if err != nil {
-				return nil, err
-			}
-			made = append(made, artefact{name, body})
+		name, body, err := archive(r)
+		if err != nil {
+			return nil, err
 		}
+		packages, err := r.packages(ctx, work)
+		if err != nil {
+			return nil, err
+		}
+		made = append(append(made, artefact{name, body}), packages...)
 	}
 	slices.SortFunc(made, func(a, b artefact) int { return strings.Compare(a.name, b.name) })
 	var sums bytes.Buffer

@@ -36,7 +36,7 @@ func TestPackages(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(files) != 3*len(architectures)+1 {
+	if len(files) != 4*len(architectures)+1 {
 		t.Fatalf("made %d files: %v", len(files), files)
 	}
 	t.Run("static", func(t *testing.T) { static(t, one) })
@@ -44,6 +44,7 @@ func TestPackages(t *testing.T) {
 		tool(t, one, nil, "sha256sum", "--check", "--strict", "SHA256SUMS")
 	})
 	t.Run("rpm", func(t *testing.T) { rpms(t, one) })
+	t.Run("apk", func(t *testing.T) { apks(t, one) })
 	t.Run("pages", func(t *testing.T) { pages(t, one) })
 	t.Run("go install", goInstall)
 	t.Run("guest", func(t *testing.T) {
@@ -133,13 +134,48 @@ func static(t *testing.T, dir string) {
 	}
 }
 
+// as rpm and apk call the architectures.
+var kernelArch = map[string]string{"amd64": "x86_64", "arm64": "aarch64"}
+
+// apks: an apk is tar archives, compressed one after the other: what it says of
+// itself, and its files, which are the rpm's.
+func apks(t *testing.T, dir string) {
+	for _, arch := range architectures {
+		file := match(t, dir, "*_"+kernelArch[arch]+".apk")
+		info := tool(t, dir, nil, "tar", "--ignore-zeros", "-xzOf", file, ".PKGINFO")
+		for _, want := range []string{"pkgname = tcpbye\n", "arch = " + kernelArch[arch] + "\n", "license = MIT\n"} {
+			if !strings.Contains(info, want) {
+				t.Errorf("%s: no %q in %s", arch, want, info)
+			}
+		}
+		var got []string
+		for line := range strings.Lines(tool(t, dir, nil, "tar", "--ignore-zeros", "-tzf", file)) {
+			if p := strings.TrimSpace(line); p[0] != '.' && !strings.HasSuffix(p, "/") {
+				got = append(got, "/"+p)
+			}
+		}
+		want := strings.Fields(tool(t, dir, nil, "rpm", "-qp", "--queryformat", "[%{FILENAMES} %{FILEMODES:perms}\n]", match(t, dir, "*."+kernelArch[arch]+".rpm")))
+		var files []string
+		for i := 0; i+1 < len(want); i += 2 {
+			if want[i+1][0] == '-' {
+				files = append(files, want[i])
+			}
+		}
+		slices.Sort(got)
+		slices.Sort(files)
+		if d := cmp.Diff(files, got); d != "" {
+			t.Errorf("%s: rpm and apk: %s", arch, d)
+		}
+	}
+}
+
 func rpms(t *testing.T, dir string) {
 	for _, arch := range architectures {
-		file := match(t, dir, "*."+rpmArch[arch]+".rpm")
+		file := match(t, dir, "*."+kernelArch[arch]+".rpm")
 		if out := tool(t, dir, nil, "rpm", "--checksig", file); !strings.HasSuffix(out, "digests OK\n") {
 			t.Error(out)
 		}
-		if got := tool(t, dir, nil, "rpm", "-qp", "--queryformat", "%{NAME} %{ARCH} %{OS} %{LICENSE}", file); got != "tcpbye "+rpmArch[arch]+" linux MIT" {
+		if got := tool(t, dir, nil, "rpm", "-qp", "--queryformat", "%{NAME} %{ARCH} %{OS} %{LICENSE}", file); got != "tcpbye "+kernelArch[arch]+" linux MIT" {
 			t.Error(got)
 		}
 		got := strings.Split(strings.TrimSpace(tool(t, dir, nil, "rpm", "-qpl", file)), "\n")
@@ -251,7 +287,7 @@ func guest(t *testing.T, kernel, dir string) {
 	var console bytes.Buffer
 	_, err = lab.Run(t.Context(), lab.Config{
 		Kernel: kernel, Out: out, Timeout: 25 * time.Minute, Progress: os.Stderr, Stdout: &console, Stderr: &console,
-		Args: []string{"sh", script, match(t, dir, "*_"+runtime.GOARCH+".deb"), match(t, dir, "*."+rpmArch[runtime.GOARCH]+".rpm")},
+		Args: []string{"sh", script, match(t, dir, "*_"+runtime.GOARCH+".deb"), match(t, dir, "*."+kernelArch[runtime.GOARCH]+".rpm")},
 	})
 	log, _ := os.ReadFile(filepath.Join(out, "log"))
 	if err != nil || !bytes.HasSuffix(log, []byte("== all is well\n")) {

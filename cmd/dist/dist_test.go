@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"go.yaml.in/yaml/v3"
 )
 
 func sample(t *testing.T) release {
@@ -22,11 +23,15 @@ func sample(t *testing.T) release {
 	if err != nil {
 		t.Fatal(err)
 	}
+	config, err := os.ReadFile("nfpm.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
 	r := release{
 		version: "v1.2.3-rc.1", arch: "arm64", commit: "0123456789ab", date: time.Unix(1700000000, 0).UTC(),
 		program: bytes.Repeat([]byte("program"), 1000), licences: []byte("others\n"),
 		documents: documents{
-			readme: []byte("readme\n"), licence: []byte("licence\n"), unit: unit,
+			readme: []byte("readme\n"), licence: []byte("licence\n"), unit: unit, nfpm: config,
 			man:  []file{{"tcpbye.1", 0o644, []byte(".TH\n")}, {"tcpbye-trace.1", 0o644, []byte(".TH\n")}},
 			bash: []byte("bash\n"), zsh: []byte("zsh\n"), fish: []byte("fish\n"), scripts: map[string][]byte{},
 		},
@@ -40,16 +45,23 @@ func sample(t *testing.T) release {
 }
 
 func TestNumber(t *testing.T) {
-	for version, want := range map[string]string{
-		"v1.2.3":                                    "1.2.3",
-		"v1.2.3-rc.1":                               "1.2.3~rc.1",
-		"v0.0.0-20261125103932-12e71df0a1b2":        "0.0.0~20261125103932.12e71df0a1b2",
-		"v1.2.4-0.20261125103932-12e71df0a1b2":      "1.2.4~0.20261125103932.12e71df0a1b2",
-		"v1.2.3-rc.1.0.20261125103932-12e71df0a1b2": "1.2.3~rc.1.0.20261125103932.12e71df0a1b2",
+	for _, x := range []struct{ version, number, alpine string }{
+		{"v1.2.3", "1.2.3", "1.2.3"},
+		{"v1.2.3-rc.1", "1.2.3~rc.1", "1.2.3_rc1"},
+		{"v0.0.0-20261125103932-12e71df0a1b2", "0.0.0~20261125103932.12e71df0a1b2", "0.0.0_pre20261125103932"},
+		{"v1.2.4-0.20261125103932-12e71df0a1b2", "1.2.4~0.20261125103932.12e71df0a1b2", "1.2.4_pre20261125103932"},
+		{"v1.2.3-rc.1.0.20261125103932-12e71df0a1b2", "1.2.3~rc.1.0.20261125103932.12e71df0a1b2", "1.2.3_rc1_git20261125103932"},
 	} {
-		if got := (release{version: version}).number(); got != want {
-			t.Errorf("%s: %s, want %s", version, got, want)
+		r := release{version: x.version}
+		if got := r.number(); got != x.number {
+			t.Errorf("%s: %s, want %s", x.version, got, x.number)
 		}
+		if got, err := r.alpine(); got != x.alpine || err != nil {
+			t.Errorf("%s: %s, %v, want %s", x.version, got, err, x.alpine)
+		}
+	}
+	if got, err := (release{version: "v1.2.3-try.1"}).alpine(); err == nil {
+		t.Errorf("no apk version, but %s", got)
 	}
 }
 
@@ -98,86 +110,68 @@ func TestArchive(t *testing.T) {
 	}
 }
 
-// TestDebian reads the package as deb(5) says, not as it is written.
-func TestDebian(t *testing.T) {
-	name, body, err := debian(sample(t))
+// TestStage: what the configuration takes is there, and nothing else is.
+func TestStage(t *testing.T) {
+	dir := t.TempDir()
+	if err := sample(t).stage(dir); err != nil {
+		t.Fatal(err)
+	}
+	var config struct {
+		Contents  []struct{ Src string }
+		Overrides map[string]struct{ Scripts map[string]string }
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "nfpm.yaml"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if name != "tcpbye_1.2.3~rc.1_arm64.deb" {
-		t.Error(name)
-	}
-	rest, ok := bytes.CutPrefix(body, []byte("!<arch>\n"))
-	if !ok {
-		t.Fatalf("starts with %q", body[:8])
-	}
-	var members []string
-	parts := map[string][]byte{}
-	for len(rest) > 0 {
-		head := string(rest[:60])
-		if head[58:] != "`\n" {
-			t.Fatalf("member head %q", head)
-		}
-		name := strings.TrimSpace(head[:16])
-		size := 0
-		for _, c := range strings.TrimSpace(head[48:58]) {
-			size = size*10 + int(c-'0')
-		}
-		members = append(members, name)
-		parts[name] = rest[60 : 60+size]
-		rest = rest[60+size+size%2:]
-	}
-	if d := cmp.Diff([]string{"debian-binary", "control.tar.gz", "data.tar.gz"}, members); d != "" {
-		t.Error(d)
-	}
-	if string(parts["debian-binary"]) != "2.0\n" {
-		t.Errorf("%q", parts["debian-binary"])
-	}
-	control := map[string]int64{"./": 0o755, "./control": 0o644, "./md5sums": 0o644, "./postinst": 0o755, "./prerm": 0o755, "./postrm": 0o755}
-	if d := cmp.Diff(control, listing(t, parts["control.tar.gz"])); d != "" {
-		t.Error(d)
-	}
-	data := listing(t, parts["data.tar.gz"])
-	for name, mode := range map[string]int64{
-		"./": 0o755, "./usr/": 0o755, "./usr/bin/": 0o755, "./usr/bin/tcpbye": 0o755,
-		"./usr/lib/systemd/system/tcpbye.service": 0o644, "./usr/share/man/man1/tcpbye-trace.1.gz": 0o644,
-		"./usr/share/doc/tcpbye/copyright": 0o644, "./usr/share/zsh/vendor-completions/_tcpbye": 0o644,
-	} {
-		if data[name] != mode {
-			t.Errorf("%s: mode %o, want %o", name, data[name], mode)
-		}
-	}
-}
-
-func TestRedHat(t *testing.T) {
-	name, body, err := redhat(sample(t))
-	if err != nil {
+	if err := yaml.Unmarshal(text, &config); err != nil {
 		t.Fatal(err)
 	}
-	if name != "tcpbye-1.2.3~rc.1-1.aarch64.rpm" {
-		t.Error(name)
-	}
-	if !bytes.HasPrefix(body, []byte{0xed, 0xab, 0xee, 0xdb, 3, 0}) {
-		t.Errorf("starts with % x", body[:6])
-	}
-	for _, file := range []string{"_tcpbye", "tcpbye-trace.1.gz", "tcpbye.service", "/usr/share/licenses/tcpbye/"} {
-		if !bytes.Contains(body, append([]byte(file), 0)) {
-			t.Errorf("%s is not in it", file)
+	used := map[string]bool{"nfpm.yaml": true, "man/tcpbye.1": true, "man/tcpbye-trace.1": true} // the archive has pages as they are
+	take := func(pattern string) {
+		found, err := filepath.Glob(filepath.Join(dir, pattern))
+		if err != nil || len(found) == 0 {
+			t.Errorf("%s: %v, %v", pattern, found, err)
 		}
-	}
-}
-
-// TestSame: nothing of the time or of the order of a map is in the packages.
-func TestSame(t *testing.T) {
-	for _, format := range []func(release) (string, []byte, error){archive, debian, redhat} {
-		name, one, err := format(sample(t))
-		if err != nil {
-			t.Fatal(err)
-		}
-		for range 5 {
-			if _, two, err := format(sample(t)); err != nil || !bytes.Equal(one, two) {
-				t.Errorf("%s: another time it is different (%v)", name, err)
+		for _, f := range found {
+			name, err := filepath.Rel(dir, f)
+			if err != nil {
+				t.Fatal(err)
 			}
+			used[name] = true
+		}
+	}
+	for _, c := range config.Contents {
+		take(c.Src)
+	}
+	for _, o := range config.Overrides {
+		for _, script := range o.Scripts {
+			take(script)
+		}
+	}
+	err = filepath.WalkDir(dir, func(path string, d os.DirEntry, err error) error {
+		if err != nil || d.IsDir() {
+			return err
+		}
+		if name, err := filepath.Rel(dir, path); err != nil || !used[name] {
+			t.Errorf("%s is in no package (%v)", path, err)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestSame: nothing of the time or of the order of a map is in the archive.
+func TestSame(t *testing.T) {
+	_, one, err := archive(sample(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		if _, two, err := archive(sample(t)); err != nil || !bytes.Equal(one, two) {
+			t.Errorf("another time it is different (%v)", err)
 		}
 	}
 }
