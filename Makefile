@@ -8,8 +8,10 @@ GOFLAGS ?=
 BUILD   := CGO_ENABLED=0 $(GO) build -trimpath -ldflags '-s -w'
 # staticcheck knows no language version newer than itself: pinned.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
+DEADCODE    := golang.org/x/tools/cmd/deadcode@v0.52.0
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.2.0
 
-.PHONY: help demo test compilers test-unit test-native test-lab test-matrix test-rungs test-arm64 test-real test-crowd trust bench lint check-objects generate record build dist test-dist clean
+.PHONY: help demo test compilers test-unit test-native test-lab test-matrix test-rungs test-arm64 test-real test-crowd test-race vuln trust bench lint check-objects generate record build dist test-dist clean
 
 help:
 	@echo 'make demo         both experiments, traced here or in the lab'
@@ -21,7 +23,9 @@ help:
 	@echo 'make test-crowd   hundreds of processes, thousands of connections, at once, on Linux $(KERNEL)'
 	@echo 'make trust        recordings damaged in every way, 1,000 seeds: how many verdicts are certain and wrong'
 	@echo 'make bench        what tracing costs a connection, in instructions, beside other tools, on Linux $(RUNGS)'
-	@echo 'make lint         gofmt, go vet, staticcheck'
+	@echo 'make test-race    the unit tests under the race detector'
+	@echo 'make lint         gofmt, go vet, staticcheck, unused code, go.mod'
+	@echo 'make vuln         known vulnerabilities, by the Go project'"'"'s database'
 	@echo 'make generate     the BPF objects, again, from the C sources'
 	@echo 'make check-objects  are the committed BPF objects what the sources make?'
 	@echo 'make record       the recordings in testdata, again, from the lab'
@@ -95,6 +99,17 @@ lint:
 	$(GO) vet -tags lab ./...
 	$(GO) run $(STATICCHECK) ./...
 	$(GO) run $(STATICCHECK) -tags lab ./...
+	$(GO) mod tidy -diff
+	@dead=$$($(GO) run $(DEADCODE) -test -tags lab ./...) && test -z "$$dead" || { echo "$$dead"; exit 1; }
+
+# The unit tests under the race detector, which needs a C compiler.
+test-race: compilers
+	$(GO) test -race ./...
+
+# Known vulnerabilities in what tcpbye links in. Needs their database, so it is no
+# part of the tests.
+vuln:
+	$(GO) run $(GOVULNCHECK) ./...
 
 generate:
 	@bpf/need clang-14 llvm-14

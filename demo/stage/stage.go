@@ -77,9 +77,6 @@ func (s *Stage) Attachments() []tracer.Attachment { return s.tracer.Attachments(
 // Meta is the head that a recording of what is played here has.
 func (s *Stage) Meta() record.Meta { return s.meta }
 
-// Scope is what the judge may know of.
-func (s *Stage) Scope() verdict.Scope { return s.scope }
-
 // Close ends the trace. Its error says, too, that events were lost.
 func (s *Stage) Close() error {
 	s.cancel()
