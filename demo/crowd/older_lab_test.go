@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -308,14 +309,19 @@ func checkOlder(o *scenario.Outcome, e *scenario.End, x scenario.Expect, owner s
 
 // keep leaves what tcpbye printed where whoever looks for the mistake finds it:
 // LAB_OUT in a guest.
-func keep(t testing.TB, b *bye) {
+func keep(t testing.TB, b *bye, recordings ...string) {
 	t.Helper()
 	dir := os.Getenv("LAB_OUT")
 	if dir == "" {
 		return
 	}
 	name := strings.ReplaceAll(t.Name(), "/", "-")
-	for _, f := range []struct{ from, to string }{{b.stdout, name + ".out"}, {b.stderr, name + ".err"}} {
+	type file struct{ from, to string }
+	files := []file{{b.stdout, name + ".out"}, {b.stderr, name + ".err"}}
+	for _, r := range recordings {
+		files = append(files, file{r, name + "-" + filepath.Base(r)})
+	}
+	for _, f := range files {
 		if err := os.WriteFile(dir+"/"+f.to, []byte(text(t, f.from)), 0o644); err != nil {
 			t.Log(err)
 		}

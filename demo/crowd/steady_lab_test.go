@@ -312,6 +312,9 @@ func TestFlood(t *testing.T) {
 			if !bytes.Equal(again, []byte(text(t, b.stdout))) {
 				t.Error("the recording does not show the same")
 			}
+			if t.Failed() {
+				keep(t, b, recording)
+			}
 		})
 	}
 }
