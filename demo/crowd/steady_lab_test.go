@@ -25,7 +25,7 @@ import (
 
 var (
 	soak   = flag.Duration("crowd.soak", time.Minute, "how long TestSoak plays")
-	within = flag.Duration("crowd.within", time.Second, "how long tcpbye may take to end under load, beside what it takes for what it had read by then")
+	within = flag.Duration("crowd.within", 2*time.Second, "how long tcpbye may take to end under load, beside what it had fallen behind, which it says once a second")
 )
 
 // load is connections that end in known ways, one after the other in each room,
