@@ -51,3 +51,12 @@ func answersSocketsOnly(kernel, rung string) bool {
 	}
 	return major < 6 || major == 6 && minor < 10
 }
+
+// Detail is how much of a plain ending somebody asks for.
+type Detail uint8
+
+const (
+	DetailRow     Detail = iota // who, how, when, and how much
+	DetailVerdict               // all of the verdict but the evidence
+	DetailEvents                // the events, too
+)

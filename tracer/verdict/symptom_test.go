@@ -25,7 +25,7 @@ func TestSymptomsAreComplete(t *testing.T) {
 			}
 		}
 		for i, c := range s.Causes {
-			if _, ok := texts[c]; !ok {
+			if ruleOf(c) == nil {
 				t.Errorf("%s: there is no cause %q", name, c)
 			}
 			if slices.Contains(s.Causes[:i], c) {
@@ -62,6 +62,26 @@ func first(s []string) string {
 		return ""
 	}
 	return s[0]
+}
+
+// What a rule says it can be behind is the first name of a symptom, and no two causes
+// have one place there.
+func TestRulesNameSymptoms(t *testing.T) {
+	places := map[string]map[int]Cause{}
+	for _, s := range Symptoms() {
+		places[s.Names[0]] = map[int]Cause{}
+	}
+	for _, r := range rules {
+		for name, place := range r.symptoms {
+			if places[name] == nil {
+				t.Errorf("%s: no symptom has the first name %q", r.Cause, name)
+			} else if other, taken := places[name][place]; taken || place < 1 {
+				t.Errorf("%s: place %d of %s is no place, or that of %s", r.Cause, place, name, other)
+			} else {
+				places[name][place] = r.Cause
+			}
+		}
+	}
 }
 
 func TestEveryCauseHasASymptom(t *testing.T) {
@@ -215,7 +235,7 @@ func TestSymptomExplain(t *testing.T) {
 		at := 0
 		flat := strings.Join(strings.Fields(text), " ")
 		for _, c := range s.Causes {
-			i := strings.Index(flat[at:], string(c)+" "+texts[c].Summary())
+			i := strings.Index(flat[at:], string(c)+" "+ruleOf(c).Text.Summary())
 			if i < 0 {
 				t.Errorf("%s: %s and its first sentence do not stand in their place", s.Names[0], c)
 				continue

@@ -17,8 +17,8 @@ var (
 	lastMark    = regexp.MustCompile(`[.)"]$`)
 )
 
-// prose is a text without its commands.
-func prose(s string) string { return commands.ReplaceAllString(s, "…") }
+// withoutCommands is a text without its commands.
+func withoutCommands(s string) string { return commands.ReplaceAllString(s, "…") }
 
 // typos says what is wrong with the form of a text that Explain wraps.
 func typos(s string) []string {
@@ -38,7 +38,7 @@ func typos(s string) []string {
 	if strings.Count(s, "(") != strings.Count(s, ")") {
 		bad = append(bad, "has an odd bracket")
 	}
-	if exclamation.MatchString(prose(s)) {
+	if exclamation.MatchString(withoutCommands(s)) {
 		bad = append(bad, "exclaims")
 	}
 	if s != "" && !lastMark.MatchString(s) {
@@ -48,9 +48,7 @@ func typos(s string) []string {
 }
 
 func TestTextsAreComplete(t *testing.T) {
-	known := map[Cause]bool{}
 	for _, r := range Rules() {
-		known[r.Cause] = true
 		if r.What == "" || r.Prove == "" || len(r.Refs) == 0 {
 			t.Errorf("%s: What, Prove or Refs is missing", r.Cause)
 		}
@@ -64,23 +62,16 @@ func TestTextsAreComplete(t *testing.T) {
 				t.Errorf("%s is a graceful end, and gives the advice %q", r.Cause, r.Do)
 			}
 		}
-		if r.Advice != r.Do {
-			t.Errorf("%s: the verdict's advice is %q, the text's is %q", r.Cause, r.Advice, r.Do)
-		}
 		if !commands.MatchString(r.Prove) {
 			t.Errorf("%s: Prove has no command", r.Cause)
-		}
-	}
-	for c := range texts {
-		if !known[c] {
-			t.Errorf("there is a text for %s and no rule", c)
 		}
 	}
 }
 
 func TestTextsAreWellFormed(t *testing.T) {
 	summaries := map[string]Cause{}
-	for c, x := range texts {
+	for _, r := range Rules() {
+		c, x := r.Cause, r.Text
 		s := x.Summary()
 		if n := utf8.RuneCountInString(s); n > 90 || n == 0 {
 			t.Errorf("%s: the first sentence has %d columns: %q", c, n, s)
@@ -127,7 +118,7 @@ func TestTextsAreWellFormed(t *testing.T) {
 
 // The teaching that the tool stands for.
 func TestDataAfterCloseTeachesTheThreeSteps(t *testing.T) {
-	do := texts[DataAfterClose].Do
+	do := ruleOf(DataAfterClose).Text.Do
 	for _, want := range []string{"shutdown(SHUT_WR), read to the end, then close(2)", "tcpbye demo shutdown"} {
 		if !strings.Contains(do, want) {
 			t.Errorf("the advice does not say %q: %s", want, do)
@@ -187,7 +178,7 @@ func TestEveryMisconceptionIsAnswered(t *testing.T) {
 			t.Errorf("%s stands twice", number)
 		}
 		seen[number] = true
-		x := texts[m.cause]
+		x := ruleOf(m.cause).Text
 		if !strings.Contains(x.Belief, m.belief) {
 			t.Errorf("%s: the belief of %s does not say %q", m.key, m.cause, m.belief)
 		}
@@ -202,7 +193,7 @@ func TestTruthAnswersInOrder(t *testing.T) {
 	type place struct{ belief, truth int }
 	last := map[Cause]place{}
 	for _, m := range misconceptions {
-		x := texts[m.cause]
+		x := ruleOf(m.cause).Text
 		p := place{strings.Index(x.Belief, m.belief), strings.Index(x.Truth, m.truth)}
 		if q, ok := last[m.cause]; ok && (p.belief > q.belief) != (p.truth > q.truth) {
 			t.Errorf("%s: %s is answered out of order", m.cause, m.key)

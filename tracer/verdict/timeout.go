@@ -1,141 +1,322 @@
 package verdict
 
 import (
-	"maps"
+	"fmt"
 	"slices"
-	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
-// Span is what a timeout limits.
-type Span uint8
-
+// The kernel gives up: the peer did not answer.
 const (
-	SpanIdle    Span = iota // no payload goes either way
-	SpanAge                 // since the connection was opened, busy or not
-	SpanConnect             // from the SYN to its answer
+	RetransmitTimeout Cause = "retransmit-timeout"
+	UserTimeout       Cause = "user-timeout"
+	ZeroWindowTimeout Cause = "zero-window-timeout"
+	KeepaliveTimeout  Cause = "keepalive-timeout"
 )
 
-// Timeout is what a well-known program or service does by default. Where the
-// number is seen it may be that program's; it never proves it.
-type Timeout struct {
-	Span    Span
-	Period  time.Duration
-	Program string
-	Setting string // as the program spells it
+// gaveUp says whether this end's kernel ended it from a timer, without a
+// packet.
+func (f *facts) gaveUp() bool {
+	if f.closed == none || f.rst || f.abandoned || f.active != none || f.timeWait != none && f.timeWait < f.closed || f.answer != none {
+		return false
+	}
+	e := f.end()
+	// tcp_write_err: the soft error that ICMP left, else ETIMEDOUT.
+	if e.Err != event.Errno(unix.ETIMEDOUT) && (e.Err == 0 || e.Err != e.ErrSoft) {
+		return false
+	}
+	return e.Context != event.ContextProcess && (e.Err != 0 || e.SkFlags&event.SockDead != 0) && e.WriteSeq != e.SndUna &&
+		e.State != event.SynSent
 }
 
-// owners are the names that a process with a program's timer may have. A program that
-// is not here is a library in any program (Go's, Rust's), or no process at all: a
-// kernel, a service of a cloud.
-var owners = map[string][]string{
-	"Apache httpd":       {"apache2", "httpd"},
-	"ASP.NET Kestrel":    {"dotnet", ".NET"},
-	"Envoy":              {"envoy", "wrk:"},
-	"gunicorn":           {"gunicorn", "python"},
-	"HikariCP":           {"java"},
-	"Jetty":              {"java"},
-	"MySQL":              {"mysqld", "mariadbd", "connection"},
-	"nginx":              {"nginx", "openresty", "angie"},
-	"Node.js up to 25":   {"node", "MainThread"},
-	"Node.js, newer":     {"node", "MainThread"},
-	"PgBouncer":          {"pgbouncer"},
-	"Puma":               {"puma", "ruby", "bundle"},
-	"Tomcat, as shipped": {"java", "http-nio", "tomcat"},
-	"Traefik":            {"traefik"},
-	"uvicorn":            {"uvicorn", "python"},
-}
-
-// kernels have timers on any machine that a connection comes through, its own
-// included.
-var kernels = map[string]bool{"Linux IPVS": true, "Linux conntrack": true, "Linux keepalive": true, "Linux before 6.5": true, "Linux from 6.5": true}
-
-// libraries are parts of any program that is not known to be another.
-var libraries = map[string]bool{"Go net/http client": true, "hyper, reqwest": true}
-
-// CanBe says whether a timer can be that of a connection whose ends have processes of
-// these names, "" one that is not known. all: these are both ends, on one machine, and
-// nothing but its kernel is between them.
-func (t Timeout) CanBe(all bool, names ...string) bool {
-	if kernels[t.Program] {
-		return true
+// heardNothing completes a finding that says that the peer did not answer what
+// this host sent: whether it was sent, the hooks on sending say.
+func (f *facts) heardNothing(x *finding) *finding {
+	e := f.end()
+	x.likely = x.likely || f.heldBack() || f.neighborPending()
+	if e.Retransmits > 0 {
+		x.needs = append(x.needs, event.HookRetransmit)
 	}
-	mine, library := owners[t.Program], libraries[t.Program]
-	if mine == nil && !library {
-		return !all // a service between the ends
+	if e.ProbesOut > 0 {
+		x.needs = append(x.needs, event.HookProbe)
 	}
-	for _, name := range names {
-		switch {
-		case name == "" || slices.ContainsFunc(mine, func(own string) bool { return strings.HasPrefix(name, own) }):
-			return true
-		case library && !slices.ContainsFunc(slices.Concat(slices.Collect(maps.Values(owners))...), func(own string) bool { return strings.HasPrefix(name, own) }):
-			return true
+	if e.ErrSoft != 0 {
+		x.needs = append(x.needs, event.HookNeighbor, event.HookICMP)
+		if i := f.icmp(e.ErrSoft); i != none {
+			x.a = append(x.a, i)
+			if !f.at(i).Loopback && x.advice == "" {
+				x.advice = fmt.Sprintf("Ask %s, or whoever runs it, why it does not forward: it said %s.", f.at(i).From.Addr(), ICMPText(f.at(i)))
+			}
 		}
 	}
-	return !all
+	slices.Sort(x.needs)
+	x.needs = slices.Compact(x.needs)
+	return x
 }
 
-const (
-	second = time.Second
-	minute = time.Minute
-	hour   = time.Hour
-)
+// jiffies is how much a kernel timer and the clock of the jiffies may differ.
+const jiffies = 20 * time.Millisecond
 
-// timeouts, by program, as its documentation or its source has them.
-var timeouts = []Timeout{
-	{SpanIdle, 5 * second, "Apache httpd", "KeepAliveTimeout"},
-	{SpanIdle, 130 * second, "ASP.NET Kestrel", "Limits.KeepAliveTimeout"},
-	{SpanIdle, 60 * second, "AWS Application and Classic Load Balancer", "idle timeout"},
-	{SpanIdle, 350 * second, "AWS Network Load Balancer", "tcp.idle_timeout.seconds"},
-	{SpanIdle, 350 * second, "AWS Network Firewall", "TcpIdleTimeoutSeconds"},
-	{SpanIdle, 4 * minute, "Azure Load Balancer", "idle timeout"},
-	{SpanIdle, hour, "Envoy", "idle_timeout of HTTP connections and of tcp_proxy"},
-	{SpanIdle, 90 * second, "Go net/http client", "Transport.IdleConnTimeout"},
-	{SpanIdle, 10 * minute, "Google Cloud load balancer", "backend keepalive timeout"},
-	{SpanIdle, 610 * second, "Google Cloud load balancer", "client HTTP keepalive timeout"},
-	{SpanIdle, 1200 * second, "Google Cloud NAT", "tcpEstablishedIdleTimeoutSec"},
-	{SpanIdle, 2 * second, "gunicorn", "keepalive"},
-	{SpanIdle, 90 * second, "Heroku router", "keep-alive"},
-	{SpanIdle, 10 * minute, "HikariCP", "idleTimeout"},
-	{SpanIdle, 90 * second, "hyper, reqwest", "pool_idle_timeout"},
-	{SpanIdle, 30 * second, "Jetty", "idleTimeout"},
-	{SpanIdle, 15 * minute, "Linux IPVS", "ipvsadm --set, tcp"},
-	{SpanIdle, 432000 * second, "Linux conntrack", "nf_conntrack_tcp_timeout_established"},
-	{SpanIdle, 7875 * second, "Linux keepalive", "tcp_keepalive_time + tcp_keepalive_probes × tcp_keepalive_intvl"},
-	{SpanIdle, 8 * hour, "MySQL", "wait_timeout"},
-	{SpanIdle, 75 * second, "nginx", "keepalive_timeout"},
-	{SpanIdle, 60 * second, "nginx", "proxy_read_timeout, or keepalive_timeout of an upstream"},
-	{SpanIdle, 5 * second, "Node.js up to 25", "server.keepAliveTimeout"},
-	{SpanIdle, 65 * second, "Node.js, newer", "server.keepAliveTimeout"},
-	{SpanIdle, 65 * second, "Oracle Cloud load balancer", "keep-alive to clients"},
-	{SpanIdle, 5 * minute, "Oracle Cloud load balancer", "keep-alive to backends"},
-	{SpanIdle, 10 * minute, "PgBouncer", "server_idle_timeout"},
-	{SpanIdle, 20 * second, "Puma", "persistent_timeout"},
-	{SpanIdle, 20 * second, "Tomcat, as shipped", "connectionTimeout"},
-	{SpanIdle, 3 * minute, "Traefik", "respondingTimeouts.idleTimeout"},
-	{SpanIdle, 5 * second, "uvicorn", "--timeout-keep-alive"},
-
-	{SpanAge, 30 * minute, "HikariCP", "maxLifetime"},
-	{SpanAge, hour, "PgBouncer", "server_lifetime"},
-
-	{SpanConnect, 30 * second, "Go net/http client", "the dialer's Timeout"},
-	{SpanConnect, 127 * second, "Linux before 6.5", "tcp_syn_retries"},
-	{SpanConnect, 131 * second, "Linux from 6.5", "tcp_syn_retries, tcp_syn_linear_timeouts"},
-	{SpanConnect, 60 * second, "nginx", "proxy_connect_timeout"},
-}
-
-// Timeouts lists all of them.
-func Timeouts() []Timeout { return slices.Clone(timeouts) }
-
-// FindTimeouts lists those that a measured time can be. A timer is never early,
-// but for the jiffies with which silence is measured, and may be late.
-func FindTimeouts(span Span, d time.Duration) []Timeout {
-	var found []Timeout
-	for _, t := range timeouts {
-		late := max(100*time.Millisecond, min(second, t.Period/100))
-		if t.Span == span && d >= t.Period-20*time.Millisecond && d <= t.Period+late {
-			found = append(found, t)
-		}
+// softly says which ICMP error was kept while the kernel went on trying, and by
+// whom it was sent; it begins with a space.
+func (f *facts) softly() string {
+	e := f.end()
+	if e.ErrSoft == 0 {
+		return ""
 	}
-	return found
+	i := f.icmp(e.ErrSoft)
+	n, _ := f.thrownAway()
+	switch {
+	case n > 0:
+		return fmt.Sprintf(" %d of its segments never left this host: the next hop did not answer, and the process was told %s instead of ETIMEDOUT.", n, e.ErrSoft)
+	case i == none:
+		return fmt.Sprintf(" On the way an error was noted (ICMP, or this host's own routing), so the process was told %s instead of ETIMEDOUT.", e.ErrSoft)
+	case f.at(i).Loopback:
+		return fmt.Sprintf(" On the way this host itself said %s (a packet filter that rejects, or its neighbor look-up), so the process was told %s instead of ETIMEDOUT.", ICMPText(f.at(i)), e.ErrSoft)
+	}
+	return fmt.Sprintf(" On the way %s said %s, so the process was told %s instead of ETIMEDOUT.", f.at(i).From.Addr(), ICMPText(f.at(i)), e.ErrSoft)
+}
+
+var retransmitTimeout = Rule{
+	Cause: RetransmitTimeout, Class: TimedOut, find: findRetransmitTimeout, describe: describeRetransmitTimeout,
+	symptoms: map[string]int{"ETIMEDOUT": 2, "ECONNREFUSED": 5, "EHOSTUNREACH": 4, "ENETUNREACH": 4, "upstream timed out": 5, "NO_SOCKET": 5,
+		"TCPAbortOnTimeout": 1, "EstabResets": 11, "TCPTimeouts": 1, "PAWSEstab": 1, "RetransSegs": 1, "TCPBacklogDrop": 1, "TCPRetransFail": 2,
+		"OutOfWindowIcmps": 3, "TCPMD5NotFound": 2, "ESTABLISHED": 4},
+	Text: Text{
+		What: "The peer never acknowledged data that was sent again and again, so this kernel gave up. " +
+			"tcp_retransmit_timer sends the first unacknowledged segment again with doubled waits, until net.ipv4.tcp_retries2 (15, about 15 minutes with the smallest timeout) is used up; then tcp_write_err, inlined into it, ends the socket. " +
+			"No packet is sent: the peer may hold its end in ESTABLISHED for ever, and when it sends, it is answered with a RST for want of a socket. " +
+			"The process gets ETIMEDOUT, or the error of an ICMP message that came in the meantime (sk_err_soft), such as EHOSTUNREACH. " +
+			"TCPTimeouts and RetransSegs count the attempts, TCPAbortOnTimeout the end.",
+		Prove: "`ss -tanoi` shows timer:(on,…,N) with N growing, and unacked and backoff. " +
+			"`nstat -az TcpExtTCPTimeouts TcpRetransSegs TcpExtTCPAbortOnTimeout` moves. " +
+			"`tcpdump -nni any tcp port PORT` shows the same segment leave at doubled intervals, and nothing come back.",
+		Do:     "Look for what swallowed the segments: a host that is down, a route, or a NAT or firewall that dropped the idle flow. Set TCP_USER_TIMEOUT to learn of it sooner.",
+		Belief: "\"When a connection times out, the peer is told.\"",
+		Truth:  "Giving up after retransmissions sends nothing, and the peer stays ESTABLISHED until it sends or probes itself. Only the end by keepalive sends a RST.",
+		Refs:   []string{"RFC 9293 3.8.3", "RFC 6298", "tcp(7)", "tcp_retransmit_timer", "tcp_write_timeout", "tcp_write_err"},
+	},
+}
+
+func findRetransmitTimeout(a, b *facts, s Scope) *finding {
+	if !a.gaveUp() || a.end().SndNxt == a.end().SndUna || a.end().Retransmits == 0 {
+		return nil
+	}
+	x := &finding{by: byKernel, a: []int{a.closed}, needs: []event.Hook{event.HookReset}}
+	if sure, may := a.tooLarge(); sure || may {
+		x.advice = blackHoleAdvice
+	}
+	return a.heardNothing(x)
+}
+
+func describeRetransmitTimeout(t *prose) string {
+	return fmt.Sprintf("%s never acknowledged data of %s although it was sent again %s, so this kernel gave up. No packet was sent: the peer may still think that the connection is open.",
+		t.other(), end(t.a), t.a.sentAgain()) + t.a.softly() + t.a.blackHole()
+}
+
+// sentAgain says how often, of which some tries may not have left this host.
+func (f *facts) sentAgain() string {
+	e := f.end()
+	n, refused, busy := int(e.Retransmits), f.refused(), int(e.BusyTries)
+	s := fmt.Sprintf("%d times", max(0, n-refused-busy))
+	if max(0, n-refused-busy) == 1 {
+		s = "once"
+	}
+	if refused > 0 {
+		s += fmt.Sprintf(", and in the last %d tries could not leave this host", refused)
+	}
+	if busy > 0 {
+		s += fmt.Sprintf(" (%d more tries were put off, since an earlier copy was still held in this host)", busy)
+	}
+	return s
+}
+
+// tooLarge says whether only full-size segments had no answer: what came behind
+// them was acknowledged selectively, or all that ever was acknowledged was
+// smaller.
+func (f *facts) tooLarge() (sure, may bool) {
+	e := f.end()
+	if !e.WindowKnown || e.MSS == 0 || e.SndNxt-e.SndUna < e.MSS || f.refused() > 0 {
+		return false, false
+	}
+	acked := f.bytes().Acked
+	return e.Sacked > 0, acked != nil && *acked > 0 && *acked < uint64(e.MSS)
+}
+
+// blackHole is the hint at a path that swallows full-size segments; it begins with
+// a space.
+func (f *facts) blackHole() string {
+	mss := f.end().MSS
+	switch sure, may := f.tooLarge(); {
+	case sure:
+		return fmt.Sprintf(" Smaller segments behind it were acknowledged (SACK), the full-size one (%d bytes) never: so does a path look that takes no packets of that size and does not say so (a path MTU black hole).", mss)
+	case may:
+		return fmt.Sprintf(" Only segments smaller than a full-size one (%d bytes) were ever acknowledged: the path may take no packets of that size and not say so (a path MTU black hole).", mss)
+	}
+	return ""
+}
+
+const blackHoleAdvice = "Try `ping -M do -s SIZE` along the path. Let ICMP \"fragmentation needed\" (IPv6: packet too big) pass there, clamp the MSS to the path MTU, or set net.ipv4.tcp_mtu_probing to 1."
+
+// onlyLarge: what was never acknowledged fills a segment, and smaller ones had come
+// through before. It is a hint, no more.
+func (f *facts) onlyLarge() (says, do string) {
+	e := f.end()
+	if e.Has&event.HasTCP == 0 || e.ErrSoft == event.Errno(unix.EHOSTUNREACH) {
+		return "", ""
+	}
+	flight, queued := f.unacknowledged(e)
+	b := f.bytes()
+	if flight < large || flight+queued < large || b.Acked == nil || b.Received == nil || *b.Acked == 0 && *b.Received == 0 || *b.Acked >= large {
+		return "", ""
+	}
+	return "Only small segments had come through before; the first that was full did not. So it may be a path that takes no full-size packets and does not say so (a path MTU black hole).",
+		fmt.Sprintf("Try the path with a full packet: ping -M do -s 1472 %s, and smaller, until one comes back. Then let the ICMP \"fragmentation needed\" or \"packet too big\" through, lower the MTU or clamp the MSS at the tunnel; net.ipv4.tcp_mtu_probing=1 finds the size by itself.", f.c.Remote.Addr())
+}
+
+// large is a segment that no path is too narrow for; the least that IPv6 asks of each
+// link, with the headers off.
+const large = 1220
+
+var userTimeout = Rule{
+	Cause: UserTimeout, Class: TimedOut, find: findUserTimeout, describe: describeUserTimeout,
+	symptoms: map[string]int{"ETIMEDOUT": 5, "ECONNREFUSED": 6, "EHOSTUNREACH": 6, "TCPAbortOnTimeout": 5, "TCPTimeouts": 3, "TCPWinProbe": 3,
+		"PAWSEstab": 4, "RetransSegs": 3, "TCPBacklogDrop": 2},
+	Text: Text{
+		What: "Data stayed unacknowledged for longer than TCP_USER_TIMEOUT, so this kernel gave up. " +
+			"The option (milliseconds, off by default) replaces net.ipv4.tcp_retries2 in tcp_retransmit_timer, and also limits how long tcp_write_timer_handler probes a zero window, even if the peer answers the probes. " +
+			"No packet is sent: the peer may still think that the connection is open. The process gets ETIMEDOUT, or the error of an ICMP message that came in the meantime. " +
+			"TCPAbortOnTimeout moves. Several runtimes and RPC libraries set the option without being asked.",
+		Prove: "`strace -f -e trace=setsockopt -p PID` shows TCP_USER_TIMEOUT and its value. " +
+			"`ss -tanoi` shows timer:(on,…) or timer:(persist,…) with the age of what is unacked. " +
+			"`nstat -az TcpExtTCPAbortOnTimeout` moves by 1.",
+		Do:     "Check whether the time fits the path: it must outlast the longest interruption that is to be survived. Then look for what swallowed the segments, or why the peer did not read.",
+		Belief: "\"TCP_USER_TIMEOUT finds every dead peer.\"",
+		Truth:  "By itself it runs only while data is unacknowledged or a window is closed. An idle connection to a dead peer stays open unless keepalive is on too.",
+		Refs:   []string{"RFC 5482", "RFC 9293 3.8.3", "tcp(7)", "tcp_retransmit_timer", "tcp_write_timer_handler"},
+	},
+}
+
+func findUserTimeout(a, b *facts, s Scope) *finding {
+	if !a.gaveUp() || a.end().UserTimeout == 0 {
+		return nil
+	}
+	// tcp_retransmit_timer looks at nothing else then; tcp_probe_timer ends
+	// earlier where the probes have run out.
+	e := a.end()
+	if limit := time.Duration(e.UserTimeout) * time.Millisecond; e.Retransmits == 0 && e.SinceProbing != 0 && e.SinceProbing < limit-jiffies {
+		return nil
+	}
+	return a.heardNothing(&finding{by: byKernel, a: []int{a.closed}, needs: []event.Hook{event.HookReset}})
+}
+
+func describeUserTimeout(t *prose) string {
+	closed := ""
+	if t.a.orphan(t.a.closed) {
+		closed = ", which had closed,"
+	}
+	return fmt.Sprintf("%s left data of %s%s unacknowledged for longer than TCP_USER_TIMEOUT (%d ms), so this kernel gave up. No packet was sent: the peer may still think that the connection is open.",
+		t.other(), end(t.a), closed, t.a.end().UserTimeout) + t.a.softly() + t.a.blackHole()
+}
+
+var zeroWindowTimeout = Rule{
+	Cause: ZeroWindowTimeout, Class: TimedOut, find: findZeroWindowTimeout, describe: describeZeroWindowTimeout,
+	symptoms: map[string]int{"ETIMEDOUT": 6, "ECONNREFUSED": 8, "EHOSTUNREACH": 7, "TCPAbortOnTimeout": 6, "TCPWinProbe": 2, "TCPToZeroWindowAdv": 3},
+	Text: Text{
+		What: "The peer kept its receive window closed and then stopped answering the probes. " +
+			"With data to send and nothing in flight, tcp_write_timer_handler runs the persist timer (tcp_probe_timer, inlined): a probe with doubled waits. An answer, even one that says zero again, sets the count back, so a peer that merely does not read is waited for without end. " +
+			"After net.ipv4.tcp_retries2 (15) probes without any answer the kernel gives up. " +
+			"No packet is sent. The process gets ETIMEDOUT, or the error of an ICMP message that came in the meantime; TCPAbortOnTimeout moves, and what was in the send queue is lost.",
+		Prove: "`ss -tanoi` shows timer:(persist,…) with Send-Q above 0. " +
+			"`tcpdump -nni any tcp port PORT` shows win 0 from the peer, then probes at growing intervals without an answer. " +
+			"`nstat -az TcpExtTCPAbortOnTimeout TcpExtTCPWinProbe` moves.",
+		Do:   "Find out why the peer's process stopped reading before its host fell silent. Set TCP_USER_TIMEOUT if this end must not wait that long.",
+		Refs: []string{"RFC 9293 3.8.6.1", "tcp(7)", "tcp_write_timer_handler", "tcp_probe_timer"},
+	},
+}
+
+func findZeroWindowTimeout(a, b *facts, s Scope) *finding {
+	if !a.gaveUp() || a.end().ProbesOut == 0 {
+		return nil
+	}
+	x := &finding{by: byKernel, a: []int{a.closed}, needs: []event.Hook{event.HookReset}}
+	// An open window that a whole segment fits into is not why it was probed.
+	if e := a.end(); e.WindowKnown && a.room() >= max(1, e.MSS) {
+		return nil
+	} else if !e.WindowKnown {
+		x.likely = true
+	}
+	return a.heardNothing(x)
+}
+
+func describeZeroWindowTimeout(t *prose) string {
+	window := "at zero"
+	if n := t.a.room(); n > 0 && t.a.end().WindowKnown {
+		window = fmt.Sprintf("at %s, too few for a segment,", plural(uint64(n)))
+	}
+	return fmt.Sprintf("%s kept its receive window %s and did not answer %d probes, so this kernel gave up. No packet was sent.", t.other(), window, t.a.end().ProbesOut) + t.a.softly()
+}
+
+// room is how many more bytes the peer's window takes at the end.
+func (f *facts) room() uint32 {
+	e := f.end()
+	if left := e.SndUna + e.SndWnd - e.SndNxt; int32(left) > 0 {
+		return left
+	}
+	return 0
+}
+
+var keepaliveTimeout = Rule{
+	Cause: KeepaliveTimeout, Class: TimedOut, find: findKeepaliveTimeout, describe: describeKeepaliveTimeout,
+	symptoms: map[string]int{"ECONNRESET": 11, "ETIMEDOUT": 4, "ECONNREFUSED": 7, "EHOSTUNREACH": 5, "ENETUNREACH": 5, "NOT_SPECIFIED": 5,
+		"TCP_KEEPALIVE_TIMEOUT": 1, "TCPAbortOnTimeout": 4, "TCPAbortFailed": 4, "EstabResets": 10, "OutRsts": 7, "TCPKeepAlive": 1, "TCPMD5NotFound": 3,
+		"ESTABLISHED": 5},
+	Text: Text{
+		What: "The peer answered none of the keepalive probes, so this kernel gave up and sent a RST. " +
+			"With SO_KEEPALIVE on, tcp_keepalive_timer probes after TCP_KEEPIDLE seconds without traffic (default 7200), then every TCP_KEEPINTVL (75), and gives up after TCP_KEEPCNT probes (9) without an answer; if TCP_USER_TIMEOUT is set, that time decides instead once a probe is out. " +
+			"tcp_send_active_reset then sends RST with ACK, which the peer may or may not get, and the process reads ETIMEDOUT, or the error of an ICMP message that came in the meantime. " +
+			"TCPKeepAlive counts the probes, TCPAbortOnTimeout the end; from 6.12 the reset reason is TCP_KEEPALIVE_TIMEOUT (15). No data was under way.",
+		Prove: "`ss -tano` shows timer:(keepalive,…) and the number of unanswered probes before the end. " +
+			"`nstat -az TcpExtTCPKeepAlive TcpExtTCPAbortOnTimeout` moves. " +
+			"`tcpdump -nni any tcp port PORT` shows ACKs without data at the interval, no answers, then [R.].",
+		Do:     "Find out where the peer went: its host, or a NAT or firewall that dropped the idle flow without a word. Probe more often than the shortest idle limit on the path (TCP_KEEPIDLE).",
+		Belief: "\"Keepalive protects all connections.\"",
+		Truth:  "It is off unless the program turns it on, waits 2 hours by default, and is silent while data is unacknowledged: there retransmission decides, for about 15 minutes unless TCP_USER_TIMEOUT is set.",
+		Refs:   []string{"RFC 9293 3.8.4", "tcp(7)", "socket(7)", "tcp_keepalive_timer", "tcp_send_active_reset"},
+	},
+}
+
+func findKeepaliveTimeout(a, b *facts, s Scope) *finding {
+	if !a.gaveUpProbing(s) {
+		return nil
+	}
+	return a.heardNothing(&finding{by: byKernel, a: []int{a.active, a.closed}, needs: []event.Hook{event.HookSendActiveReset, event.HookProbe}})
+}
+
+func describeKeepaliveTimeout(t *prose) string {
+	e := t.a.at(t.a.active)
+	if e == nil {
+		e = t.a.end()
+	}
+	return fmt.Sprintf("%s did not answer %d keepalive probes of %s, so this kernel gave up and sent a RST.", t.other(), e.ProbesOut, end(t.a)) + t.a.softly()
+}
+
+// gaveUpProbing says whether keepalive probes ran out.
+func (f *facts) gaveUpProbing(s Scope) bool {
+	if f.closed == none || f.rst {
+		return false
+	}
+	e := f.at(f.active)
+	if e == nil {
+		if s.has(event.HookSendActiveReset) {
+			return false
+		}
+		e = f.end()
+	}
+	return e.Context != event.ContextProcess && e.SkFlags&event.SockKeepOpen != 0 && e.SkFlags&event.SockDead == 0 &&
+		e.WriteSeq == e.SndUna && e.ProbesOut != 0
 }

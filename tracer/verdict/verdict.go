@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
 // Class is the kind of ending.
@@ -64,56 +65,6 @@ const (
 // Cause is the stable identifier of a rule. Once released, an identifier never
 // changes its meaning.
 type Cause string
-
-const (
-	// Graceful.
-	OrderlyClose      Cause = "orderly-close"      // one end closed, the other followed
-	HalfClose         Cause = "half-close"         // one end shut down its sending side and went on reading
-	SimultaneousClose Cause = "simultaneous-close" // the two FINs crossed
-	// Aborted by a process.
-	CloseUnread    Cause = "close-unread"    // close with unread bytes in the receive queue
-	LingerZero     Cause = "linger-zero"     // close with SO_LINGER on and time 0
-	Disconnect     Cause = "disconnect"      // connect(AF_UNSPEC)
-	ListenerClosed Cause = "listener-closed" // the listener went away with this connection still in its queue
-	SockDestroy    Cause = "sock-destroy"    // ss -K, SOCK_DESTROY
-	RepairClose    Cause = "repair-close"    // TCP_REPAIR: the socket vanished without a packet
-	MPTCPReset     Cause = "mptcp-reset"     // MPTCP: fastclose or subflow reset
-	// Aborted by a kernel, because of what came after.
-	DataAfterClose    Cause = "data-after-close"    // data for a socket that was closed
-	DataAfterShutdown Cause = "data-after-shutdown" // data for a socket whose both directions were shut down
-	Linger2Negative   Cause = "linger2-negative"    // TCP_LINGER2 below zero: no FIN_WAIT2 wait at all
-	OrphanLimit       Cause = "orphan-limit"        // too many orphans, or no TCP memory
-	NoSocket          Cause = "no-socket"           // a segment for a connection that is gone
-	PortReuse         Cause = "port-reuse"          // a new SYN met an old twin of the same addresses and ports
-	PathReset         Cause = "path-reset"          // a RST that the peer's stack did not send
-	PeerAbort         Cause = "peer-abort"          // remote: the peer aborted (RST with ACK)
-	PeerGone          Cause = "peer-gone"           // remote: the peer no longer knows the connection (bare RST)
-	NamespaceRemoved  Cause = "namespace-removed"   // the network namespace went, with the mini-socket in FIN_WAIT2
-	// Timed out.
-	KeepaliveTimeout  Cause = "keepalive-timeout"
-	RetransmitTimeout Cause = "retransmit-timeout"
-	UserTimeout       Cause = "user-timeout"
-	ZeroWindowTimeout Cause = "zero-window-timeout"
-	OrphanTimeout     Cause = "orphan-timeout"    // closed, and the peer never acknowledged the rest
-	FinWait2Timeout   Cause = "fin-wait2-timeout" // closed, and the peer never sent its FIN
-	SendFailed        Cause = "send-failed"       // this host could not send: route, address, filter, neighbor, device
-	ConnectTimeout    Cause = "connect-timeout"
-	// Refused.
-	PortClosed       Cause = "port-closed"
-	ConnectCancelled Cause = "connect-cancelled"
-	Unreachable      Cause = "unreachable" // ICMP, or no route
-	AcceptOverflow   Cause = "accept-overflow"
-	HandshakeReset   Cause = "handshake-reset"
-	// Open.
-	CloseWaitLeak  Cause = "close-wait-leak"
-	FinWait2Held   Cause = "fin-wait2-held"
-	FinStuck       Cause = "fin-stuck"
-	DescriptorHeld Cause = "descriptor-held"
-	NeverAccepted  Cause = "never-accepted"
-	StillOpen      Cause = "still-open"
-	// Unknown.
-	UnknownCause Cause = "unknown"
-)
 
 // Lost counts payload bytes that did not get where they should; nil: not known.
 type Lost struct {
@@ -179,4 +130,12 @@ type Verdict struct {
 	LocalFin   *Goodbye   // nil: this end sent no FIN
 	PeerFin    *Goodbye   // nil: no FIN came; Actor only when the peer is local
 	Evidence   []Evidence // in time order
+}
+
+// Event is the event that the evidence points at.
+func (p Evidence) Event() *event.Event {
+	if p.Elsewhere {
+		return &p.Conn.Elsewhere[p.Index]
+	}
+	return &p.Conn.Events[p.Index]
 }

@@ -17,6 +17,14 @@ type Text struct {
 	Refs   []string // RFC sections, man pages, kernel functions
 }
 
+// Summary is the first sentence of What: the cause in one line.
+func (t Text) Summary() string {
+	if i := strings.Index(t.What, ". "); i >= 0 {
+		return t.What[:i+1]
+	}
+	return t.What
+}
+
 // Explain is the whole of what is known of a rule's cause, as plain text.
 func (r Rule) Explain() string {
 	var b strings.Builder

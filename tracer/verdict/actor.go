@@ -1,0 +1,220 @@
+package verdict
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/event"
+)
+
+// act reads from an event what the task on the CPU was doing to the socket.
+func act(e *event.Event) (Act, int) {
+	if e.ThreadExits() {
+		return ActThread, 0
+	}
+	if e.Exiting() {
+		if sig := e.Signal(); sig != 0 {
+			return ActKilled, sig
+		}
+		return ActExit, 0
+	}
+	closes := e.Hook == event.HookClose || e.Hook == event.HookCloseEntry
+	if closes && e.CallOn == unixFamily {
+		return ActDiscard, 0
+	}
+	// MPTCP shuts its subflow down inside close(2).
+	if e.Hook == event.HookShutdown && !e.Call.Drops() {
+		switch e.Arg {
+		case 1:
+			return ActShutRd, 0
+		case 2:
+			return ActShutWr, 0
+		}
+		return ActShutRdWr, 0
+	}
+	switch e.Call {
+	case event.CallDup2:
+		return ActDup2, 0
+	case event.CallExec:
+		return ActExec, 0
+	case event.CallShutdown:
+		switch e.Shutdown {
+		case 1:
+			return ActShutRd, 0
+		case 2:
+			return ActShutWr, 0
+		case 3:
+			return ActShutRdWr, 0
+		}
+		if e.Has&event.HasSocket == 0 {
+			return NoAct, 0 // a classic tracepoint does not record which direction
+		}
+	case event.CallConnect:
+		return ActDisconnect, 0
+	case event.CallExit:
+		return ActExit, 0
+	case event.CallSend, event.CallReceive, event.CallOther, event.CallNone:
+		if closes || e.Hook == event.HookSetState {
+			return NoAct, 0 // it held the socket last, and gives no descriptor up
+		}
+	}
+	return ActClose, 0
+}
+
+// unixFamily is AF_UNIX.
+const unixFamily event.Family = unix.AF_UNIX
+
+func process(e *event.Event) *conn.Process {
+	if e == nil || !(e.ByProcess() || e.Context == event.ContextUnknown && e.Call > event.CallNone) {
+		return nil
+	}
+	return &conn.Process{PID: e.PID, TID: e.TID, Comm: e.Comm.String(), UID: e.UID, Cgroup: e.Cgroup}
+}
+
+// goodbye describes this end's FIN; nil when it sent none.
+func (f *facts) goodbye() *Goodbye {
+	if f.fin == none {
+		return nil
+	}
+	e := f.hand(f.finAct)
+	g := &Goodbye{At: f.at(f.fin).Time, Acked: f.finAcked}
+	if !e.KernelThread() {
+		g.Act, g.Signal = act(e)
+		g.Actor = process(e)
+	}
+	return g
+}
+
+// hand is the event of who did what the event i shows: of a release, whoever let
+// go of the socket.
+func (f *facts) hand(i int) *event.Event {
+	switch {
+	case i == none || i != f.release:
+	case f.letGo != none:
+		return f.at(f.letGo)
+	case f.unheard:
+		e := *f.at(i)
+		e.CallOn = 0 // which does not prove anything alone
+		return &e
+	}
+	return f.at(i)
+}
+
+// kept is how long something held the socket after its last descriptor was given
+// up; 0: nothing did.
+func (f *facts) kept() time.Duration {
+	if f.letGo == none {
+		return 0
+	}
+	if d := f.at(f.release).Time - f.at(f.letGo).Time; d >= moment {
+		return d
+	}
+	return 0
+}
+
+// findLetGo finds what gave the last descriptor up where that did not release the
+// socket at once: a call in progress, a pending request of io_uring or a message
+// in flight held it, and whoever let go of that last did not close anything.
+func (f *facts) findLetGo() {
+	if f.release == none || f.inferred {
+		return
+	}
+	r := f.at(f.release)
+	if !r.KernelThread() && (r.Call.Drops() || r.Exiting()) {
+		return // whoever does that gives the socket up, in a message in flight too
+	}
+	f.unheard = true
+	for i := range f.release {
+		e := f.at(i)
+		if e.Hook != event.HookFileClose || e.Refs > 1 && !e.Call.Drops() && e.Call != event.CallIOUring && !e.Exiting() {
+			continue
+		}
+		if e.Refs <= 1 && e.TID == r.TID {
+			f.letGo, f.unheard = none, false // the release is this very call's
+			return
+		}
+		f.letGo, f.unheard = i, false
+	}
+	// Thrown away with the message that it came in. A request of io_uring may also
+	// end in a call on another socket, but then its own process let go before.
+	if f.letGo != none && r.CallOn == unixFamily && r.Call == event.CallReceive && f.at(f.letGo).PID != r.PID {
+		f.letGo = none
+	}
+}
+
+// inferRelease finds the close where no hook on it is attached: a state change
+// that only the process can have made, inside a call that drops descriptors.
+func (f *facts) inferRelease() {
+	if f.release != none {
+		return
+	}
+	for i := range f.c.Events {
+		e := &f.c.Events[i]
+		if e.Hook != event.HookSetState || e.State == e.ToState || !f.actedAt(i) {
+			continue
+		}
+		switch e.ToState {
+		case event.FinWait1, event.LastAck, event.Close:
+		default:
+			continue
+		}
+		switch e.Call {
+		case event.CallClose, event.CallCloseRange, event.CallDup2, event.CallExec, event.CallExit, event.CallIOUring:
+		default:
+			if !e.Exiting() {
+				continue
+			}
+		}
+		f.release, f.inferred = i, true
+		return
+	}
+}
+
+// actedAt says whether the task on the CPU made that state change. Where the
+// context could not be measured, an end that no segment can explain counts: one
+// from a state that only a reset ends from outside, and no reset came.
+func (f *facts) actedAt(i int) bool {
+	e := f.at(i)
+	if e.ByProcess() {
+		return true
+	}
+	if e.Context != event.ContextUnknown || e.ToState != event.Close || f.reset != none || !(e.Exiting() || e.Call.Ends()) {
+		return false
+	}
+	switch e.State {
+	case event.Established, event.CloseWait, event.SynSent:
+		return true
+	}
+	return f.active != none && f.at(f.active).TID == e.TID
+}
+
+// cut is the close with which this end let go of the socket after it had shut its
+// sending side down, without having heard the peer out: that is a close in two
+// steps (python's http.server, haproxy, node), not a half-close. none: it held
+// the socket until the peer's FIN came.
+func (f *facts) cut() int {
+	if f.fin == none {
+		return none
+	}
+	i := f.release
+	if f.inferred {
+		i = none
+	}
+	for k := f.fin + 1; i == none && k < len(f.c.Events); k++ {
+		// Without a hook on the close: tcp_close_state sets the state that it is in.
+		e := &f.c.Events[k]
+		if e.Hook != event.HookSetState || e.State != e.ToState || !e.ByProcess() && e.Context != event.ContextUnknown {
+			continue
+		}
+		switch e.Call {
+		case event.CallClose, event.CallCloseRange, event.CallDup2, event.CallExec, event.CallExit, event.CallIOUring:
+			i = k
+		}
+	}
+	if i > f.fin && before(i, f.peerFin) {
+		return i
+	}
+	return none
+}

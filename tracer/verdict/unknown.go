@@ -1,0 +1,60 @@
+package verdict
+
+import (
+	"fmt"
+
+	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/event"
+)
+
+// What was seen does not say it.
+const (
+	UnknownCause Cause = "unknown"
+)
+
+var unknownCause = Rule{
+	Cause: UnknownCause, Class: Unknown, own: true, find: findUnknown, describe: describeUnknown,
+	symptoms: map[string]int{"ERROR": 3},
+	Text: Text{
+		What: "What was seen does not say how the connection ended. " +
+			"Either it was open before the trace began and too little of it was seen, or events were lost, or a hook that tells two causes apart could not be attached on this kernel: the verdict names the missing ones. " +
+			"The state, the error and the counters at the end are still true; only the cause is not concluded from them.",
+		Prove: "Narrow it down with `tcpdump -nni any tcp port PORT` (who sent FIN or RST) and `nstat` before and after (which TcpExtTCPAbort counter moved).",
+		Do:    "Trace from before the connection is opened, with every hook attached.",
+		Refs:  []string{"tcp(7)", "nstat(8)", "tcpdump(8)", "inet_sk_state_store"},
+	},
+}
+
+func findUnknown(a, b *facts, s Scope) *finding { return &finding{a: []int{a.closed}} }
+
+func describeUnknown(t *prose) string {
+	if r := t.a.incoming(); r != nil && t.b == nil {
+		return fmt.Sprintf("%s, or something that answers for it, reset the connection of %s. The RST itself was not seen here, so whether it came on its own or in answer to a segment is not known.%s",
+			t.a.c.Remote, end(t.a), r.reading(t))
+	}
+	s := "How this connection ended could not be told from what was seen"
+	if t.a.c.Replaced {
+		return "The end of this connection was not seen: the kernel has used the memory of its socket for another connection since."
+	}
+	if t.a.closed != none {
+		s += fmt.Sprintf(" (%s → CLOSE, %s)", t.a.end().State, t.a.end().Err)
+	}
+	return s + "."
+}
+
+// Unheard says whether nothing speaks of a reset or of an error in an ending of
+// which events were lost: it is unknown for want of them, and the closing line
+// counts them. That alone is no alarm.
+func Unheard(c *conn.Connection, v Verdict) bool {
+	return c.Lossy && v.Class == Unknown && v.Reset == nil && !event.Any(c.Events, func(e *event.Event) bool {
+		switch e.Hook {
+		case event.HookReset, event.HookSendReset, event.HookSendActiveReset, event.HookAbort, event.HookDisconnect, event.HookChildForget, event.HookSynDrop:
+			return true
+		case event.HookStreamError, event.HookReceive:
+			return e.Arg < 0
+		case event.HookSetState:
+			return e.ToState == event.Close && e.Err != 0
+		}
+		return false
+	})
+}

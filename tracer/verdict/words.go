@@ -1,0 +1,226 @@
+package verdict
+
+import (
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/event"
+)
+
+// prose is what a sentence is made of.
+type prose struct {
+	v    *Verdict
+	x    *finding
+	a, b *facts // the causing end, and the other (nil: remote)
+	mine bool   // the causing end is the judged one
+}
+
+// who names the actor, or the causing end.
+func (t *prose) who() string {
+	if t.x.actor != nil {
+		return named(t.x.actor)
+	}
+	return end(t.a)
+}
+
+// other names the end that is not a.
+func (t *prose) other() string {
+	if t.b != nil {
+		return end(t.b)
+	}
+	return t.a.c.Remote.String()
+}
+
+// how says the act in words.
+func (t *prose) how() string {
+	switch t.x.act {
+	case NoAct:
+		if t.x.by == byProcess {
+			return "with shutdown(2)"
+		}
+	case ActClose:
+		return "with close(2)"
+	case ActExit:
+		return "by exiting"
+	case ActKilled:
+		return "when it was killed by " + signalName(t.x.signal)
+	case ActExec:
+		return "by exec (the descriptor was close-on-exec)"
+	case ActDup2:
+		return "with dup2(2) over its last descriptor"
+	case ActThread:
+		return "by the exit of a thread that had descriptors of its own (the process lives on)"
+	case ActDiscard:
+		return "by throwing it away in recvmsg(2) (MSG_CTRUNC: no descriptor was free, or there was no room for it)"
+	case ActShutWr:
+		return "with shutdown(SHUT_WR)"
+	case ActShutRdWr:
+		return "with shutdown(SHUT_RDWR)"
+	case ActShutRd:
+		return "with shutdown(SHUT_RD)"
+	}
+	return ""
+}
+
+// when says how far into the connection an event was.
+func (t *prose) when(e *event.Event) string {
+	if e == nil {
+		return ""
+	}
+	for _, f := range []*facts{t.a, t.b} {
+		// A close is when the descriptor was given up.
+		if f != nil && f.kept() != 0 && (e == f.at(f.release) || e == f.at(f.fin) && f.fin > f.release) {
+			e = f.at(f.letGo)
+		}
+	}
+	d := e.Time - since(t.a, t.b)
+	if t.a.c.Open == conn.OpenUnknown || d < 0 {
+		return "" // what was seen of its beginning came later
+	}
+	return " " + seconds(d) + " after it was opened"
+}
+
+func named(p *conn.Process) string {
+	if event.Outside(p.PID) {
+		return quoteName(p.Comm) + " (outside this PID namespace)"
+	}
+	return fmt.Sprintf("%s (pid %d)", quoteName(p.Comm), p.PID)
+}
+
+// quoteName keeps a process's name from doing anything to a terminal.
+func quoteName(s string) string {
+	q := strconv.Quote(s)
+	return q[1 : len(q)-1]
+}
+
+// end names an end: its process, where one is known, else its address.
+func end(f *facts) string {
+	switch {
+	case f.c.Owner != nil:
+		return named(f.c.Owner)
+	case f.c.Local.IsValid():
+		return f.c.Local.String()
+	}
+	return "this end"
+}
+
+var signals = map[int]string{1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS",
+	8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 13: "SIGPIPE", 14: "SIGALRM", 15: "SIGTERM"}
+
+func signalName(n int) string {
+	if s, ok := signals[n]; ok {
+		return s
+	}
+	return "signal " + strconv.Itoa(n)
+}
+
+// lostAt says what an end lost, in words; "" nothing that is known of.
+func lostAt(f *facts) string {
+	if f == nil {
+		return ""
+	}
+	l := f.lost()
+	var parts []string
+	if l.Unread != nil && *l.Unread > 0 {
+		parts = append(parts, plural(*l.Unread)+" that it had received and not read")
+	}
+	if l.Unacked != nil && *l.Unacked > 0 {
+		parts = append(parts, plural(*l.Unacked)+" that it had sent and that were never acknowledged")
+	}
+	if l.Unsent != nil && *l.Unsent > 0 {
+		parts = append(parts, plural(*l.Unsent)+" that never left its send queue")
+	}
+	return strings.Join(parts, ", ")
+}
+
+// heldOn says what held the socket of an end after its last descriptor was gone,
+// with a space before it; "" nothing did.
+func heldOn(f *facts) string {
+	d := f.kept()
+	if d == 0 {
+		return ""
+	}
+	what := "a request in progress (io_uring) or a message in flight"
+	switch r := f.at(f.release); {
+	case r.Call == event.CallReceive || r.Call == event.CallSend:
+		what = "a call in progress"
+	case r.Call == event.CallIOUring:
+		what = "a request in progress (io_uring)"
+	}
+	return fmt.Sprintf(" %s held the socket until %s later: only then did its kernel say anything.", strings.ToUpper(what[:1])+what[1:], span(d))
+}
+
+// above says at which ends TCP does not know what was read, with a space before
+// it; "" at none.
+func above(ends ...*facts) string {
+	var all, last string
+	for _, f := range ends {
+		var s string
+		switch {
+		case f == nil:
+		case f.subflow:
+			s = fmt.Sprintf(" What %s read is not known: its queue is that of the MPTCP socket.", end(f))
+		case f.aboveIn:
+			s = fmt.Sprintf(" What %s read, and threw away, is not known: something above TCP (kTLS, sockmap) has its queue.", end(f))
+		}
+		if s != last { // one process may have both ends
+			all += s
+		}
+		last = s
+	}
+	return all
+}
+
+func plural(n uint64) string {
+	if n == 1 {
+		return "1 byte"
+	}
+	return strconv.FormatUint(n, 10) + " bytes"
+}
+
+func seconds(d time.Duration) string {
+	return strconv.FormatFloat(d.Seconds(), 'f', 3, 64) + " s"
+}
+
+// span is a short time in the unit that suits it.
+func span(d time.Duration) string {
+	switch {
+	case d < time.Millisecond:
+		return "less than 1 ms"
+	case d < time.Second:
+		return strconv.FormatInt(d.Milliseconds(), 10) + " ms"
+	}
+	return seconds(d)
+}
+
+// spaced and parted put a part behind what is said already; an unknown part leaves
+// nothing behind.
+func spaced(part string) string { return after(" ", part) }
+
+func parted(part string) string { return after(", ", part) }
+
+func after(mark, part string) string {
+	if part == "" {
+		return ""
+	}
+	return mark + part
+}
+
+// killedAdvice is what to do about a process that was killed: it could not have
+// closed in another way.
+func killedAdvice(signal int) string {
+	switch unix.Signal(signal) {
+	case unix.SIGSEGV, unix.SIGBUS, unix.SIGILL, unix.SIGFPE, unix.SIGABRT, unix.SIGTRAP, unix.SIGSYS:
+		return "It crashed: its log and its core dump (coredumpctl) say why."
+	case unix.SIGPIPE:
+		return "It wrote to a connection that takes nothing any more and had not asked to be spared: ignore SIGPIPE, or send with MSG_NOSIGNAL, and look at the error (EPIPE)."
+	case unix.SIGKILL:
+		return "Find out who sent SIGKILL: the kernel out of memory (journalctl -k), or a supervisor whose patience with SIGTERM was at its end."
+	}
+	return "Find out who sent " + signalName(signal) + ". A program that is stopped in this way can catch the signal, finish what it has begun, and close then."
+}
