@@ -1,13 +1,10 @@
 package session
 
 import (
-	"slices"
 	"time"
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
-	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/record"
-	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
 // people remembers what is known of processes, and from when on it holds.
@@ -65,107 +62,6 @@ func fill(who *conn.Process, r *record.Process) {
 	if r.UID == who.UID {
 		who.User = string(r.User)
 	}
-}
-
-// name completes the actors of a verdict, which the judge takes from events,
-// with what was known of them when they acted.
-func name(c *conn.Connection, v *verdict.Verdict) {
-	where(c, v)
-	for _, who := range []*conn.Process{v.Actor, actorOf(v.LocalFin), actorOf(v.PeerFin)} {
-		if who == nil || who.Exe != "" {
-			continue
-		}
-		if !nameFrom(who, c) && c.Peer != nil {
-			nameFrom(who, c.Peer)
-		}
-	}
-}
-
-// where gives the actors the stacks of their acts, which were taken at the end at
-// which they acted.
-func where(c *conn.Connection, v *verdict.Verdict) {
-	mine, theirs := c, c.Peer
-	var at time.Duration
-	for _, f := range []struct {
-		fin *verdict.Goodbye
-		end *conn.Connection
-	}{{v.LocalFin, mine}, {v.PeerFin, theirs}} {
-		if f.fin == nil || f.fin.Actor == nil {
-			continue
-		}
-		f.fin.Actor.Stack = stackOf(f.end, f.fin.Actor, f.fin.Act, f.fin.At)
-		if v.Actor != nil && v.Actor.PID == f.fin.Actor.PID && v.Act == f.fin.Act && (v.Ender == verdict.LocalProcess) == (f.end == mine) {
-			at = f.fin.At
-		}
-	}
-	if v.Actor == nil {
-		return
-	}
-	end := mine
-	if v.Ender != verdict.LocalProcess && theirs != nil {
-		end = theirs
-	}
-	v.Actor.Stack = stackOf(end, v.Actor, v.Act, at)
-}
-
-// stackOf finds the stack of a process's act at an end: the one nearest to when
-// the act took effect (at; 0: not known, then the last).
-func stackOf(end *conn.Connection, who *conn.Process, act verdict.Act, at time.Duration) event.Stack {
-	if end == nil {
-		return ""
-	}
-	hooks := stackHooks(act)
-	var found event.Stack
-	var off time.Duration
-	for i := len(end.Stacks) - 1; i >= 0; i-- {
-		e := &end.Stacks[i]
-		if e.PID != who.PID || !slices.Contains(hooks, event.Hook(e.Arg)) {
-			continue
-		}
-		if at == 0 {
-			return e.Stack
-		}
-		if d := (at - e.Time).Abs(); found == "" || d < off {
-			found, off = e.Stack, d
-		}
-	}
-	return found
-}
-
-// stackHooks lists where the stack of an act is taken. An exec has none: when it
-// closes, the program that called it is gone.
-func stackHooks(act verdict.Act) []event.Hook {
-	switch act {
-	case verdict.ActShutWr, verdict.ActShutRd, verdict.ActShutRdWr:
-		return []event.Hook{event.HookShutdown, event.HookSetState}
-	case verdict.ActExit, verdict.ActKilled, verdict.ActThread:
-		return []event.Hook{event.HookExit}
-	case verdict.NoAct, verdict.ActExec, verdict.ActDiscard:
-		return nil
-	}
-	return []event.Hook{event.HookCloseEntry, event.HookSetState}
-}
-
-func actorOf(g *verdict.Goodbye) *conn.Process {
-	if g == nil {
-		return nil
-	}
-	return g.Actor
-}
-
-func nameFrom(who *conn.Process, c *conn.Connection) bool {
-	for i := len(c.Hands) - 1; i >= 0; i-- {
-		h := &c.Hands[i]
-		if h.PID != who.PID {
-			continue
-		}
-		who.Exe, who.Container, who.CgroupPath, who.NSPID, who.Leader, who.Ancestors = h.Exe, h.Container, h.CgroupPath, h.NSPID, h.Leader, h.Ancestors
-		if h.UID == who.UID {
-			who.User = h.User
-		}
-		return true
-	}
-	return false
 }
 
 // Recordings hold seeds in a form of their own.

@@ -634,7 +634,6 @@ func (s *Session) judge(c *conn.Connection) {
 		return
 	}
 	v := s.judger.Judge(c, s.cfg.Scope)
-	name(c, &v)
 	if s.ledger != nil {
 		s.ledger.judged(c, !slices.ContainsFunc(s.picks(), func(f *filter.Filter) bool { return !f.Match(c, v) }))
 	}

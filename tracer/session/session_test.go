@@ -413,9 +413,9 @@ func TestCount(t *testing.T) {
 	}
 }
 
-// TestActorsAreNamed: what is known of a process at the time of its act goes
-// into the verdict, and a PID that is used again is another process.
-func TestActorsAreNamed(t *testing.T) {
+// TestPeople: what was known of a process at a time is told, and a PID that is used
+// again is another process.
+func TestPeople(t *testing.T) {
 	p := newPeople()
 	p.learn(record.Process{Time: 10, PID: 1, Exe: "/first", UID: 5, User: "five"})
 	p.learn(record.Process{Time: 30, PID: 1, Exe: "/third"})
@@ -426,13 +426,6 @@ func TestActorsAreNamed(t *testing.T) {
 		if who.Exe != want || (who.User == "five") != (want == "/first") {
 			t.Errorf("at %d: %+v, want %q", at, who, want)
 		}
-	}
-	a, b := two()
-	b.Hands = []conn.Process{{PID: 7, UID: 1, Exe: "/closer", User: "one"}}
-	v := verdict.Verdict{Actor: &conn.Process{PID: 7, UID: 1}, LocalFin: &verdict.Goodbye{Actor: &conn.Process{PID: 7, UID: 2}}, PeerFin: &verdict.Goodbye{}}
-	name(a, &v)
-	if v.Actor.Exe != "/closer" || v.Actor.User != "one" || v.LocalFin.Actor.Exe != "/closer" || v.LocalFin.Actor.User != "" {
-		t.Errorf("actor %+v, %+v", v.Actor, v.LocalFin.Actor)
 	}
 	for i := range uint32(2 * maxPeople) {
 		p.learn(record.Process{PID: i + 2})

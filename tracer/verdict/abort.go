@@ -76,12 +76,12 @@ func findCloseUnread(a, b *facts, s Scope) *finding {
 		return nil
 	}
 	x := &finding{a: []int{a.release, a.closed, a.active}, needs: []event.Hook{event.HookSendActiveReset}}
-	return x.did(a.hand(a.release))
+	return x.did(a, a.hand(a.release))
 }
 
-func describeCloseUnread(t *prose) string {
+func describeCloseUnread(t *trial) string {
 	s := fmt.Sprintf("%s closed%s%s while its receive queue still held data: ", t.who(), spaced(t.how()), t.when(t.a.at(t.a.release)))
-	l := t.a.lost()
+	l := t.a.lost
 	switch lost := lostAt(t.a); {
 	case l.Unread != nil && *l.Unread == 0:
 		// tcp_close compares sequence numbers, and the urgent byte has one.
@@ -99,7 +99,7 @@ func describeCloseUnread(t *prose) string {
 }
 
 var lingerZero = Rule{
-	Cause: LingerZero, Class: Aborted, find: findLingerZero, describe: describeLingerZero,
+	Cause: LingerZero, Class: Aborted, find: findLingerZero, describe: describeLingerZero, probe: connectedAndAborted,
 	symptoms: map[string]int{"ECONNRESET": 5, "ENOTCONN": 2, "recv() failed (104": 2, "NOT_SPECIFIED": 3, "TCP_STATE": 1, "TCP_DISCONNECT_WITH_DATA": 1,
 		"TCPAbortOnData": 1, "TCPAbortFailed": 3, "EstabResets": 4, "OutRsts": 5},
 	Text: Text{
@@ -119,6 +119,11 @@ var lingerZero = Rule{
 	},
 }
 
+// connectedAndAborted: whoever connected aborted it by close(2), and was not killed.
+func connectedAndAborted(t *trial) bool {
+	return t.a.c.Open == conn.OpenActive && t.x.act == ActClose
+}
+
 func findLingerZero(a, b *facts, s Scope) *finding {
 	if a.unheld(s) || !a.abortedAtClose() {
 		return nil
@@ -131,7 +136,7 @@ func findLingerZero(a, b *facts, s Scope) *finding {
 	if !inside && s.has(event.HookDisconnect) {
 		return nil
 	}
-	if l := a.lost(); !inside && (l.Unread == nil || *l.Unread != 0 || a.queued(a.reader()) != 0) {
+	if l := a.lost; !inside && (l.Unread == nil || *l.Unread != 0 || a.queued(a.reader()) != 0) {
 		return nil // what is unread decides before the time does
 	}
 	if a.active == none && s.has(event.HookSendActiveReset) {
@@ -141,10 +146,10 @@ func findLingerZero(a, b *facts, s Scope) *finding {
 	if a.active == none {
 		x.needs = []event.Hook{event.HookSendActiveReset}
 	}
-	return x.did(a.hand(a.release))
+	return x.did(a, a.hand(a.release))
 }
 
-func describeLingerZero(t *prose) string {
+func describeLingerZero(t *trial) string {
 	s := fmt.Sprintf("%s closed%s with SO_LINGER on and a time of 0%s: that is an abort, so its kernel sent a RST instead of a FIN.", t.who(), spaced(t.how()), t.when(t.a.at(t.a.release)))
 	if l := lostAt(t.a); l != "" {
 		s += " It threw away " + l + "."
@@ -180,7 +185,7 @@ func findDisconnect(a, b *facts, s Scope) *finding {
 			return nil
 		}
 		x := &finding{a: []int{a.closed, a.active}, needs: []event.Hook{event.HookDisconnect}}
-		x.did(a.end())
+		x.did(a, a.end())
 		x.act = ActDisconnect
 		return x
 	}
@@ -189,12 +194,12 @@ func findDisconnect(a, b *facts, s Scope) *finding {
 		return nil
 	}
 	x := &finding{a: []int{a.disconn, a.closed, a.active}, needs: []event.Hook{event.HookChildForget, event.HookClose}}
-	x.did(e)
+	x.did(a, e)
 	x.act = ActDisconnect
 	return x
 }
 
-func describeDisconnect(t *prose) string {
+func describeDisconnect(t *trial) string {
 	sent := ""
 	if t.a.active != none {
 		sent = "its kernel sent a RST, and "

@@ -1,6 +1,7 @@
 package verdict
 
 import (
+	"slices"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -66,15 +67,78 @@ func act(e *event.Event) (Act, int) {
 // unixFamily is AF_UNIX.
 const unixFamily event.Family = unix.AF_UNIX
 
-func process(e *event.Event) *conn.Process {
+// process is the process that an event shows at work on this end, as it then was; nil:
+// none is known to have been.
+func (f *facts) process(e *event.Event) *conn.Process {
 	if e == nil || !(e.ByProcess() || e.Context == event.ContextUnknown && e.Call > event.CallNone) {
 		return nil
 	}
-	return &conn.Process{PID: e.PID, TID: e.TID, Comm: e.Comm.String(), UID: e.UID, Cgroup: e.Cgroup}
+	return f.task(e)
 }
 
-// goodbye describes this end's FIN; nil when it sent none.
-func (f *facts) goodbye() *Goodbye {
+// task is the task that was on the CPU, with what the join knows of its process.
+func (f *facts) task(e *event.Event) *conn.Process {
+	who := &conn.Process{PID: e.PID, TID: e.TID, Comm: e.Comm.String(), UID: e.UID, Cgroup: e.Cgroup}
+	if !complete(who, f.c.Hands) && f.c.Peer != nil {
+		complete(who, f.c.Peer.Hands)
+	}
+	return who
+}
+
+// complete adds to a process what is known of it, if it is among those that were seen
+// acting.
+func complete(who *conn.Process, seen []conn.Process) bool {
+	for i := len(seen) - 1; i >= 0; i-- {
+		h := &seen[i]
+		if h.PID != who.PID {
+			continue
+		}
+		who.Exe, who.Container, who.CgroupPath, who.NSPID, who.Leader, who.Ancestors = h.Exe, h.Container, h.CgroupPath, h.NSPID, h.Leader, h.Ancestors
+		if h.UID == who.UID {
+			who.User = h.User
+		}
+		return true
+	}
+	return false
+}
+
+// stack finds the stack of a process's act at this end: the one nearest to when the
+// act took effect (at; 0: not known, then the last).
+func (f *facts) stack(pid uint32, act Act, at time.Duration) event.Stack {
+	hooks := stackHooks(act)
+	var found event.Stack
+	var off time.Duration
+	for i := len(f.c.Stacks) - 1; i >= 0; i-- {
+		e := &f.c.Stacks[i]
+		if e.PID != pid || !slices.Contains(hooks, event.Hook(e.Arg)) {
+			continue
+		}
+		if at == 0 {
+			return e.Stack
+		}
+		if d := (at - e.Time).Abs(); found == "" || d < off {
+			found, off = e.Stack, d
+		}
+	}
+	return found
+}
+
+// stackHooks lists where the stack of an act is taken. An exec has none: when it
+// closes, the program that called it is gone.
+func stackHooks(act Act) []event.Hook {
+	switch act {
+	case ActShutWr, ActShutRd, ActShutRdWr:
+		return []event.Hook{event.HookShutdown, event.HookSetState}
+	case ActExit, ActKilled, ActThread:
+		return []event.Hook{event.HookExit}
+	case NoAct, ActExec, ActDiscard:
+		return nil
+	}
+	return []event.Hook{event.HookCloseEntry, event.HookSetState}
+}
+
+// sayGoodbye describes this end's FIN; nil when it sent none.
+func (f *facts) sayGoodbye() *Goodbye {
 	if f.fin == none {
 		return nil
 	}
@@ -82,9 +146,25 @@ func (f *facts) goodbye() *Goodbye {
 	g := &Goodbye{At: f.at(f.fin).Time, Acked: f.finAcked}
 	if !e.KernelThread() {
 		g.Act, g.Signal = act(e)
-		g.Actor = process(e)
+		if g.Actor = f.process(e); g.Actor != nil {
+			g.Actor.Stack = f.stack(g.Actor.PID, g.Act, g.At)
+		}
 	}
 	return g
+}
+
+// actor is who did the act that the rule found.
+func (t *trial) actor() *conn.Process {
+	who := t.x.actor
+	if who == nil {
+		return nil
+	}
+	var at time.Duration
+	if g := t.a.goodbye; g != nil && g.Actor != nil && g.Actor.PID == who.PID && g.Act == t.x.act {
+		at = g.At
+	}
+	who.Stack = t.a.stack(who.PID, t.x.act, at)
+	return who
 }
 
 // hand is the event of who did what the event i shows: of a release, whoever let

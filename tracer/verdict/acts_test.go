@@ -3,6 +3,7 @@ package verdict_test
 import (
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -243,4 +244,41 @@ func TestRetryAfterAPeek(t *testing.T) {
 			t.Errorf("%s: %q, %s", x.name, v.Retry, v.RetryWhy)
 		}
 	}
+}
+
+// TestActorsAreNamed: an actor has what the join knows of its process, and the stack
+// that was taken nearest to its act, at the end where it acted.
+func TestActorsAreNamed(t *testing.T) {
+	for _, x := range recorded(t, "6.1", "close-ipv4").judge() {
+		if x.v.Ender != verdict.PeerProcess {
+			continue
+		}
+		act := x.v.PeerFin
+		pid := x.v.Actor.PID
+		stack := func(at time.Duration, h event.Hook, s event.Stack) event.Event {
+			return event.Event{Time: at, Hook: event.HookStack, PID: pid, Arg: int32(h), Stack: s}
+		}
+		x.c.Hands = nil
+		x.c.Peer.Hands = []conn.Process{{PID: pid, UID: x.v.Actor.UID + 1, Exe: "/before", User: "somebody"}, {PID: pid, UID: x.v.Actor.UID, Exe: "/closer", User: "one"}, {PID: pid + 1, Exe: "/other"}}
+		x.c.Stacks = []event.Event{stack(act.At, event.HookCloseEntry, "here")}
+		x.c.Peer.Stacks = []event.Event{stack(act.At-time.Second, event.HookCloseEntry, "before"), stack(act.At-1, event.HookCloseEntry, "close"), stack(act.At, event.HookExit, "exit"), stack(act.At+time.Second, event.HookCloseEntry, "after")}
+		for side, v := range map[string]verdict.Verdict{"the peer's": verdict.Judge(x.c, verdict.Scope{}), "its own": verdict.Judge(x.c.Peer, verdict.Scope{})} {
+			fin := v.PeerFin
+			if v.Ender == verdict.LocalProcess {
+				fin = v.LocalFin
+			}
+			for _, who := range []*conn.Process{v.Actor, fin.Actor} {
+				if who.Exe != "/closer" || who.User != "one" || who.Stack != "close" {
+					t.Errorf("%s act: %+v", side, who)
+				}
+			}
+		}
+		// Where only the other end saw it, and it was another user's.
+		x.c.Hands, x.c.Peer.Hands = x.c.Peer.Hands[:1], nil
+		if who := verdict.Judge(x.c.Peer, verdict.Scope{}).Actor; who.Exe != "/before" || who.User != "" {
+			t.Errorf("seen at the other end alone: %+v", who)
+		}
+		return
+	}
+	t.Error("no peer closed first")
 }

@@ -5,44 +5,33 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
-// count counts what was lost and what was carried, from the sequence numbers at the
-// moments when they are valid.
-func (f *facts) count() {
-	if f.counted {
-		return
+// numbers are what Lost and Bytes point to.
+type numbers struct{ unread, unsent, unacked, sent, acked, received uint64 }
+
+func set(n *uint64, to uint64) *uint64 {
+	*n = to
+	return n
+}
+
+// counted are the counts for a verdict, which outlives the facts.
+func (f *facts) counted() (Lost, Bytes) {
+	if f.closed == none {
+		return Lost{}, Bytes{}
 	}
-	f.counted = true
-	if f.end() == nil {
-		return
+	n := f.numbers
+	known := func(in, n *uint64) *uint64 {
+		if in == nil {
+			return nil
+		}
+		return n
 	}
-	var room numbers
-	f.lostN, f.bytesN = f.countLost(&room), f.countBytes(&room)
+	return Lost{known(f.lost.Unread, &n.unread), known(f.lost.Unsent, &n.unsent), known(f.lost.Unacked, &n.unacked)},
+		Bytes{known(f.bytes.Sent, &n.sent), known(f.bytes.Acked, &n.acked), known(f.bytes.Received, &n.received)}
 }
 
-// numbers are places for those that a verdict points to.
-type numbers []uint64
-
-func (n *numbers) keep(v uint64) *uint64 {
-	if *n == nil {
-		*n = make([]uint64, 0, 6) // of Lost and Bytes; it never grows: others point into it
-	}
-	*n = append(*n, v)
-	return &(*n)[len(*n)-1]
-}
-
-// lost is what this end lost.
-func (f *facts) lost() Lost {
-	f.count()
-	return f.lostN
-}
-
-// bytes is the payload both ways.
-func (f *facts) bytes() Bytes {
-	f.count()
-	return f.bytesN
-}
-
-func (f *facts) countLost(room *numbers) Lost {
+// countLost counts what this end lost, from the sequence numbers at the moments when
+// they are valid.
+func (f *facts) countLost() Lost {
 	var l Lost
 	end := f.end()
 	reader := f.reader()
@@ -51,12 +40,12 @@ func (f *facts) countLost(room *numbers) Lost {
 		// At the end a process may still hold the socket and read on: without
 		// its close, what it never read is not known.
 		if known && (n == 0 || reader != end || f.release == f.closed || !end.HasSk) {
-			l.Unread = room.keep(uint64(n))
+			l.Unread = set(&f.numbers.unread, uint64(n))
 		}
 	}
 	if end.Has&event.HasTCP != 0 {
 		sent, queued := f.unacknowledged(end)
-		l.Unacked, l.Unsent = room.keep(uint64(sent)), room.keep(uint64(queued))
+		l.Unacked, l.Unsent = set(&f.numbers.unacked, uint64(sent)), set(&f.numbers.unsent, uint64(queued))
 	}
 	// What the process wrote and read is another layer's. A subflow of MPTCP
 	// carries any part of it, some of it twice; kTLS and sockmap have queues of
@@ -153,7 +142,7 @@ func (f *facts) unacknowledged(e *event.Event) (sent, queued uint32) {
 }
 
 // countBytes counts payload both ways.
-func (f *facts) countBytes(room *numbers) Bytes {
+func (f *facts) countBytes() Bytes {
 	var b Bytes
 	e := f.end()
 	if e.Has&event.HasTCP == 0 {
@@ -177,20 +166,23 @@ func (f *facts) countBytes(room *numbers) Bytes {
 	}
 	inFlight, _ := f.unacknowledged(e)
 	sent := acked + uint64(inFlight)
-	b.Received = room.keep(received)
+	b.Received = set(&f.numbers.received, received)
 	if known {
-		b.Acked, b.Sent = room.keep(acked), room.keep(sent)
+		b.Acked, b.Sent = set(&f.numbers.acked, acked), set(&f.numbers.sent, sent)
 	}
 	return b
 }
 
-// complete says whether it is known that nothing was lost, at either end that is.
-func complete(a, b *facts) bool {
-	return !losses(a, b, func(n *uint64) bool { return n == nil || *n != 0 })
+// zero says whether it is known that there were none.
+func zero(n *uint64) bool { return n != nil && *n == 0 }
+
+// nothingLost says whether it is known that nothing was lost, at either end that is.
+func nothingLost(a, b *facts) bool {
+	return !losses(a, b, func(n *uint64) bool { return !zero(n) })
 }
 
-// incomplete says whether it is known that something was lost.
-func incomplete(a, b *facts) bool {
+// somethingLost says whether it is known that something was lost.
+func somethingLost(a, b *facts) bool {
 	return losses(a, b, func(n *uint64) bool { return n != nil && *n != 0 })
 }
 
@@ -200,7 +192,7 @@ func losses(a, b *facts, is func(*uint64) bool) bool {
 		if f == nil {
 			continue
 		}
-		if l := f.lost(); is(l.Unread) || is(l.Unsent) || is(l.Unacked) {
+		if l := f.lost; is(l.Unread) || is(l.Unsent) || is(l.Unacked) {
 			return true
 		}
 	}

@@ -27,7 +27,7 @@ func neverEstablished(a *facts) bool {
 }
 
 var portClosed = Rule{
-	Cause: PortClosed, Class: Refused, find: findPortClosed, describe: describePortClosed,
+	Cause: PortClosed, Class: Refused, find: findPortClosed, describe: describePortClosed, hint: listenElsewhere,
 	symptoms: map[string]int{"ECONNREFUSED": 1, "NO_SOCKET": 1, "OutRsts": 2, "AttemptFails": 1},
 	Text: Text{
 		What: "Nobody listened on that address and port, and its kernel refused the SYN with a RST. " +
@@ -65,7 +65,7 @@ func findPortClosed(a, b *facts, s Scope) *finding {
 	return x
 }
 
-func describePortClosed(t *prose) string {
+func describePortClosed(t *trial) string {
 	s := fmt.Sprintf("Nobody listens on %s: its kernel answered the SYN of %s with a RST.", t.a.c.Remote, end(t.a))
 	if t.a.elsewhere(func(e *event.Event) bool { return e.Hook == event.HookSendReset }) == none {
 		s = fmt.Sprintf("%s, or something that answers for it, refused the SYN of %s with a RST.", t.a.c.Remote, end(t.a))
@@ -75,7 +75,8 @@ func describePortClosed(t *prose) string {
 
 // listenElsewhere names who listens on the port that was closed, on another address
 // of the host that refused.
-func (f *facts) listenElsewhere() (says, do string) {
+func listenElsewhere(t *trial) (says, do string) {
+	f := t.self
 	if f.elsewhere(func(e *event.Event) bool { return e.Hook == event.HookSendReset }) == none || len(f.c.Listeners) == 0 {
 		return "", ""
 	}
@@ -108,7 +109,7 @@ func bracketed(a netip.Addr) string {
 }
 
 var connectCancelled = Rule{
-	Cause: ConnectCancelled, Class: Refused, find: findConnectCancelled, describe: describeConnectCancelled,
+	Cause: ConnectCancelled, Class: Refused, find: findConnectCancelled, describe: describeConnectCancelled, hint: answeredFromElsewhere,
 	symptoms: map[string]int{"upstream timed out": 3, "i/o timeout": 1, "NO_SOCKET": 6, "EmbryonicRsts": 3, "SYN_SENT": 3, "SYN_RECV": 3},
 	Text: Text{
 		What: "The process gave up connecting by itself, before the handshake was complete. " +
@@ -130,18 +131,18 @@ func findConnectCancelled(a, b *facts, s Scope) *finding {
 	for _, i := range []int{a.release, a.disconn} {
 		if before(i, a.closed) && a.at(i).TID == end.TID && a.at(i).State == event.SynSent {
 			x := &finding{a: []int{i, a.closed}}
-			return x.did(a.hand(i))
+			return x.did(a, a.hand(i))
 		}
 	}
 	if end.State == event.SynSent && end.Context != event.ContextSoftirq && end.Err == 0 &&
 		(end.Call == event.CallClose || end.Exiting() || end.Call == event.CallShutdown) {
 		x := &finding{a: []int{a.closed}, needs: []event.Hook{event.HookClose, event.HookDisconnect}}
-		return x.did(end)
+		return x.did(a, end)
 	}
 	return nil
 }
 
-func describeConnectCancelled(t *prose) string {
+func describeConnectCancelled(t *trial) string {
 	s := fmt.Sprintf("%s gave up connecting to %s itself%s, before an answer to its SYN had come. Nothing was sent.", t.who(), t.a.c.Remote, spaced(t.how()))
 	if t.a.elsewhere(func(e *event.Event) bool { return e.Hook == event.HookSynDrop }) != none {
 		s += fmt.Sprintf(" There was none because the accept queue of the listener at %s was full: its kernel dropped the SYN.", t.a.c.Remote)
@@ -150,7 +151,7 @@ func describeConnectCancelled(t *prose) string {
 }
 
 var connectTimeout = Rule{
-	Cause: ConnectTimeout, Class: TimedOut, find: findConnectTimeout, describe: describeConnectTimeout,
+	Cause: ConnectTimeout, Class: TimedOut, find: findConnectTimeout, describe: describeConnectTimeout, resends: true, hint: answeredFromElsewhere,
 	symptoms: map[string]int{"ETIMEDOUT": 1, "EHOSTUNREACH": 3, "ENETUNREACH": 3, "i/o timeout": 2, "TCPAbortOnTimeout": 2, "AttemptFails": 2,
 		"ListenDrops": 2, "TCPTimeouts": 2, "TCPSynRetrans": 1, "PAWSEstab": 2, "RetransSegs": 2, "TCPReqQFullDrop": 1, "TCPRetransFail": 3,
 		"OutOfWindowIcmps": 2, "TCPMD5NotFound": 1, "SYN_SENT": 1},
@@ -188,7 +189,7 @@ func findConnectTimeout(a, b *facts, s Scope) *finding {
 	return nil
 }
 
-func describeConnectTimeout(t *prose) string {
+func describeConnectTimeout(t *trial) string {
 	return fmt.Sprintf("The SYN of %s to %s was never answered; after %d more tries the kernel gave up.", end(t.a), t.a.c.Remote, t.a.end().Retransmits)
 }
 
@@ -203,7 +204,8 @@ func (f *facts) gaveUpConnecting() bool {
 
 // answeredFromElsewhere: SYN-ACKs came for this end's SYN from an address that it
 // had not called, and this kernel reset them.
-func (f *facts) answeredFromElsewhere() (says, do string) {
+func answeredFromElsewhere(t *trial) (says, do string) {
+	f := t.self
 	n, from := 0, netip.AddrPort{}
 	for i := range f.c.Elsewhere {
 		e := &f.c.Elsewhere[i]
@@ -224,7 +226,7 @@ func (f *facts) answeredFromElsewhere() (says, do string) {
 }
 
 var unreachable = Rule{
-	Cause: Unreachable, Class: Refused, find: findUnreachable, describe: describeUnreachable,
+	Cause: Unreachable, Class: Refused, find: findUnreachable, describe: describeUnreachable, hint: answeredFromElsewhere,
 	symptoms: map[string]int{"ECONNREFUSED": 3, "EHOSTUNREACH": 1, "ENETUNREACH": 1, "EADDRNOTAVAIL": 1, "AttemptFails": 3, "TCPSynRetrans": 3,
 		"TCPRetransFail": 4, "OutOfWindowIcmps": 1, "SYN_SENT": 4},
 	Text: Text{
@@ -279,7 +281,7 @@ func findUnreachable(a, b *facts, s Scope) *finding {
 	return x
 }
 
-func describeUnreachable(t *prose) string {
+func describeUnreachable(t *trial) string {
 	e := t.a.end()
 	errno := e.Err
 	if errno == 0 {
@@ -323,7 +325,7 @@ func (f *facts) whyNotConnected() string {
 }
 
 var handshakeReset = Rule{
-	Cause: HandshakeReset, Class: Refused, find: findHandshakeReset, describe: describeHandshakeReset,
+	Cause: HandshakeReset, Class: Refused, find: findHandshakeReset, describe: describeHandshakeReset, unaccepted: true, probe: acceptedAndReset,
 	symptoms: map[string]int{"TCP_TOO_OLD_ACK": 1, "TCP_ACK_UNSENT_DATA": 1, "TCP_FLAGS": 2, "TCP_OLD_ACK": 1, "INVALID_SYN": 2, "ERROR": 2,
 		"AttemptFails": 4, "EmbryonicRsts": 1, "TCPReqQFullDrop": 3, "SyncookiesFailed": 2, "SYN_RECV": 2},
 	Text: Text{
@@ -349,6 +351,6 @@ func findHandshakeReset(a, b *facts, s Scope) *finding {
 	return &finding{by: byPeer, a: []int{a.reset, a.closed}, likely: true}
 }
 
-func describeHandshakeReset(t *prose) string {
+func describeHandshakeReset(t *trial) string {
 	return fmt.Sprintf("%s reset the connection before the handshake was complete.", t.a.c.Remote)
 }

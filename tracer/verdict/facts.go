@@ -50,9 +50,11 @@ type facts struct {
 	abandoned bool // tcp_reset was called locally: data for a socket that takes none
 
 	peer    *facts // of the other end, where it lives here
-	counted bool   // the next two are known
-	lostN   Lost
-	bytesN  Bytes
+	goodbye *Goodbye
+	numbers numbers
+	lost    Lost   // they point
+	bytes   Bytes  // to numbers
+	resetIn *Reset // see incoming
 }
 
 // read reads them from a connection, into the room of those that it had before.
@@ -126,6 +128,10 @@ func (f *facts) read(c *conn.Connection) *facts {
 	f.resets()
 	f.inferRelease()
 	f.findLetGo()
+	f.goodbye = f.sayGoodbye()
+	if f.closed != none {
+		f.lost, f.bytes = f.countLost(), f.countBytes()
+	}
 	return f
 }
 

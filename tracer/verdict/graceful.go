@@ -98,7 +98,7 @@ func graceful(a, b *facts, want func(Act) bool) *finding {
 		}
 		return nil
 	}
-	x.did(a.hand(a.finAct))
+	x.did(a, a.hand(a.finAct))
 	if !want(x.act) {
 		return nil
 	}
@@ -132,7 +132,7 @@ func late(a, b *facts) bool {
 	return a.dead != none || a.elsewhere(reset) != none || b != nil && (b.dead != none || b.elsewhere(reset) != none)
 }
 
-func describeGraceful(t *prose) string {
+func describeGraceful(t *trial) string {
 	var s string
 	// From one end it is only seen that the other's FIN came later, not that it
 	// was said later.
@@ -143,16 +143,14 @@ func describeGraceful(t *prose) string {
 	switch {
 	case t.x.by == byPeer:
 		s = fmt.Sprintf("%s finished first (FIN)", t.a.c.Remote)
-		if g := t.a.goodbye(); g != nil && g.Actor != nil {
+		if g := t.a.goodbye; g != nil && g.Actor != nil {
 			s += fmt.Sprintf(", then %s", named(g.Actor))
 		}
 		s += "."
 	case t.x.act == ActShutWr && t.a.cut() != none:
 		let := t.a.at(t.a.cut())
-		how := finding{}
-		how.act, how.signal = act(let)
 		s = fmt.Sprintf("%s %s%s%s and %s %s later.", t.who(), first, parted(t.how()), t.when(t.a.at(t.a.fin)),
-			(&prose{x: &how}).how(), seconds(let.Time-t.a.at(t.a.fin).Time))
+			how(act(let)), seconds(let.Time-t.a.at(t.a.fin).Time))
 	case t.x.act == ActShutWr:
 		s = fmt.Sprintf("%s finished sending%s%s and went on reading", t.who(), spaced(t.how()), t.when(t.a.at(t.a.fin)))
 		if t.b == nil {
@@ -167,13 +165,12 @@ func describeGraceful(t *prose) string {
 		s = fmt.Sprintf("%s %s%s%s.", t.who(), first, parted(t.how()), t.when(t.a.at(t.a.fin)))
 	}
 	if t.b != nil && t.x.by != byPeer {
-		if g := t.b.goodbye(); g != nil {
-			other := finding{act: g.Act, signal: g.Signal}
+		if g := t.b.goodbye; g != nil {
 			name := end(t.b)
 			if g.Actor != nil {
 				name = named(g.Actor)
 			}
-			how := spaced((&prose{x: &other}).how())
+			how := spaced(how(g.Act, g.Signal))
 			if later := t.b.at(t.b.fin).Time - t.a.at(t.a.fin).Time; later >= 0 {
 				s += fmt.Sprintf(" %s followed%s after %s.", name, how, seconds(later))
 			} else {
@@ -185,14 +182,14 @@ func describeGraceful(t *prose) string {
 		other := []*facts{t.b, t.a}[i]
 		if f != nil && f.refusedFin(other) {
 			s += fmt.Sprintf(" The FIN of %s was answered with a RST, because its peer's kernel kept nothing that could take it: both had said goodbye.", end(f))
-			if complete(t.a, t.b) && t.a.lost().Unread != nil && (t.b == nil || t.b.lost().Unread != nil) {
+			if nothingLost(t.a, t.b) && t.a.lost.Unread != nil && (t.b == nil || t.b.lost.Unread != nil) {
 				s += " No data was lost."
 			}
 			return s
 		}
 	}
 	switch {
-	case !complete(t.a, t.b):
+	case !nothingLost(t.a, t.b):
 	case t.b == nil:
 		s += " Both FINs were acknowledged and nothing was lost at this end."
 	default:
@@ -257,20 +254,19 @@ func findHalfClose(a, b *facts, s Scope) *finding {
 
 // findHalfClose measures how long one direction outlived the other, when the
 // first FIN was a shutdown of the sending side alone.
-func (v *Verdict) halfClose(self, other *facts) {
-	first, second := v.LocalFin, v.PeerFin
+func (t *trial) halfClose(first, second *Goodbye) *time.Duration {
 	if first == nil || second == nil {
-		return
+		return nil
 	}
-	shut := self
+	shut := t.self
 	if second.At < first.At {
-		first, second, shut = second, first, other
+		first, second, shut = second, first, t.peer
 	}
 	if first.Act != ActShutWr || shut != nil && shut.cut() != none {
-		return
+		return nil
 	}
 	d := second.At - first.At
-	v.HalfClose = &d
+	return &d
 }
 
 var simultaneousClose = Rule{
@@ -298,12 +294,12 @@ func findSimultaneousClose(a, b *facts, s Scope) *finding {
 	}
 	x.heard(a, b)
 	x.heard(b, a)
-	return x.did(a.hand(a.finAct))
+	return x.did(a, a.hand(a.finAct))
 }
 
-func describeSimultaneousClose(t *prose) string {
+func describeSimultaneousClose(t *trial) string {
 	s := fmt.Sprintf("Both ends closed at the same time: the FINs of %s and %s crossed. Both keep TIME_WAIT.", end(t.a), t.other())
-	if complete(t.a, t.b) {
+	if nothingLost(t.a, t.b) {
 		s += " Nothing was lost."
 	}
 	return s

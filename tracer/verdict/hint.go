@@ -1,55 +1,35 @@
 package verdict
 
 import (
+	"cmp"
 	"fmt"
 )
 
-// addHint puts the hint to the verdict.
-func (v *Verdict) addHint(self, other *facts) {
-	if self.toItself() {
+// hint adds to the sentence what else was seen that leads to the bottom of it, and puts
+// what to do about that in the place of the advice.
+func (t *trial) hint(v *Verdict, sentence, advice string) (string, string) {
+	if t.self.toItself() {
 		switch {
 		case v.Class == Refused || v.Class == TimedOut && v.Cause == ConnectTimeout:
+			return sentence, advice
 		case v.Cause == SimultaneousClose:
-			v.Sentence, v.Advice = describeItself(self), itselfAdvice
-		default:
-			v.Sentence, v.Advice = v.Sentence+" "+describeItself(self), itselfAdvice
+			return describeItself(t.self), itselfAdvice
 		}
-		return
+		return sentence + " " + describeItself(t.self), itselfAdvice
 	}
-	says, do := v.hint(self, other)
-	for _, f := range []*facts{self, other} {
+	var says, do string
+	if t.rule.hint != nil {
+		says, do = t.rule.hint(t)
+	}
+	for _, f := range []*facts{t.self, t.peer} {
 		if says == "" && f != nil {
 			says, do = f.noDescriptor()
 		}
 	}
 	if says == "" {
-		return
+		return sentence, advice
 	}
-	v.Sentence += " " + says
-	if do != "" {
-		v.Advice = do
-	}
-}
-
-// hint says beside a cause what else was seen that leads to the bottom of it: a
-// sentence more, and what to do where that is not the cause's own advice. "" there
-// is nothing. Each names a fact that was seen, and the setting or place behind it.
-func (v *Verdict) hint(self, other *facts) (says, do string) {
-	switch v.Cause {
-	case PortClosed:
-		return self.listenElsewhere()
-	case ConnectTimeout, ConnectCancelled, Unreachable:
-		return self.answeredFromElsewhere()
-	case NoSocket:
-		return self.moved(other)
-	case PortReuse:
-		return self.neverClosed()
-	case RetransmitTimeout:
-		if self.blackHole() == "" { // which is in the sentence
-			return self.onlyLarge()
-		}
-	}
-	return "", ""
+	return sentence + " " + says, cmp.Or(do, advice)
 }
 
 // toItself says whether a socket is connected to itself, as the kernel does when a

@@ -48,10 +48,11 @@ const (
 // incoming reads the RST that ended this end; nil: none came.
 func (f *facts) incoming() *Reset {
 	e := f.at(f.reset)
-	if e == nil || !f.rst {
-		return nil
+	if e == nil || !f.rst || f.resetIn != nil {
+		return f.resetIn
 	}
 	r := &Reset{At: e.Time, Text: e.Text, Timestamps: e.Timestamps}
+	f.resetIn = r
 	if before(f.peerFin, f.reset) {
 		d := e.Time - f.at(f.peerFin).Time
 		r.AfterFin = &d
@@ -141,10 +142,7 @@ func (f *facts) acknowledgedBy(e *event.Event) bool {
 
 // silent says whether this end is known to have sent no payload: then its last
 // sending was the handshake.
-func (f *facts) silent() bool {
-	b := f.bytes()
-	return b.Sent != nil && *b.Sent == 0
-}
+func (f *facts) silent() bool { return zero(f.bytes.Sent) }
 
 // Elsewhere says whether the TTL, or the timestamp, speaks for another sender
 // than the one that shook hands. It is never proof: a route can change, and a

@@ -2,67 +2,142 @@ package verdict
 
 import (
 	"cmp"
+	"iter"
 	"slices"
+	"time"
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
-// A Judger judges one connection after another and uses its memory again. The zero
-// value is ready; it is not safe for concurrent use.
-type Judger struct{ self, peer facts }
-
 // Judge names the one cause of a connection's ending, from its own events and
 // those of its peer, where that is local.
 func Judge(c *conn.Connection, s Scope) Verdict { return new(Judger).Judge(c, s) }
 
-// Judge is as the function.
+// JudgeAll joins the events of a trace that is over and judges every end, in the
+// order in which the ends were first seen.
+func JudgeAll(events []event.Event, s Scope) iter.Seq2[*conn.Connection, Verdict] {
+	return func(yield func(*conn.Connection, Verdict) bool) {
+		joiner := conn.New(conn.Options{Hold: true})
+		for _, e := range events {
+			joiner.Add(e)
+		}
+		var judger Judger
+		for _, c := range joiner.Flush() {
+			if !yield(c, judger.Judge(c, s)) {
+				return
+			}
+		}
+	}
+}
+
+// A Judger judges one connection after another and uses its memory again. The zero
+// value is ready; it is not safe for concurrent use.
+type Judger struct {
+	self, peer facts
+	trial      trial
+}
+
+// Judge is like the function Judge.
 func (j *Judger) Judge(c *conn.Connection, s Scope) Verdict {
-	self := j.self.read(c)
-	var peer *facts
+	t := &j.trial
+	*t = trial{scope: s, self: j.self.read(c)}
 	if c.Peer != nil {
-		peer = j.peer.read(c.Peer)
-		self.peer, peer.peer = peer, self
+		t.peer = j.peer.read(c.Peer)
+		t.self.peer, t.peer.peer = t.peer, t.self
 	}
+	t.find()
+
 	v := Verdict{
-		Lost: self.lost(), Bytes: self.bytes(),
-		LocalFin: self.goodbye(), TimeWait: self.keepsTimeWait(),
+		Class: t.class(), Cause: t.rule.Cause, Ender: t.ender(),
+		Act: t.x.act, Signal: t.x.signal, Actor: t.actor(), Harmless: t.x.harmless,
+		LocalFin: t.self.goodbye, PeerFin: t.peerFin(), TimeWait: t.self.keepsTimeWait(),
 	}
-	if !s.Brief {
-		v.AppSaw = self.appSaw(s)
+	v.HalfClose = t.halfClose(v.LocalFin, v.PeerFin)
+	v.Unseen = t.unseen()
+	v.Confidence, v.Missing = t.confidence(v.Class, v.Unseen)
+	if v.Class != Open {
+		v.Lost, v.Bytes = t.self.counted()
+		v.Age = age(t.self, t.peer)
+		if !t.rule.resends {
+			v.Idle = idle(t.self, t.peer, v.Age)
+		}
+		v.Reset = t.self.incoming()
+		v.Probe = t.probe(v.Age)
 	}
-	if peer != nil {
-		v.PeerFin = peer.goodbye()
-	} else if self.peerFin != none {
-		v.PeerFin = &Goodbye{At: self.at(self.peerFin).Time, Acked: true}
+	if t.rule != &unknownCause {
+		v.Unanswered = t.unanswered(v.Class)
 	}
-	over := self.over(peer)
-	for _, r := range rules {
-		if r.open == over && r.Cause != UnknownCause {
-			continue
-		}
-		if r.Cause == UnknownCause && over && peer != nil && v.alone(self, peer, s) {
-			return v
-		}
-		if x := r.try(self, peer, s); x != nil {
-			v.fill(r, x, self, peer, true, s)
-			return v
-		}
-		if peer == nil || r.own {
-			continue
-		}
-		if x := r.try(peer, self, s); x != nil && (r.open || self.endedBy(peer, r, x, s)) {
-			v.fill(r, x, peer, self, false, s)
-			return v
-		}
+	if s.Brief {
+		return v
 	}
-	// The last rule matches everything.
+	v.AppSaw = t.self.appSaw(s)
+	if v.Class != Open {
+		v.Retry, v.RetryWhy = t.retry(v.Class)
+	}
+	v.Evidence = t.evidence()
+	v.Sentence, v.Advice = t.words(&v)
 	return v
+}
+
+// trial is a connection that is being judged: its ends, and once find has run, the rule
+// that applies and what it found.
+type trial struct {
+	scope      Scope
+	self, peer *facts // the judged end; the other, nil: it lives on another machine
+
+	rule *Rule
+	x    *finding
+	a, b *facts // the end where the cause lies; the other, nil: it lives on another machine
+}
+
+// find tries the rules in their order, each at the judged end first and then at its
+// peer.
+func (t *trial) find() {
+	over := t.self.over(t.peer)
+	for _, r := range rules {
+		if r.open == over {
+			continue
+		}
+		if x := r.try(t.self, t.peer, t.scope); x != nil {
+			t.rule, t.x, t.a, t.b = r, x, t.self, t.peer
+			return
+		}
+		if t.peer == nil || r.own {
+			continue
+		}
+		if x := r.try(t.peer, t.self, t.scope); x != nil && (r.open || t.self.endedBy(t.peer, r, x, t.scope)) {
+			t.rule, t.x, t.a, t.b = r, x, t.peer, t.self
+			return
+		}
+	}
+	t.a, t.b = t.self, t.peer
+	if over && t.peer != nil && t.findAlone() {
+		return
+	}
+	t.rule, t.x = &unknownCause, &finding{a: []int{t.self.closed}}
+}
+
+// findAlone judges by what this end itself can tell, where nothing that is known of
+// the other end explains how this one ended. The two do not fit together, so an
+// event was missed, or the network lost or made a segment: it is at most likely.
+func (t *trial) findAlone() bool {
+	for _, r := range rules {
+		if r.open {
+			continue
+		}
+		if x := r.try(t.self, nil, t.scope); x != nil {
+			x.likely = true
+			t.rule, t.x = r, x
+			return true
+		}
+	}
+	return false
 }
 
 // try matches a rule. Those of an ending need to have seen the end.
 func (r *Rule) try(a, b *facts, s Scope) *finding {
-	if a.closed == none && !r.open && r.Cause != UnknownCause {
+	if a.closed == none && !r.open {
 		return nil
 	}
 	return r.find(a, b, s)
@@ -86,164 +161,168 @@ func (f *facts) over(peer *facts) bool {
 	return !waits || peer != nil && (peer.closed != none || peer.fin != none)
 }
 
-// alone judges by what this end itself can tell, where nothing that is known of
-// the other end explains how this one ended. The two do not fit together, so an
-// event was missed, or the network lost or made a segment: it is at most likely.
-func (v *Verdict) alone(self, peer *facts, s Scope) bool {
-	for _, r := range rules {
-		if r.open || r.Cause == UnknownCause {
-			continue
-		}
-		if x := r.try(self, nil, s); x != nil {
-			x.likely = true
-			v.fill(r, x, self, peer, true, s)
-			return true
-		}
+// here says whether the cause lies at the judged end.
+func (t *trial) here() bool { return t.a == t.self }
+
+func (t *trial) class() Class {
+	class := cmp.Or(t.x.class, t.rule.Class)
+	if !t.here() && class == TimedOut && t.self.rst {
+		return Aborted // that end gave up; what ended this one was a RST
 	}
-	return false
+	return class
 }
 
-// fill writes a finding into the verdict of the judged end. mine: the causing
-// end is the judged one.
-func (v *Verdict) fill(r *Rule, x *finding, a, b *facts, mine bool, s Scope) {
-	self, other := a, b
-	if !mine {
-		self, other = b, a
+// ender says whose doing it was, seen from the judged end.
+func (t *trial) ender() Ender {
+	here := func(here, there Ender) Ender {
+		if t.here() {
+			return here
+		}
+		return there
 	}
-	v.Class, v.Cause = r.Class, r.Cause
-	if x.class != "" {
-		v.Class = x.class
+	switch t.x.by {
+	case byProcess:
+		return here(LocalProcess, PeerProcess)
+	case byKernel:
+		return here(LocalKernel, PeerKernel)
+	case byOther:
+		return here(PeerKernel, LocalKernel)
+	case byPeer:
+		return here(Peer, LocalKernel) // seen from there, nothing more was known of this end
+	case byPath:
+		return Path
+	case byAdmin:
+		return Admin
 	}
-	if !mine && v.Class == TimedOut && self.rst {
-		v.Class = Aborted // that end gave up; what ended this one was a RST
-	}
-	v.Act, v.Signal, v.Actor, v.Harmless = x.act, x.signal, x.actor, x.harmless
+	return NoEnder
+}
+
+// peerFin is how the other direction was ended.
+func (t *trial) peerFin() *Goodbye {
 	switch {
-	case x.by == byProcess && mine:
-		v.Ender = LocalProcess
-	case x.by == byProcess:
-		v.Ender = PeerProcess
-	case x.by == byKernel && mine:
-		v.Ender = LocalKernel
-	case x.by == byKernel:
-		v.Ender = PeerKernel
-	case x.by == byOther && mine:
-		v.Ender = PeerKernel
-	case x.by == byOther:
-		v.Ender = LocalKernel
-	case x.by == byPeer && !mine:
-		// The end that nothing more was known of is this one.
-		v.Ender = LocalKernel
-	case x.by == byPeer:
-		v.Ender = Peer
-	case x.by == byPath:
-		v.Ender = Path
-	case x.by == byAdmin:
-		v.Ender = Admin
+	case t.peer != nil:
+		return t.peer.goodbye
+	case t.self.peerFin != none:
+		return &Goodbye{At: t.self.at(t.self.peerFin).Time, Acked: true}
 	}
-	v.halfClose(self, other)
-	v.Confidence = Certain
-	// Of a mini-socket that waits nothing tells but its end, inet_twsk_kill.
-	waits := v.Class == Open && self.closed != none
-	if x.likely || waits || self.c.Lossy || other != nil && other.c.Lossy {
-		v.Confidence = Likely
+	return nil
+}
+
+// waits says whether all that is left of this end is a mini-socket that waits for the
+// peer's FIN. Nothing tells of it but its end, inet_twsk_kill.
+func (t *trial) waits(class Class) bool { return class == Open && t.self.closed != none }
+
+// unseen is what must have been and was not seen; see consistent.go.
+func (t *trial) unseen() string {
+	missing := t.a.contradiction(t.b, t.rule.Cause, t.scope)
+	if missing == "" && t.b != nil {
+		missing = t.b.contradiction(t.a, t.rule.Cause, t.scope)
 	}
-	if v.Unseen = a.contradiction(b, r.Cause, s); v.Unseen == "" && b != nil {
-		v.Unseen = b.contradiction(a, r.Cause, s)
-	}
-	if v.Unseen != "" {
-		v.Confidence = Likely
-	}
-	for _, h := range x.needs {
-		if !s.has(h) {
-			v.Confidence = Likely
-			v.Missing = append(v.Missing, h.String())
-		}
-	}
-	for _, h := range x.needsAll {
-		if !s.all(h) {
-			v.Confidence = Likely
-			v.Missing = append(v.Missing, h.String())
-		}
-	}
-	if r.Cause == UnknownCause {
-		v.Confidence = NotKnown
-		for _, h := range slices.Concat(s.Missing, s.Partial) {
+	return missing
+}
+
+// confidence is how sure that is, and which missing hooks make it less so.
+func (t *trial) confidence(class Class, unseen string) (sure Confidence, missing []string) {
+	if t.rule == &unknownCause {
+		for _, h := range slices.Concat(t.scope.Missing, t.scope.Partial) {
 			if h != event.HookStack && h != event.HookReceive { // which explain no end
-				v.Missing = append(v.Missing, h.String())
+				missing = append(missing, h.String())
+			}
+		}
+		return NotKnown, missing
+	}
+	sure = Certain
+	if t.x.likely || unseen != "" || t.waits(class) || t.self.c.Lossy || t.peer != nil && t.peer.c.Lossy {
+		sure = Likely
+	}
+	for _, h := range t.x.needs {
+		if !t.scope.has(h) {
+			missing = append(missing, h.String())
+		}
+	}
+	for _, h := range t.x.needsAll {
+		if !t.scope.all(h) {
+			missing = append(missing, h.String())
+		}
+	}
+	if missing != nil {
+		sure = Likely
+	}
+	return sure, missing
+}
+
+// evidence lists the events that the finding rests on, in time order.
+func (t *trial) evidence() []Evidence {
+	n := len(t.x.a) + len(t.x.elseA) + len(t.x.b)
+	if n == 0 {
+		return nil
+	}
+	all := make([]Evidence, 0, n)
+	prove := func(f *facts, elsewhere bool, events []int) {
+		for _, i := range events {
+			if i != none {
+				all = append(all, Evidence{Conn: f.c, Elsewhere: elsewhere, Index: i})
 			}
 		}
 	}
-	if v.Class == Open {
-		v.Lost, v.Bytes = Lost{}, Bytes{}
-	} else {
-		v.life(a, self, other, s)
+	prove(t.a, false, t.x.a)
+	prove(t.a, true, t.x.elseA)
+	if t.b != nil {
+		prove(t.b, false, t.x.b)
 	}
-	if v.Cause != UnknownCause {
-		v.Unanswered = v.unanswered(self, other)
+	if len(all) == 0 {
+		return nil
 	}
-	if s.Brief {
-		return
-	}
-	v.evidence(x, a, b)
-	v.tell(&prose{v: v, x: x, a: a, b: b, mine: mine}, r, self, other, waits)
+	slices.SortStableFunc(all, func(p, q Evidence) int { return cmp.Compare(p.Event().Time, q.Event().Time) })
+	return all
 }
 
-// evidence lists the events that the finding rests on.
-func (v *Verdict) evidence(x *finding, a, b *facts) {
-	v.Evidence = make([]Evidence, 0, len(x.a)+len(x.elseA)+len(x.b))
-	for _, i := range x.a {
-		v.prove(a.c, false, i)
+// probe says whether whoever opened the connection aborted it at once, before
+// any payload went either way, as health checks and scans do.
+func (t *trial) probe(age *time.Duration) bool {
+	if t.rule.probe == nil || !t.rule.probe(t) || age == nil || *age > probeAge {
+		return false
 	}
-	for _, i := range x.elseA {
-		v.prove(a.c, true, i)
-	}
-	if b != nil {
-		for _, i := range x.b {
-			v.prove(b.c, false, i)
+	for _, f := range []*facts{t.self, t.peer} {
+		if f != nil && (!zero(f.bytes.Sent) || !zero(f.bytes.Received)) {
+			return false
 		}
 	}
-	if len(v.Evidence) == 0 {
-		v.Evidence = nil
-	}
-	slices.SortStableFunc(v.Evidence, func(p, q Evidence) int { return int(p.Event().Time - q.Event().Time) })
+	return nothingLost(t.self, t.peer)
 }
 
-func (v *Verdict) prove(c *conn.Connection, elsewhere bool, i int) {
-	if i != none {
-		v.Evidence = append(v.Evidence, Evidence{Conn: c, Elsewhere: elsewhere, Index: i})
-	}
-}
+// probeAge is how old a connection may be that was only opened to see whether
+// that works.
+const probeAge = time.Second
 
-// tell says it in words. waits: a mini-socket of this end is still to be.
-func (v *Verdict) tell(t *prose, r *Rule, self, other *facts, waits bool) {
-	if r.describe != nil {
-		v.Sentence = r.describe(t)
-		if v.Class != Open {
-			v.Sentence += heldOn(t.a) + above(self, other)
-		}
+// words are the sentence and the advice of a verdict that is complete but for them.
+func (t *trial) words(v *Verdict) (sentence, advice string) {
+	sentence = t.rule.describe(t)
+	if v.Class != Open {
+		sentence += heldOn(t.a) + above(t.self, t.peer)
 	}
-	if waits {
-		v.Sentence += " That its mini-socket still waits for the peer's FIN is not certain: nothing but its end would be told."
+	if t.waits(v.Class) {
+		sentence += " That its mini-socket still waits for the peer's FIN is not certain: nothing but its end would be told."
 	}
 	if v.Unseen != "" {
-		v.Sentence += " Not all of it was seen: " + v.Unseen + " was not told."
-	}
-	v.Advice = cmp.Or(t.x.advice, r.Do)
-	if v.Act == ActKilled && r.Do != "" {
-		v.Advice = killedAdvice(v.Signal)
+		sentence += " Not all of it was seen: " + v.Unseen + " was not told."
 	}
 	if v.Probe {
-		v.Sentence += " It had been opened just before, and not a byte went either way, as health checks and scans end."
+		sentence += " It had been opened just before, and not a byte went either way, as health checks and scans end."
 	}
-	if t.x.harmless || v.Probe {
-		v.Advice = ""
+	switch {
+	case v.Harmless || v.Probe:
+	case v.Act == ActKilled && t.rule.Do != "":
+		advice = killedAdvice(v.Signal)
+	default:
+		advice = cmp.Or(t.x.advice, t.rule.Do)
 	}
-	v.addHint(self, other)
+	sentence, advice = t.hint(v, sentence, advice)
 	if u := v.Unanswered; u != nil {
-		v.Sentence += " " + u.tell(self, other)
+		sentence += " " + u.describe(t.self, t.peer)
 		if v.Class == Graceful || u.OOM {
-			v.Advice = u.advice()
+			advice = u.advice()
 		}
 	}
+	return sentence, advice
 }

@@ -70,7 +70,7 @@ func findDataAfterClose(a, b *facts, s Scope) *finding {
 	return x.leftBy(a)
 }
 
-func describeDataAfterClose(t *prose) string {
+func describeDataAfterClose(t *trial) string {
 	s := fmt.Sprintf("%s closed both directions%s%s.", t.who(), spaced(t.how()), t.when(t.a.ours()))
 	answer := t.a.at(t.a.mini)
 	if answer == nil {
@@ -143,9 +143,9 @@ func findDataAfterShutdown(a, b *facts, s Scope) *finding {
 	if b != nil {
 		x.b = []int{b.reset, b.closed}
 	}
-	return x.did(a.hand(a.finAct))
+	return x.did(a, a.hand(a.finAct))
 }
 
-func describeDataAfterShutdown(t *prose) string {
+func describeDataAfterShutdown(t *trial) string {
 	return fmt.Sprintf("%s shut both directions down%s and kept the descriptor. What %s sent after that was answered with a RST.", t.who(), spaced(t.how()), t.other())
 }

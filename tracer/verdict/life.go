@@ -3,23 +3,8 @@ package verdict
 import (
 	"time"
 
-	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/event"
 )
-
-// life fills in when in the connection's life it ended, and what that means for
-// whoever wants to try again. a is the end where the cause lies.
-func (v *Verdict) life(a, self, peer *facts, s Scope) {
-	v.Age = age(self, peer)
-	if !v.Cause.resends() {
-		v.Idle = idle(self, peer)
-	}
-	v.Reset = self.incoming()
-	v.Probe = v.probe(a, self, peer)
-	if !s.Brief {
-		v.Retry, v.RetryWhy = v.retry(self, peer, s)
-	}
-}
 
 // began is the event with which this end's ending began: its own act, a FIN of
 // either end, a reset, or whatever made it go to CLOSE.
@@ -83,7 +68,7 @@ func age(self, peer *facts) *time.Duration {
 
 // idle is how long no payload had gone either way when the ending began; nil:
 // not known.
-func idle(self, peer *facts) *time.Duration {
+func idle(self, peer *facts, age *time.Duration) *time.Duration {
 	at, sent, received, ok := self.quiet()
 	if pat, ps, pr, pok := peer.quiet(); pok && (!ok || pat < at) {
 		sent, received, ok = ps, pr, true
@@ -95,56 +80,11 @@ func idle(self, peer *facts) *time.Duration {
 	if d == 1 {
 		d = 0 // less than a jiffy
 	}
-	if a := age(self, peer); a != nil && d > *a {
-		d = *a // it is counted in jiffies
+	if age != nil && d > *age {
+		d = *age // it is counted in jiffies
 	}
 	return &d
 }
-
-// resends says whether this end's kernel kept sending until it gave up: then the
-// time since it sent last is no silence.
-func (c Cause) resends() bool {
-	switch c {
-	case RetransmitTimeout, UserTimeout, ZeroWindowTimeout, OrphanTimeout, SendFailed, ConnectTimeout, AcceptOverflow:
-		return true
-	}
-	return false
-}
-
-// probe says whether whoever opened the connection aborted it at once, before
-// any payload went either way, as health checks and scans do. a is the end where
-// the cause lies.
-func (v *Verdict) probe(a, self, peer *facts) bool {
-	switch v.Cause {
-	case LingerZero:
-		if a.c.Open != conn.OpenActive || v.Act != ActClose { // not one whose program was killed
-			return false
-		}
-	case PeerAbort, PeerGone, HandshakeReset:
-		if self.c.Open != conn.OpenPassive {
-			return false
-		}
-	default:
-		return false
-	}
-	if v.Age == nil || *v.Age > probeAge {
-		return false
-	}
-	for _, f := range []*facts{self, peer} {
-		if f == nil {
-			continue
-		}
-		b := f.bytes()
-		if b.Sent == nil || *b.Sent != 0 || b.Received == nil || *b.Received != 0 {
-			return false
-		}
-	}
-	return complete(self, peer)
-}
-
-// probeAge is how old a connection may be that was only opened to see whether
-// that works.
-const probeAge = time.Second
 
 func since(f, other *facts) time.Duration {
 	start := f.c.First

@@ -18,7 +18,7 @@ const (
 )
 
 var acceptOverflow = Rule{
-	Cause: AcceptOverflow, Class: Refused, find: findAcceptOverflow, describe: describeAcceptOverflow,
+	Cause: AcceptOverflow, Class: Refused, find: findAcceptOverflow, describe: describeAcceptOverflow, unaccepted: true, resends: true,
 	symptoms: map[string]int{"ETIMEDOUT": 7, "ECONNREFUSED": 4, "upstream timed out": 4, "i/o timeout": 3, "TCP_FLAGS": 3, "INVALID_SYN": 1,
 		"TCPAbortOnTimeout": 7, "AttemptFails": 5, "ListenOverflows": 1, "ListenDrops": 1, "EmbryonicRsts": 2, "TCPTimeouts": 5, "TCPSynRetrans": 2,
 		"TCPReqQFullDrop": 2, "SYN_SENT": 2, "SYN_RECV": 1},
@@ -57,8 +57,8 @@ func findAcceptOverflow(a, b *facts, s Scope) *finding {
 	return nil
 }
 
-func describeAcceptOverflow(t *prose) string {
-	if t.v.Class == TimedOut {
+func describeAcceptOverflow(t *trial) string {
+	if t.class() == TimedOut {
 		return fmt.Sprintf("The SYN of %s was dropped because the accept queue of the listener at %s was full; after %d more tries the kernel gave up.",
 			end(t.a), t.a.c.Remote, t.a.end().Retransmits)
 	}
@@ -67,7 +67,7 @@ func describeAcceptOverflow(t *prose) string {
 }
 
 var listenerClosed = Rule{
-	Cause: ListenerClosed, Class: Aborted, find: findListenerClosed, describe: describeListenerClosed,
+	Cause: ListenerClosed, Class: Aborted, find: findListenerClosed, describe: describeListenerClosed, unaccepted: true,
 	symptoms: map[string]int{"ECONNRESET": 6, "recv() failed (104": 3, "TCP_STATE": 2, "EstabResets": 5, "OutRsts": 6, "TCPMigrateReqSuccess": 1},
 	Text: Text{
 		What: "The listener was closed while this connection still waited in its accept queue. " +
@@ -92,7 +92,7 @@ func findListenerClosed(a, b *facts, s Scope) *finding {
 			return nil
 		}
 		end := a.end()
-		x := &finding{by: byProcess, act: ActListener, actor: process(end), a: []int{a.closed, a.active}, needs: []event.Hook{event.HookChildForget}}
+		x := &finding{by: byProcess, act: ActListener, actor: a.process(end), a: []int{a.closed, a.active}, needs: []event.Hook{event.HookChildForget}}
 		if end.Exiting() {
 			x.act, x.signal = act(end)
 		}
@@ -102,7 +102,7 @@ func findListenerClosed(a, b *facts, s Scope) *finding {
 		return nil
 	}
 	e := a.at(a.forget)
-	x := &finding{by: byProcess, act: ActListener, actor: process(e), a: []int{a.forget, a.closed, a.active}}
+	x := &finding{by: byProcess, act: ActListener, actor: a.process(e), a: []int{a.forget, a.closed, a.active}}
 	if !e.ByProcess() {
 		x.by = byKernel
 	}
@@ -117,7 +117,7 @@ func findListenerClosed(a, b *facts, s Scope) *finding {
 	return x
 }
 
-func describeListenerClosed(t *prose) string {
+func describeListenerClosed(t *trial) string {
 	return fmt.Sprintf("The connection was complete and waited in the accept queue of the listener at %s. %s closed the listener, so the kernel reset it. The application never saw it: what %s had sent was not processed.",
 		t.a.c.Local, t.who(), t.other())
 }
@@ -145,7 +145,7 @@ func (f *facts) left(b *facts, s Scope) bool {
 }
 
 var neverAccepted = Rule{
-	Cause: NeverAccepted, Class: Open, open: true, find: findNeverAccepted, describe: describeNeverAccepted,
+	Cause: NeverAccepted, Class: Open, open: true, find: findNeverAccepted, describe: describeNeverAccepted, unaccepted: true,
 	symptoms: map[string]int{"ENOTCONN": 4, "upstream timed out": 2, "i/o timeout": 4, "ListenOverflows": 2, "CLOSE_WAIT": 3, "ESTABLISHED": 3},
 	Text: Text{
 		What: "The kernel completed the handshake, but the application has not accepted the connection. " +
@@ -172,7 +172,7 @@ func findNeverAccepted(a, b *facts, s Scope) *finding {
 	return &finding{needs: []event.Hook{event.HookAccept}, likely: true}
 }
 
-func describeNeverAccepted(t *prose) string {
+func describeNeverAccepted(t *trial) string {
 	return fmt.Sprintf("The kernel completed the handshake with %s, but the application that listens on %s has not accepted it.", t.a.c.Remote, t.a.c.Local)
 }
 
@@ -190,7 +190,7 @@ func (f *facts) accepted() bool {
 }
 
 var leftUnaccepted = Rule{
-	Cause: NeverAccepted, Class: Aborted, again: true, find: findLeftUnaccepted, describe: describeLeftUnaccepted,
+	Cause: NeverAccepted, Class: Aborted, again: true, find: findLeftUnaccepted, describe: describeLeftUnaccepted, unaccepted: true,
 }
 
 // findLeftUnaccepted: a client closed a connection that nobody had accepted yet.
@@ -203,14 +203,14 @@ func findLeftUnaccepted(a, b *facts, s Scope) *finding {
 	if b.forget == none {
 		x.needs = []event.Hook{event.HookChildForget}
 	}
-	return x.did(a.hand(did))
+	return x.did(a, a.hand(did))
 }
 
-func describeLeftUnaccepted(t *prose) string {
+func describeLeftUnaccepted(t *trial) string {
 	left, _ := t.a.leaves()
 	s := fmt.Sprintf("%s closed first%s%s: nobody had accepted the connection, which waited in the queue of the listener at %s.",
 		t.who(), parted(t.how()), t.when(t.a.at(left)), t.a.c.Remote)
-	if l := t.b.lost().Unread; l != nil && *l > 0 {
+	if l := t.b.lost.Unread; l != nil && *l > 0 {
 		s += fmt.Sprintf(" What it had sent (%s) nobody read.", plural(*l))
 	}
 	if t.b.active != none {

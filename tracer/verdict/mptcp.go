@@ -49,13 +49,13 @@ func findMptcpReset(a, b *facts, s Scope) *finding {
 	// One that answers a segment may answer a reset that was not seen: also in a
 	// worker, which takes what came while it had the socket.
 	x.likely = e.Context == event.ContextSoftirq || e.KernelThread()
-	if p := process(e); p != nil {
+	if p := a.process(e); p != nil {
 		x.by, x.actor = byProcess, p
 		x.act, x.signal = act(e)
 	}
 	return x
 }
 
-func describeMPTCPReset(t *prose) string {
+func describeMPTCPReset(t *trial) string {
 	return fmt.Sprintf("MPTCP reset this subflow between %s and %s (fastclose, or a subflow that could not go on).", end(t.a), t.other())
 }

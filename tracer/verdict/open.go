@@ -40,7 +40,7 @@ func findCloseWaitLeak(a, b *facts, s Scope) *finding {
 	return &finding{a: []int{a.peerFin}, needs: []event.Hook{event.HookTwskKill, event.HookSendReset}}
 }
 
-func describeCloseWaitLeak(t *prose) string {
+func describeCloseWaitLeak(t *trial) string {
 	return fmt.Sprintf("%s has finished (FIN), and %s has not closed its end. No timer will: only the process can.", t.other(), end(t.a))
 }
 
@@ -63,12 +63,12 @@ func findFinWait2Held(a, b *facts, s Scope) *finding {
 		return nil
 	}
 	x := &finding{a: []int{a.fin}}
-	x.did(a.hand(a.finAct))
+	x.did(a, a.hand(a.finAct))
 	x.by = byNobody
 	return x
 }
 
-func describeFinWait2Held(t *prose) string {
+func describeFinWait2Held(t *trial) string {
 	return fmt.Sprintf("%s shut its sending side down and still holds the descriptor; %s has not sent its FIN. No timer applies while a process holds the socket.", end(t.a), t.other())
 }
 
@@ -93,12 +93,12 @@ func findFinStuck(a, b *facts, s Scope) *finding {
 		return nil
 	}
 	x := &finding{a: []int{a.fin}}
-	x.did(a.hand(a.finAct))
+	x.did(a, a.hand(a.finAct))
 	x.by = byNobody
 	return x
 }
 
-func describeFinStuck(t *prose) string {
+func describeFinStuck(t *trial) string {
 	return fmt.Sprintf("%s closed, but its FIN has not been acknowledged by %s yet: it waits behind data in the send queue, or for its acknowledgement.", t.who(), t.other())
 }
 
@@ -132,12 +132,12 @@ func findDescriptorHeld(a, b *facts, s Scope) *finding {
 		return nil
 	}
 	x := &finding{a: []int{a.held}, needs: []event.Hook{event.HookFileClose}}
-	x.did(e)
+	x.did(a, e)
 	x.by = byNobody
 	return x
 }
 
-func describeDescriptorHeld(t *prose) string {
+func describeDescriptorHeld(t *trial) string {
 	e := t.a.at(t.a.held)
 	if who := t.a.c.Holders; len(who) > 0 {
 		names := make([]string, len(who))
@@ -194,7 +194,7 @@ func findStillOpen(a, b *facts, s Scope) *finding {
 	return x
 }
 
-func describeStillOpen(t *prose) string {
+func describeStillOpen(t *trial) string {
 	if !t.a.c.Found {
 		return fmt.Sprintf("The connection between %s and %s is open, as far as was told: the kernel was not asked, or did not have it as it was told.", end(t.a), t.other())
 	}

@@ -45,12 +45,12 @@ func findOrphanLimit(a, b *facts, s Scope) *finding {
 	return nil
 }
 
-func describeOrphanLimit(t *prose) string {
+func describeOrphanLimit(t *trial) string {
 	return fmt.Sprintf("%s had closed, and this machine has too many closed sockets that still wait for their peer (tcp_max_orphans), or too little TCP memory (tcp_mem): the kernel reset the connection.", end(t.a))
 }
 
 var orphanTimeout = Rule{
-	Cause: OrphanTimeout, Class: TimedOut, find: findOrphanTimeout, describe: describeOrphanTimeout,
+	Cause: OrphanTimeout, Class: TimedOut, find: findOrphanTimeout, describe: describeOrphanTimeout, resends: true,
 	symptoms: map[string]int{"NO_SOCKET": 7, "TCPAbortOnTimeout": 3, "TCPTimeouts": 4, "TCPWinProbe": 4, "RetransSegs": 4, "FIN_WAIT1": 2,
 		"LAST_ACK": 1, "CLOSING": 2},
 	Text: Text{
@@ -75,7 +75,7 @@ func findOrphanTimeout(a, b *facts, s Scope) *finding {
 	return a.heardNothing(&finding{by: byKernel, a: []int{a.release, a.closed}, needs: []event.Hook{event.HookReset}})
 }
 
-func describeOrphanTimeout(t *prose) string {
+func describeOrphanTimeout(t *trial) string {
 	return fmt.Sprintf("%s had closed; the rest of its data, or its FIN, was never acknowledged by %s, and this kernel gave up without a packet.", end(t.a), t.other()) + t.a.softly()
 }
 
@@ -123,7 +123,7 @@ func findFinWait2Timeout(a, b *facts, s Scope) *finding {
 	return nil
 }
 
-func describeFinWait2Timeout(t *prose) string {
+func describeFinWait2Timeout(t *trial) string {
 	return fmt.Sprintf("%s had closed, and %s never sent its FIN: the kernel stopped waiting%s.", end(t.a), t.other(), t.a.waitText())
 }
 
@@ -212,7 +212,7 @@ func findLinger2Negative(a, b *facts, s Scope) *finding {
 	return x.leftBy(a)
 }
 
-func describeLinger2Negative(t *prose) string {
+func describeLinger2Negative(t *trial) string {
 	return fmt.Sprintf("%s closed%s with TCP_LINGER2 below zero: its kernel does not wait for the peer's FIN, and sent a RST as soon as its own was acknowledged.", t.who(), spaced(t.how()))
 }
 
@@ -227,15 +227,15 @@ func (f *facts) ours() *event.Event {
 
 // leftBy is how this end let go of a socket that no process held any more. A
 // shutdown does not do that: where the close was not seen, its act is not known.
-func (x *finding) leftBy(f *facts) *finding {
-	o := f.ours()
-	if i := f.cut(); i != none && o == f.hand(f.finAct) {
-		o = f.hand(i)
+func (x *finding) leftBy(a *facts) *finding {
+	o := a.ours()
+	if i := a.cut(); i != none && o == a.hand(a.finAct) {
+		o = a.hand(i)
 	}
 	if o == nil {
 		return x
 	}
-	x.did(o)
+	x.did(a, o)
 	switch x.act {
 	case ActShutRd, ActShutWr, ActShutRdWr:
 		x.act = NoAct

@@ -5,7 +5,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
@@ -37,14 +36,14 @@ func findSockDestroy(a, b *facts, s Scope) *finding {
 	if e := a.early(); e != nil && e.Context == event.ContextProcess && !e.KernelThread() && e.Call == event.CallSend && a.closed != none && !a.rst {
 		// A mini-socket has no tcp_abort (tcp_diag_destroy, 6.1 and later).
 		return &finding{by: byAdmin, act: ActDestroy, a: []int{a.release, a.miniEnd},
-			actor: &conn.Process{PID: e.PID, TID: e.TID, Comm: e.Comm.String(), UID: e.UID, Cgroup: e.Cgroup}}
+			actor: a.task(e)}
 	}
 	if a.abort == none && !s.has(event.HookAbort) && a.closed != none && !a.rst && !a.abandoned {
 		// Without the hook: only tcp_abort leaves ECONNABORTED, and it is
 		// called for a netlink request.
 		if end := a.end(); end.Err == event.Errno(unix.ECONNABORTED) && end.Call == event.CallSend && !end.Repair {
 			x := &finding{by: byAdmin, act: ActDestroy, a: []int{a.active, a.closed}, needs: []event.Hook{event.HookAbort}}
-			x.actor = &conn.Process{PID: end.PID, TID: end.TID, Comm: end.Comm.String(), UID: end.UID, Cgroup: end.Cgroup}
+			x.actor = a.task(end)
 			return x
 		}
 	}
@@ -57,11 +56,11 @@ func findSockDestroy(a, b *facts, s Scope) *finding {
 	if end := a.end(); e.TID != end.TID || end.Err != 0 && end.Err != event.Errno(e.Arg) {
 		return nil
 	}
-	x := &finding{by: byAdmin, act: ActDestroy, actor: process(e), a: []int{a.abort, a.active, a.closed}}
+	x := &finding{by: byAdmin, act: ActDestroy, actor: a.process(e), a: []int{a.abort, a.active, a.closed}}
 	return x
 }
 
-func describeSockDestroy(t *prose) string {
+func describeSockDestroy(t *trial) string {
 	if t.a.abort == none && t.a.early() != nil && t.x.actor != nil {
 		return fmt.Sprintf("%s had closed, and its kernel waited for the FIN of %s; %s destroyed what was left of the connection from outside (SOCK_DESTROY, as ss -K does). No packet was sent.",
 			end(t.a), t.other(), named(t.x.actor))
@@ -92,12 +91,12 @@ var repairClose = Rule{
 func findRepairClose(a, b *facts, s Scope) *finding {
 	if a.released() && a.at(a.release).Repair {
 		x := &finding{a: []int{a.release, a.closed}, needs: []event.Hook{event.HookSendReset, event.HookReset}}
-		return x.did(a.hand(a.release))
+		return x.did(a, a.hand(a.release))
 	}
 	return nil
 }
 
-func describeRepairClose(t *prose) string {
+func describeRepairClose(t *trial) string {
 	return fmt.Sprintf("%s closed the socket in repair mode (TCP_REPAIR): it vanished without a FIN and without a RST. Whatever %s sends next is answered with a RST.", t.who(), t.other())
 }
 
@@ -124,7 +123,7 @@ func findNamespaceRemoved(a, b *facts, s Scope) *finding {
 	return &finding{by: byKernel, a: []int{a.release, a.miniEnd}}
 }
 
-func describeNamespaceRemoved(t *prose) string {
+func describeNamespaceRemoved(t *trial) string {
 	_, lived := t.a.waitTimes()
 	s := fmt.Sprintf("%s had closed, and its kernel waited for the FIN of %s; then the network namespace of this end was removed", end(t.a), t.other())
 	if lived > 0 {

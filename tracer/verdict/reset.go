@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
@@ -19,7 +20,7 @@ const (
 )
 
 var noSocket = Rule{
-	Cause: NoSocket, Class: Aborted, find: findNoSocket, describe: describeNoSocket,
+	Cause: NoSocket, Class: Aborted, find: findNoSocket, describe: describeNoSocket, hint: moved,
 	symptoms: map[string]int{"ECONNRESET": 7, "EPIPE": 5, "SIGPIPE": 5, "recv() failed (104": 6, "NOT_SPECIFIED": 1, "NO_SOCKET": 2, "TCP_FLAGS": 1,
 		"ERROR": 1, "OutRsts": 1, "TCPTimeWaitOverflow": 4, "SyncookiesFailed": 1},
 	Text: Text{
@@ -52,13 +53,14 @@ func findNoSocket(a, b *facts, s Scope) *finding {
 	return nil
 }
 
-func describeNoSocket(t *prose) string {
+func describeNoSocket(t *trial) string {
 	return fmt.Sprintf("%s sent a segment to %s, and a kernel that knew no such connection answered with a RST.", end(t.a), t.a.c.Remote)
 }
 
 // moved: another network namespace of this machine, which has the address by now,
 // answered for a connection that still stands in the first.
-func (f *facts) moved(other *facts) (says, do string) {
+func moved(t *trial) (says, do string) {
+	f, other := t.self, t.peer
 	if other == nil || other.c.NetNS == 0 {
 		return "", ""
 	}
@@ -79,7 +81,7 @@ func (f *facts) moved(other *facts) (says, do string) {
 }
 
 var portReuse = Rule{
-	Cause: PortReuse, Class: Aborted, own: true, find: findPortReuse, describe: describePortReuse,
+	Cause: PortReuse, Class: Aborted, own: true, find: findPortReuse, describe: describePortReuse, hint: neverClosed,
 	symptoms: map[string]int{"ECONNRESET": 10, "TCP_INVALID_ACK_SEQUENCE": 1, "TCP_RFC7323_PAWS": 1, "TCP_TOO_OLD_ACK": 2, "TCP_ACK_UNSENT_DATA": 2,
 		"TCP_OLD_ACK": 2, "TCP_TIMEWAIT_SOCKET": 2, "OutRsts": 11, "TCPChallengeACK": 1, "TCPSYNChallenge": 1, "PAWSEstab": 3},
 	Text: Text{
@@ -108,14 +110,15 @@ func findPortReuse(a, b *facts, s Scope) *finding {
 	return nil
 }
 
-func describePortReuse(t *prose) string {
+func describePortReuse(t *trial) string {
 	return fmt.Sprintf("A new connection was opened from %s, an address and port that %s still held an old connection to. The old end challenged the SYN with an ACK, and the new one's kernel, which knew nothing of the old, reset it.",
 		t.a.c.Remote, end(t.a))
 }
 
 // neverClosed: the old connection that a new one met was over for the other end long
 // before, but this end's process had not closed.
-func (f *facts) neverClosed() (says, do string) {
+func neverClosed(t *trial) (says, do string) {
+	f := t.self
 	if !before(f.peerFin, f.reset) || f.at(f.reset).State != event.CloseWait {
 		return "", ""
 	}
@@ -182,7 +185,7 @@ func findPathReset(a, b *facts, s Scope) *finding {
 	return x
 }
 
-func describePathReset(t *prose) string {
+func describePathReset(t *trial) string {
 	r := t.a.incoming()
 	if t.b == nil && r.Elsewhere() {
 		return fmt.Sprintf("%s received a RST in the name of %s that another machine is likely to have sent: %s. A firewall, a load balancer or a NAT on the path does so%s.%s",
@@ -224,7 +227,7 @@ func (r *Reset) orElse() string {
 }
 
 var peerAbort = Rule{
-	Cause: PeerAbort, Class: Aborted, own: true, find: findPeerAbort, describe: describePeerAbort,
+	Cause: PeerAbort, Class: Aborted, own: true, find: findPeerAbort, describe: describePeerAbort, probe: acceptedAndReset,
 	symptoms: map[string]int{"ECONNRESET": 2, "EPIPE": 4, "ENOTCONN": 1, "SIGPIPE": 4, "recv() failed (104": 4, "EstabResets": 1},
 	Text: Text{
 		What: "The peer, or something that answers for it, aborted the connection with RST and ACK. " +
@@ -241,6 +244,9 @@ var peerAbort = Rule{
 		Refs: []string{"RFC 9293 3.5.2", "RFC 9293 3.5.3", "RFC 5961 3", "send(2)", "recv(2)", "tcp_send_active_reset", "tcp_reset"},
 	},
 }
+
+// acceptedAndReset: it came from a listener here, and whoever had connected reset it.
+func acceptedAndReset(t *trial) bool { return t.self.c.Open == conn.OpenPassive }
 
 func findPeerAbort(a, b *facts, s Scope) *finding {
 	if b == nil && a.closed != none && a.resetInFinWait2() {
@@ -259,7 +265,7 @@ func findPeerAbort(a, b *facts, s Scope) *finding {
 	return &finding{by: byPeer, a: []int{a.reset, a.closed}, needs: []event.Hook{event.HookSendActiveReset}, likely: true}
 }
 
-func describePeerAbort(t *prose) string {
+func describePeerAbort(t *trial) string {
 	if t.a.resetInFinWait2() {
 		_, lived := t.a.waitTimes()
 		return fmt.Sprintf("%s had closed and waited for the FIN of %s; a RST came instead, %s later, and answered nothing: there the connection was aborted, or something on the path did it.", end(t.a), t.other(), seconds(lived))
@@ -268,7 +274,7 @@ func describePeerAbort(t *prose) string {
 }
 
 var peerGone = Rule{
-	Cause: PeerGone, Class: Aborted, own: true, find: findPeerGone, describe: describePeerGone,
+	Cause: PeerGone, Class: Aborted, own: true, find: findPeerGone, describe: describePeerGone, probe: acceptedAndReset,
 	symptoms: map[string]int{"ECONNRESET": 3, "EPIPE": 2, "SIGPIPE": 2, "EOF": 4, "read() = 0": 6, "upstream prematurely closed connection": 3,
 		"recv() failed (104": 5, "EstabResets": 2},
 	Text: Text{
@@ -293,11 +299,11 @@ func findPeerGone(a, b *facts, s Scope) *finding {
 	return &finding{by: byPeer, a: []int{a.reset, a.closed}, needs: []event.Hook{event.HookSendReset}, likely: true}
 }
 
-func describePeerGone(t *prose) string {
+func describePeerGone(t *trial) string {
 	r := t.a.incoming()
 	if r != nil && r.AfterFin != nil && r.Answers == AnswerData && t.a.sentAfterFin() {
 		text := fmt.Sprintf("%s finished first (FIN)", t.a.c.Remote)
-		quiet := idle(t.a, nil)
+		quiet := idle(t.a, nil, age(t.a, nil))
 		if quiet != nil && *quiet >= time.Second {
 			text += ", after " + seconds(*quiet) + " without payload either way"
 		}
@@ -305,8 +311,9 @@ func describePeerGone(t *prose) string {
 		if quiet != nil && *quiet >= time.Second && *r.AfterFin < time.Second {
 			text += " So does a keep-alive timeout look that meets the next request on its way."
 		}
-		r.AfterFin = nil // it is said
-		return text + r.reading(t)
+		rest := *r
+		rest.AfterFin = nil // it is said
+		return text + rest.reading(t)
 	}
 	return fmt.Sprintf("%s, or something that answers for it, no longer takes part in the connection: it answered %s with a bare RST.%s", t.a.c.Remote, r.answered(t), r.reading(t))
 }
@@ -319,7 +326,7 @@ func (f *facts) sentAfterFin() bool {
 }
 
 // answered says what a RST was an answer to.
-func (r *Reset) answered(t *prose) string {
+func (r *Reset) answered(t *trial) string {
 	what := map[Answer]string{AnswerData: "data", AnswerFIN: "the FIN", AnswerACK: "an acknowledgement", AnswerProbe: "a probe", AnswerSYN: "the SYN"}[r.Answers]
 	if what == "" {
 		return "a segment of " + end(t.a)
@@ -333,7 +340,7 @@ func (r *Reset) answered(t *prose) string {
 
 // reading says when a reset came, in answer to what, and to which sequence
 // number; it begins with a space.
-func (r *Reset) reading(t *prose) string {
+func (r *Reset) reading(t *trial) string {
 	if r == nil {
 		return ""
 	}

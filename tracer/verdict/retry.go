@@ -24,18 +24,19 @@ const pause = 100 * time.Millisecond
 // retry is whether the request, which the end that opened the connection sends,
 // was read by the application at the other end, and why that is known. TCP knows
 // no requests: where one may have been read in part, nothing is promised.
-func (v *Verdict) retry(self, peer *facts, s Scope) (Retry, string) {
+func (t *trial) retry(class Class) (Retry, string) {
+	self, peer := t.self, t.peer
 	switch {
-	case v.Class == Graceful, v.Class == Open, v.Class == Unknown, v.Cause == MPTCPReset:
+	case class == Graceful, class == Unknown, t.rule.Cause == MPTCPReset:
 		return RetryUnknown, "" // of MPTCP, other subflows may have carried it
 	case self.c.Lossy || peer != nil && peer.c.Lossy:
 		return RetryUnknown, "events were lost, so it is not known what was read"
 	case neverEstablished(self):
-		if incomplete(self, nil) {
+		if somethingLost(self, nil) {
 			return RetryUnknown, "the SYN carried data, and may have reached the application"
 		}
 		return RetrySafe, "the connection was never established, so nothing was sent"
-	case v.Cause == ListenerClosed, v.Cause == NeverAccepted, v.Cause == AcceptOverflow, v.Cause == HandshakeReset:
+	case t.rule.unaccepted:
 		return RetrySafe, "no application had accepted the connection, so nothing was read"
 	}
 	asker, answerer := self, peer
@@ -46,15 +47,15 @@ func (v *Verdict) retry(self, peer *facts, s Scope) (Retry, string) {
 	case self.c.Open == conn.OpenUnknown && (peer == nil || peer.c.Open == conn.OpenUnknown):
 		return RetryUnknown, "it was opened before the trace began: who asked, and what was read before, is not known"
 	case answerer == nil:
-		return asker.retryAfar(v.Cause)
+		return asker.retryAfar(t.rule.Cause)
 	}
-	return answerer.retryHere(asker, s)
+	return answerer.retryHere(asker, t.scope)
 }
 
 // retryHere judges from the end that was asked. asker is nil where it is remote.
 func (f *facts) retryHere(asker *facts, s Scope) (Retry, string) {
 	name := end(f)
-	got, unread := f.bytes().Received, f.lost().Unread
+	got, unread := f.bytes.Received, f.lost.Unread
 	if got == nil || unread == nil || *unread > *got {
 		return RetryUnknown, "what " + name + " had read is not known"
 	}
@@ -62,7 +63,7 @@ func (f *facts) retryHere(asker *facts, s Scope) (Retry, string) {
 	refused := f.answer != none || f.mini != none || f.dead != none // what came for a closed socket
 	under := uint64(0)                                              // written by the asker, and never taken by this kernel
 	if asker != nil {
-		l := asker.lost()
+		l := asker.lost
 		for _, n := range []*uint64{l.Unacked, l.Unsent} {
 			if n != nil {
 				under += *n
@@ -84,7 +85,7 @@ func (f *facts) retryHere(asker *facts, s Scope) (Retry, string) {
 	}
 	_, sent, received, known := f.quiet()
 	// The handshake counts as sent, too: who has sent no payload answered nothing.
-	out := f.bytes().Sent
+	out := f.bytes.Sent
 	answered := known && sent <= received && out != nil && *out > 0
 	switch {
 	case *unread > 0:
@@ -110,12 +111,12 @@ func (f *facts) retryAfar(cause Cause) (Retry, string) {
 	if f.silent() {
 		return RetrySafe, "nothing had been sent"
 	}
-	l := f.lost()
+	l := f.lost
 	if l.Unacked == nil || l.Unsent == nil {
 		return RetryUnknown, "how much of it had reached " + far + " is not known"
 	}
 	e, fin := f.at(f.reset), f.at(f.peerFin)
-	in := f.bytes().Received // the handshake counts as received, too
+	in := f.bytes.Received // the handshake counts as received, too
 	answered := in != nil && *in > 0
 	if *l.Unacked+*l.Unsent > 0 {
 		// With nothing on its way when the FIN came, all that is not

@@ -18,9 +18,22 @@ type Rule struct {
 	// (b, nil when it is remote). nil: no match.
 	find func(a, b *facts, s Scope) *finding
 	// describe says who, how and why.
-	describe func(*prose) string
+	describe func(*trial) string
 
-	// symptoms are those that it can be behind, by their first names, and its place
+	// hint says what else was seen beside the cause that leads to the bottom of it: one
+	// more sentence, and what to do if that is not the cause's own advice. Each names a
+	// fact, and the setting or place behind it. nil, or "": there is nothing.
+	hint func(*trial) (says, do string)
+	// probe says whether the end that opened the connection aborted it: if that was at
+	// once, it can be a health check or a scan. nil: it is never one.
+	probe func(*trial) bool
+	// unaccepted: no application had accepted the connection.
+	unaccepted bool
+	// resends: the kernel kept sending until it gave up, so the time since it sent last is
+	// no silence.
+	resends bool
+
+	// symptoms are those that the cause can be behind, by their first names, with its place
 	// among the causes of each: 1 is the likeliest.
 	symptoms map[string]int
 	Text     // what explain prints
@@ -44,10 +57,9 @@ var rules = []*Rule{
 	&simultaneousClose, &halfClose, &orderlyClose,
 	// Not ended.
 	&descriptorHeld, &neverAccepted, &finStuck, &finWait2Held, &closeWaitLeak, &stillOpen,
-	&unknownCause,
 }
 
-// Rules lists the table in its order, each cause once.
+// Rules lists the rules in their order, each cause once, and the unknown cause last.
 func Rules() []Rule {
 	var all []Rule
 	for _, r := range rules {
@@ -55,12 +67,12 @@ func Rules() []Rule {
 			all = append(all, *r)
 		}
 	}
-	return all
+	return append(all, unknownCause)
 }
 
 // ruleOf is the rule of a cause.
 func ruleOf(c Cause) *Rule {
-	for _, r := range rules {
+	for _, r := range append(rules, &unknownCause) {
 		if r.Cause == c && !r.again {
 			return r
 		}
@@ -98,8 +110,8 @@ type finding struct {
 	both     bool         // the rule itself says that this ended both ends
 }
 
-// did fills in who acted from the event of the act.
-func (x *finding) did(e *event.Event) *finding {
+// did fills in who acted, from the event of the act at the causing end.
+func (x *finding) did(a *facts, e *event.Event) *finding {
 	if e == nil {
 		return x
 	}
@@ -119,6 +131,6 @@ func (x *finding) did(e *event.Event) *finding {
 	default:
 		x.needs = append(x.needs, event.HookShutdown)
 	}
-	x.actor = process(e)
+	x.actor = a.process(e)
 	return x
 }

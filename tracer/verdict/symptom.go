@@ -27,7 +27,7 @@ func Symptoms() []Symptom { return slices.Clone(symptoms) }
 func withCauses(all []Symptom) []Symptom {
 	for i := range all {
 		s := &all[i]
-		for _, r := range rules {
+		for _, r := range Rules() {
 			if r.symptoms[s.Names[0]] > 0 {
 				s.Causes = append(s.Causes, r.Cause)
 			}

@@ -82,7 +82,7 @@ func (f *facts) softly() string {
 }
 
 var retransmitTimeout = Rule{
-	Cause: RetransmitTimeout, Class: TimedOut, find: findRetransmitTimeout, describe: describeRetransmitTimeout,
+	Cause: RetransmitTimeout, Class: TimedOut, find: findRetransmitTimeout, describe: describeRetransmitTimeout, resends: true, hint: onlyLarge,
 	symptoms: map[string]int{"ETIMEDOUT": 2, "ECONNREFUSED": 5, "EHOSTUNREACH": 4, "ENETUNREACH": 4, "upstream timed out": 5, "NO_SOCKET": 5,
 		"TCPAbortOnTimeout": 1, "EstabResets": 11, "TCPTimeouts": 1, "PAWSEstab": 1, "RetransSegs": 1, "TCPBacklogDrop": 1, "TCPRetransFail": 2,
 		"OutOfWindowIcmps": 3, "TCPMD5NotFound": 2, "ESTABLISHED": 4},
@@ -113,7 +113,7 @@ func findRetransmitTimeout(a, b *facts, s Scope) *finding {
 	return a.heardNothing(x)
 }
 
-func describeRetransmitTimeout(t *prose) string {
+func describeRetransmitTimeout(t *trial) string {
 	return fmt.Sprintf("%s never acknowledged data of %s although it was sent again %s, so this kernel gave up. No packet was sent: the peer may still think that the connection is open.",
 		t.other(), end(t.a), t.a.sentAgain()) + t.a.softly() + t.a.blackHole()
 }
@@ -143,7 +143,7 @@ func (f *facts) tooLarge() (sure, may bool) {
 	if !e.WindowKnown || e.MSS == 0 || e.SndNxt-e.SndUna < e.MSS || f.refused() > 0 {
 		return false, false
 	}
-	acked := f.bytes().Acked
+	acked := f.bytes.Acked
 	return e.Sacked > 0, acked != nil && *acked > 0 && *acked < uint64(e.MSS)
 }
 
@@ -164,13 +164,17 @@ const blackHoleAdvice = "Try `ping -M do -s SIZE` along the path. Let ICMP \"fra
 
 // onlyLarge: what was never acknowledged fills a segment, and smaller ones had come
 // through before. It is a hint, no more.
-func (f *facts) onlyLarge() (says, do string) {
+func onlyLarge(t *trial) (says, do string) {
+	f := t.self
+	if f.blackHole() != "" {
+		return "", "" // it is in the sentence
+	}
 	e := f.end()
 	if e.Has&event.HasTCP == 0 || e.ErrSoft == event.Errno(unix.EHOSTUNREACH) {
 		return "", ""
 	}
 	flight, queued := f.unacknowledged(e)
-	b := f.bytes()
+	b := f.bytes
 	if flight < large || flight+queued < large || b.Acked == nil || b.Received == nil || *b.Acked == 0 && *b.Received == 0 || *b.Acked >= large {
 		return "", ""
 	}
@@ -183,7 +187,7 @@ func (f *facts) onlyLarge() (says, do string) {
 const large = 1220
 
 var userTimeout = Rule{
-	Cause: UserTimeout, Class: TimedOut, find: findUserTimeout, describe: describeUserTimeout,
+	Cause: UserTimeout, Class: TimedOut, find: findUserTimeout, describe: describeUserTimeout, resends: true,
 	symptoms: map[string]int{"ETIMEDOUT": 5, "ECONNREFUSED": 6, "EHOSTUNREACH": 6, "TCPAbortOnTimeout": 5, "TCPTimeouts": 3, "TCPWinProbe": 3,
 		"PAWSEstab": 4, "RetransSegs": 3, "TCPBacklogDrop": 2},
 	Text: Text{
@@ -214,7 +218,7 @@ func findUserTimeout(a, b *facts, s Scope) *finding {
 	return a.heardNothing(&finding{by: byKernel, a: []int{a.closed}, needs: []event.Hook{event.HookReset}})
 }
 
-func describeUserTimeout(t *prose) string {
+func describeUserTimeout(t *trial) string {
 	closed := ""
 	if t.a.orphan(t.a.closed) {
 		closed = ", which had closed,"
@@ -224,7 +228,7 @@ func describeUserTimeout(t *prose) string {
 }
 
 var zeroWindowTimeout = Rule{
-	Cause: ZeroWindowTimeout, Class: TimedOut, find: findZeroWindowTimeout, describe: describeZeroWindowTimeout,
+	Cause: ZeroWindowTimeout, Class: TimedOut, find: findZeroWindowTimeout, describe: describeZeroWindowTimeout, resends: true,
 	symptoms: map[string]int{"ETIMEDOUT": 6, "ECONNREFUSED": 8, "EHOSTUNREACH": 7, "TCPAbortOnTimeout": 6, "TCPWinProbe": 2, "TCPToZeroWindowAdv": 3},
 	Text: Text{
 		What: "The peer kept its receive window closed and then stopped answering the probes. " +
@@ -253,7 +257,7 @@ func findZeroWindowTimeout(a, b *facts, s Scope) *finding {
 	return a.heardNothing(x)
 }
 
-func describeZeroWindowTimeout(t *prose) string {
+func describeZeroWindowTimeout(t *trial) string {
 	window := "at zero"
 	if n := t.a.room(); n > 0 && t.a.end().WindowKnown {
 		window = fmt.Sprintf("at %s, too few for a segment,", plural(uint64(n)))
@@ -297,7 +301,7 @@ func findKeepaliveTimeout(a, b *facts, s Scope) *finding {
 	return a.heardNothing(&finding{by: byKernel, a: []int{a.active, a.closed}, needs: []event.Hook{event.HookSendActiveReset, event.HookProbe}})
 }
 
-func describeKeepaliveTimeout(t *prose) string {
+func describeKeepaliveTimeout(t *trial) string {
 	e := t.a.at(t.a.active)
 	if e == nil {
 		e = t.a.end()

@@ -55,8 +55,9 @@ const UnansweredName = "unanswered"
 const apart = 20 * time.Millisecond
 
 // unanswered finds whether the service ended without an answer.
-func (v *Verdict) unanswered(self, peer *facts) *Unanswered {
-	if v.Class == Open || v.Class == Refused || self.subflow || self.toItself() {
+func (t *trial) unanswered(class Class) *Unanswered {
+	self, peer := t.self, t.peer
+	if class == Open || class == Refused || self.subflow || self.toItself() {
 		return nil
 	}
 	switch self.c.Service() {
@@ -110,7 +111,7 @@ func (f *facts) leftUnanswered(client *facts) *Unanswered {
 			u.Sent = &sent
 		}
 	}
-	u.Actor = process(f.at(did))
+	u.Actor = f.process(f.at(did))
 	for i := range f.c.Elsewhere {
 		x := &f.c.Elsewhere[i]
 		if x.Hook != event.HookExit || u.Actor == nil || x.PID != u.Actor.PID || act != ActExit && act != ActKilled {
@@ -208,8 +209,8 @@ func (f *facts) since(i int) (received, sent time.Duration, ok bool) {
 	return 0, 0, false
 }
 
-// tell says it in a sentence.
-func (u *Unanswered) tell(self, peer *facts) string {
+// describe says it in a sentence.
+func (u *Unanswered) describe(self, peer *facts) string {
 	service := self
 	if self.c.Service() == conn.OtherSide {
 		service = peer

@@ -13,7 +13,7 @@ const (
 )
 
 var unknownCause = Rule{
-	Cause: UnknownCause, Class: Unknown, own: true, find: findUnknown, describe: describeUnknown,
+	Cause: UnknownCause, Class: Unknown, describe: describeUnknown,
 	symptoms: map[string]int{"ERROR": 3},
 	Text: Text{
 		What: "What was seen does not say how the connection ended. " +
@@ -25,9 +25,7 @@ var unknownCause = Rule{
 	},
 }
 
-func findUnknown(a, b *facts, s Scope) *finding { return &finding{a: []int{a.closed}} }
-
-func describeUnknown(t *prose) string {
+func describeUnknown(t *trial) string {
 	if r := t.a.incoming(); r != nil && t.b == nil {
 		return fmt.Sprintf("%s, or something that answers for it, reset the connection of %s. The RST itself was not seen here, so whether it came on its own or in answer to a segment is not known.%s",
 			t.a.c.Remote, end(t.a), r.reading(t))

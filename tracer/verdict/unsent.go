@@ -15,7 +15,7 @@ const (
 )
 
 var sendFailed = Rule{
-	Cause: SendFailed, Class: TimedOut, find: findSendFailed, describe: describeSendFailed,
+	Cause: SendFailed, Class: TimedOut, find: findSendFailed, describe: describeSendFailed, resends: true,
 	symptoms: map[string]int{"ETIMEDOUT": 3, "EHOSTUNREACH": 2, "ENETUNREACH": 2, "TCPRetransFail": 1},
 	Text: Text{
 		What: "This host could not send: a route, an address, a filter, a neighbor or a device failed. " +
@@ -62,7 +62,7 @@ func findSendFailed(a, b *facts, s Scope) *finding {
 	return a.windowWasOpen(x, s)
 }
 
-func describeSendFailed(t *prose) string {
+func describeSendFailed(t *trial) string {
 	e := t.a.end()
 	what := "data"
 	switch {

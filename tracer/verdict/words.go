@@ -12,16 +12,8 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
-// prose is what a sentence is made of.
-type prose struct {
-	v    *Verdict
-	x    *finding
-	a, b *facts // the causing end, and the other (nil: remote)
-	mine bool   // the causing end is the judged one
-}
-
 // who names the actor, or the causing end.
-func (t *prose) who() string {
+func (t *trial) who() string {
 	if t.x.actor != nil {
 		return named(t.x.actor)
 	}
@@ -29,7 +21,7 @@ func (t *prose) who() string {
 }
 
 // other names the end that is not a.
-func (t *prose) other() string {
+func (t *trial) other() string {
 	if t.b != nil {
 		return end(t.b)
 	}
@@ -37,18 +29,21 @@ func (t *prose) other() string {
 }
 
 // how says the act in words.
-func (t *prose) how() string {
-	switch t.x.act {
-	case NoAct:
-		if t.x.by == byProcess {
-			return "with shutdown(2)"
-		}
+func (t *trial) how() string {
+	if t.x.act == NoAct && t.x.by == byProcess {
+		return "with shutdown(2)"
+	}
+	return how(t.x.act, t.x.signal)
+}
+
+func how(act Act, signal int) string {
+	switch act {
 	case ActClose:
 		return "with close(2)"
 	case ActExit:
 		return "by exiting"
 	case ActKilled:
-		return "when it was killed by " + signalName(t.x.signal)
+		return "when it was killed by " + signalName(signal)
 	case ActExec:
 		return "by exec (the descriptor was close-on-exec)"
 	case ActDup2:
@@ -68,7 +63,7 @@ func (t *prose) how() string {
 }
 
 // when says how far into the connection an event was.
-func (t *prose) when(e *event.Event) string {
+func (t *trial) when(e *event.Event) string {
 	if e == nil {
 		return ""
 	}
@@ -124,7 +119,7 @@ func lostAt(f *facts) string {
 	if f == nil {
 		return ""
 	}
-	l := f.lost()
+	l := f.lost
 	var parts []string
 	if l.Unread != nil && *l.Unread > 0 {
 		parts = append(parts, plural(*l.Unread)+" that it had received and not read")
