@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/tcpbye/tcpbye/tracer"
-	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/record"
 	"github.com/tcpbye/tcpbye/tracer/session"
@@ -167,13 +166,9 @@ func (t *Theatre) Play(ctx context.Context, run Run, patience time.Duration) (re
 	after, serr := t.tracer.Stats()
 	err = errors.Join(err, serr)
 	res.Skipped = after.Skipped - before.Skipped
-	j := conn.New(conn.Options{Hold: true})
-	for _, e := range events {
-		j.Add(e)
-	}
 	var ends []JudgedEnd
-	for _, c := range j.Flush() {
-		ends = append(ends, JudgedEnd{c, verdict.Judge(c, t.scope)})
+	for c, v := range verdict.JudgeAll(events, t.scope) {
+		ends = append(ends, JudgedEnd{c, v})
 	}
 	res.Events = events
 	res.Dump = dump(w, segs, ends, since)

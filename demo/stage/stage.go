@@ -9,7 +9,6 @@ import (
 
 	"github.com/tcpbye/tcpbye/demo/scenario"
 	"github.com/tcpbye/tcpbye/tracer"
-	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/record"
 	"github.com/tcpbye/tcpbye/tracer/session"
@@ -115,12 +114,8 @@ func (s *Stage) Play(ctx context.Context, sc scenario.Scenario, opt scenario.Opt
 	if p.Events, err = s.story(ctx, p.Outcome); err != nil {
 		return p, err
 	}
-	j := conn.New(conn.Options{Hold: true})
-	for _, e := range p.Events {
-		j.Add(e)
-	}
-	for _, c := range j.Flush() {
-		p.Ends = append(p.Ends, scenario.JudgedEnd{Connection: c, Verdict: verdict.Judge(c, s.scope)})
+	for c, v := range verdict.JudgeAll(p.Events, s.scope) {
+		p.Ends = append(p.Ends, scenario.JudgedEnd{Connection: c, Verdict: v})
 	}
 	return p, nil
 }

@@ -16,12 +16,8 @@ import (
 func TestRowsAreAlike(t *testing.T) {
 	var ends []Judged
 	for _, r := range recordedRuns(t) {
-		j := conn.New(conn.Options{Hold: true})
-		for _, e := range r.events {
-			j.Add(e)
-		}
-		for _, c := range j.Flush() {
-			ends = append(ends, Judged{Conn: c, Verdict: verdict.Judge(c, verdict.Scope{Missing: r.missing})})
+		for c, v := range verdict.JudgeAll(r.events, verdict.Scope{Missing: r.missing}) {
+			ends = append(ends, Judged{Conn: c, Verdict: v})
 		}
 	}
 	if len(ends) < 1000 {

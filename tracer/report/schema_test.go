@@ -139,12 +139,7 @@ func TestSchemaOfRecordings(t *testing.T) {
 			for _, r := range runs {
 				half := len(r.events) / 2
 				for part, events := range map[string][]event.Event{"whole": r.events, "start": r.events[:half], "end": r.events[half:]} {
-					j := conn.New(conn.Options{Hold: true})
-					for _, e := range events {
-						j.Add(e)
-					}
-					for _, c := range j.Flush() {
-						v := verdict.Judge(c, verdict.Scope{Missing: r.meta.Missing()})
+					for c, v := range verdict.JudgeAll(events, verdict.Scope{Missing: r.meta.Missing()}) {
 						line := jsonLine(t, Judged{Conn: c, Verdict: v, Scenario: r.meta.Scenario})
 						seen[part]++
 						if err := validate(s, line); err != nil {

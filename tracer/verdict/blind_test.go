@@ -6,7 +6,6 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/record"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
@@ -94,23 +93,15 @@ func TestBlindnessIsNotCertain(t *testing.T) {
 		same, all := 0, 0
 		for _, path := range recordings(t) {
 			for _, r := range readRuns(t, path) {
-				whole, part := conn.New(conn.Options{Hold: true}), conn.New(conn.Options{Hold: true})
-				for _, e := range r.events {
-					whole.Add(e)
-					if e, ok := v.of(e); ok {
-						part.Add(e)
-					}
-				}
 				due := map[uint64]verdict.Verdict{}
-				for _, c := range whole.Flush() {
-					due[c.Gen] = verdict.Judge(c, verdict.Scope{Missing: r.missing})
+				for _, x := range r.judge() {
+					due[x.c.Gen] = x.v
 				}
-				for _, c := range part.Flush() {
+				for c, got := range verdict.JudgeAll(r.seen(v.of), verdict.Scope{Missing: slices.Concat(v.missing, r.missing), Partial: v.partial}) {
 					want, ok := due[c.Gen]
 					if !ok || c.Gen == 0 {
 						continue
 					}
-					got := verdict.Judge(c, verdict.Scope{Missing: slices.Concat(v.missing, r.missing), Partial: v.partial})
 					all++
 					if got.Class == want.Class && got.Cause == want.Cause {
 						same++

@@ -5,7 +5,6 @@ import (
 	"slices"
 	"testing"
 
-	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
@@ -33,15 +32,9 @@ func TestWholeStoriesAgree(t *testing.T) {
 	} {
 		for _, path := range recordings(t) {
 			for _, r := range readRuns(t, path) {
-				j := conn.New(conn.Options{Hold: true})
-				for _, e := range r.events {
-					if e, ok := v.of(e); ok {
-						j.Add(e)
-					}
-				}
-				for _, c := range j.Flush() {
-					s := verdict.Scope{Missing: slices.Concat(r.missing, v.scope.Missing), Partial: v.scope.Partial}
-					if got := verdict.Judge(c, s); got.Unseen != "" {
+				s := verdict.Scope{Missing: slices.Concat(r.missing, v.scope.Missing), Partial: v.scope.Partial}
+				for c, got := range verdict.JudgeAll(r.seen(v.of), s) {
+					if got.Unseen != "" {
 						t.Errorf("%s, %s, %s: %v %v: %s %s: %s was not seen", name, filepath.Base(path), r.scenario, c.Local, c.Open, got.Class, got.Cause, got.Unseen)
 					}
 				}

@@ -45,7 +45,7 @@ func TestLossIsNeverCertain(t *testing.T) {
 func FuzzJudge(f *testing.F) {
 	f.Add([]byte("\x01\x00\x07\x02\x05\x01\x01\x07\x10\x00\x00\x00"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		j := conn.New(conn.Options{Hold: true})
+		var events []event.Event
 		local, remote := netip.MustParseAddrPort("127.0.0.1:1"), netip.MustParseAddrPort("127.0.0.1:2")
 		for i := 0; i+8 <= len(b); i += 8 {
 			x := b[i : i+8]
@@ -62,10 +62,9 @@ func FuzzJudge(f *testing.F) {
 			if x[4]&1 != 0 {
 				e.Local, e.Remote = remote, local
 			}
-			j.Add(e)
+			events = append(events, e)
 		}
-		for _, c := range j.Flush() {
-			verdict.Judge(c, verdict.Scope{})
+		for range verdict.JudgeAll(events, verdict.Scope{}) {
 		}
 	})
 }
@@ -93,31 +92,27 @@ func TestSkippedChanges(t *testing.T) {
 				}
 				found++
 				var first uint64 // who closed first
-				j := conn.New(conn.Options{Hold: true})
-				for _, e := range r.events {
+				left := r.seen(func(e event.Event) (event.Event, bool) {
 					if e.Hook == event.HookSetState && e.ToState == event.FinWait1 {
 						first = e.Sock
 					} else if first != 0 && e.Sock == first || e.State == event.TimeWait {
-						continue // skipped
+						return e, false // skipped
 					}
 					if !x.acked && e.Hook == event.HookSetState && e.State == event.LastAck {
 						e.SndUna--
 					}
 					if x.view != nil {
-						var ok bool
-						if e, ok = x.view(e); !ok {
-							continue
-						}
+						return x.view(e)
 					}
-					j.Add(e)
-				}
+					return e, true
+				})
 				judged := false
-				for _, c := range j.Flush() {
+				for c, v := range verdict.JudgeAll(left, verdict.Scope{Missing: r.missing}) {
 					if c.Sock != first {
 						continue
 					}
 					judged = true
-					if v := verdict.Judge(c, verdict.Scope{Missing: r.missing}); (v.Class == verdict.Open) != x.open {
+					if (v.Class == verdict.Open) != x.open {
 						t.Errorf("%s, %s: %s %s: %s", path, x.name, v.Class, v.Cause, v.Sentence)
 					}
 				}

@@ -313,12 +313,8 @@ func TestRetryOfTheRecordings(t *testing.T) {
 	for _, path := range recordings(t) {
 		seen := map[string]bool{}
 		for _, r := range readRuns(t, path) {
-			j := conn.New(conn.Options{Hold: true})
-			for _, e := range r.events {
-				j.Add(e)
-			}
-			for _, c := range j.Flush() {
-				v := verdict.Judge(c, verdict.Scope{Missing: r.missing})
+			for _, x := range r.judge() {
+				v := x.v
 				if probe := strings.HasPrefix(r.scenario, "reset-before-accept"); v.Probe != probe {
 					t.Errorf("%s %s: taken for a health check: %v", path, r.scenario, v.Probe)
 				}

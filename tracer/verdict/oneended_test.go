@@ -126,15 +126,9 @@ func TestOneEnded(t *testing.T) {
 				for _, x := range r.judge() {
 					both[x.c.Gen] = x
 				}
-				j := conn.New(conn.Options{Hold: true})
-				for _, e := range r.events {
-					if e, ok := rung.of(e); ok {
-						j.Add(e)
-					}
-				}
 				scope := rung.scope
 				scope.Missing = slices.Concat(scope.Missing, r.missing)
-				for _, c := range j.Flush() {
+				for c := range verdict.JudgeAll(r.seen(rung.of), scope) {
 					x, ok := both[c.Gen]
 					if !ok {
 						continue

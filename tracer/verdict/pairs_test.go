@@ -9,17 +9,14 @@ import (
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/event"
+	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
 // pairsOf says which sockets the join makes pairs of, by generation.
 func pairsOf(events []event.Event) (pairs map[uint64]uint64, ends []*conn.Connection) {
-	j := conn.New(conn.Options{Hold: true})
-	for _, e := range events {
-		j.Add(e)
-	}
 	pairs = map[uint64]uint64{}
-	ends = j.Flush()
-	for _, c := range ends {
+	for c := range verdict.JudgeAll(events, verdict.Scope{}) {
+		ends = append(ends, c)
 		if c.Peer != nil {
 			pairs[c.Gen] = c.Peer.Gen
 		}

@@ -82,14 +82,20 @@ type judged struct {
 }
 
 func (r run) judge() (ends []judged) {
-	j := conn.New(conn.Options{Hold: true})
-	for _, e := range r.events {
-		j.Add(e)
-	}
-	for _, c := range j.Flush() {
-		ends = append(ends, judged{c, verdict.Judge(c, verdict.Scope{Missing: r.missing})})
+	for c, v := range verdict.JudgeAll(r.events, verdict.Scope{Missing: r.missing}) {
+		ends = append(ends, judged{c, v})
 	}
 	return ends
+}
+
+// seen are the events that are left by a view, as it shows them.
+func (r run) seen(view func(event.Event) (event.Event, bool)) (left []event.Event) {
+	for _, e := range r.events {
+		if e, ok := view(e); ok {
+			left = append(left, e)
+		}
+	}
+	return left
 }
 
 func judgeRun(r run) (lines []string) {
@@ -165,14 +171,9 @@ func TestSameOnEveryKernel(t *testing.T) {
 	seen := map[string]where{}
 	for _, path := range recordings(t) {
 		for _, r := range readRuns(t, path) {
-			j := conn.New(conn.Options{Hold: true})
-			for _, e := range r.events {
-				j.Add(e)
-			}
 			var causes []string
-			for _, c := range j.Flush() {
-				v := verdict.Judge(c, verdict.Scope{Missing: r.missing})
-				causes = append(causes, fmt.Sprintf("%v %s/%s/%s/%s", c.Open, v.Class, v.Cause, v.Ender, v.Act))
+			for _, x := range r.judge() {
+				causes = append(causes, fmt.Sprintf("%v %s/%s/%s/%s", x.c.Open, x.v.Class, x.v.Cause, x.v.Ender, x.v.Act))
 			}
 			// How many connections a story has may be the kernel's choice
 			// (SO_REUSEPORT).
@@ -222,30 +223,21 @@ func TestTracepointsAlone(t *testing.T) {
 		exact, ends := 0, 0
 		for _, r := range readRuns(t, path) {
 			full := map[uint64]verdict.Verdict{}
-			j := conn.New(conn.Options{Hold: true})
-			for _, e := range r.events {
-				j.Add(e)
+			for _, x := range r.judge() {
+				full[x.c.Gen] = x.v
 			}
-			for _, c := range j.Flush() {
-				full[c.Gen] = verdict.Judge(c, verdict.Scope{Missing: r.missing})
-			}
-			j = conn.New(conn.Options{Hold: true})
-			for _, e := range r.events {
-				if slices.Contains(missing, e.Hook) {
-					continue
-				}
+			left := r.seen(func(e event.Event) (event.Event, bool) {
 				if e.Hook == event.HookReset {
 					e.Segment, e.Has = event.Segment{}, e.Has&^event.HasSegment
 				}
-				j.Add(e)
-			}
-			for _, c := range j.Flush() {
+				return e, !slices.Contains(missing, e.Hook)
+			})
+			for c, v := range verdict.JudgeAll(left, verdict.Scope{Missing: missing}) {
 				was, ok := full[c.Gen]
 				if !ok {
 					continue
 				}
 				ends++
-				v := verdict.Judge(c, verdict.Scope{Missing: missing})
 				if v.Cause == was.Cause {
 					exact++
 				} else if v.Confidence == verdict.Certain {
@@ -267,29 +259,19 @@ func TestWithoutAHook(t *testing.T) {
 	for _, path := range recordings(t) {
 		for _, r := range readRuns(t, path) {
 			full := map[key]verdict.Verdict{}
-			j := conn.New(conn.Options{Hold: true})
-			for _, e := range r.events {
-				j.Add(e)
-			}
-			for _, c := range j.Flush() {
-				full[key{c.Local.String(), c.Remote.String(), c.Gen}] = verdict.Judge(c, verdict.Scope{Missing: r.missing})
+			for _, x := range r.judge() {
+				full[key{x.c.Local.String(), x.c.Remote.String(), x.c.Gen}] = x.v
 			}
 			for _, hook := range event.Hooks() {
 				if hook == event.HookSetState || slices.Contains(r.missing, hook) {
 					continue
 				}
-				j := conn.New(conn.Options{Hold: true})
-				for _, e := range r.events {
-					if e.Hook != hook {
-						j.Add(e)
-					}
-				}
-				for _, c := range j.Flush() {
+				left := r.seen(func(e event.Event) (event.Event, bool) { return e, e.Hook != hook })
+				for c, v := range verdict.JudgeAll(left, verdict.Scope{Missing: append(slices.Clone(r.missing), hook)}) {
 					was, ok := full[key{c.Local.String(), c.Remote.String(), c.Gen}]
 					if !ok {
 						continue
 					}
-					v := verdict.Judge(c, verdict.Scope{Missing: append(slices.Clone(r.missing), hook)})
 					if v.Cause != was.Cause && v.Confidence == verdict.Certain {
 						t.Errorf("%s %s without %v: %s is judged %s, certain, instead of %s", filepath.Base(path), r.scenario, hook, c.Local, v.Cause, was.Cause)
 					}

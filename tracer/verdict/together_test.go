@@ -91,15 +91,9 @@ func TestTogether(t *testing.T) {
 		pairs := 0
 		for _, path := range recordings(t) {
 			for _, r := range readRuns(t, path) {
-				j := conn.New(conn.Options{Hold: true})
-				for _, e := range r.events {
-					if e, ok := rung.of(e); ok {
-						j.Add(e)
-					}
-				}
 				scope := rung.scope
 				scope.Missing = slices.Concat(scope.Missing, r.missing)
-				for _, c := range j.Flush() {
+				for c := range verdict.JudgeAll(r.seen(rung.of), scope) {
 					if c.Peer == nil || c.Gen > c.Peer.Gen {
 						continue
 					}

@@ -9,7 +9,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
@@ -603,23 +602,17 @@ func (e *wireEnd) receive(s wireSegment) {
 
 // judge joins and judges what was told; which ends a view leaves in is the caller's.
 func (w *wire) judge(view func(event.Event) (event.Event, bool), s verdict.Scope) (ends [2]*judged) {
-	j := conn.New(conn.Options{Hold: true})
-	for _, e := range w.events {
-		if view != nil {
-			var ok bool
-			if e, ok = view(e); !ok {
-				continue
-			}
-		}
-		j.Add(e)
+	told := run{events: w.events}
+	if view != nil {
+		told.events = told.seen(view)
 	}
-	for _, c := range j.Flush() {
+	for c, v := range verdict.JudgeAll(told.events, s) {
 		for side := range ends {
 			if c.Local == w.ends[side].tcp.Local {
 				if ends[side] != nil {
 					panic(fmt.Sprintf("two connections of one end: %v", c.Events))
 				}
-				ends[side] = &judged{c, verdict.Judge(c, s)}
+				ends[side] = &judged{c, v}
 			}
 		}
 	}
