@@ -248,7 +248,7 @@ func (f *failOn) see(c *conn.Connection, v verdict.Verdict) {
 	}
 	who := c.Local.String()
 	if c.Owner != nil {
-		who = report.Quote(c.Owner.Comm) + "/" + event.PIDText(c.Owner.PID)
+		who = event.Quote(c.Owner.Comm) + "/" + event.PIDText(c.Owner.PID)
 	}
 	f.first = fmt.Sprintf("%s → %s ended so: %s, %s", who, c.Remote, v.Class, how)
 }

@@ -156,7 +156,7 @@ func (w *jsonWriter) goodbye(g *verdict.Goodbye) {
 	w.raw(`{"act":`)
 	w.knownWord(string(g.Act))
 	w.raw(`,"signal":`)
-	w.knownWord(signalName(g.Signal))
+	w.knownWord(event.SignalName(g.Signal))
 	if a := g.Actor; a != nil {
 		w.strange = w.strange || a.Stack != ""
 		w.raw(`,"pid":`)
@@ -219,7 +219,7 @@ func (w *jsonWriter) verdict(v *verdict.Verdict) {
 	w.raw(`,"missing":`)
 	w.texts(v.Missing)
 	w.raw(`,"signal":`)
-	w.knownWord(signalName(v.Signal))
+	w.knownWord(event.SignalName(v.Signal))
 	w.raw(`,"retry":`)
 	w.knownWord(string(v.Retry))
 	w.raw(`,"retry_why":`)

@@ -253,7 +253,7 @@ func shortEnder(e *entry, _ int) (string, ink) {
 	case verdict.LocalProcess:
 		switch {
 		case v.Act == verdict.ActKilled && v.Signal != 0:
-			return signalName(v.Signal), plainInk
+			return event.SignalName(v.Signal), plainInk
 		case v.Act == verdict.ActListener:
 			return "listener", plainInk
 		case v.Act == verdict.ActDisconnect:

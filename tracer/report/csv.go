@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"strings"
 	"unicode"
+
+	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
 // CSVSink writes a line per end under a header, RFC 4180 with LF. A value that
@@ -41,7 +43,7 @@ func (s *CSVSink) End(j Judged) error {
 	s.fields = s.fields[:0]
 	for _, c := range columns {
 		if c.exact != nil {
-			s.fields = append(s.fields, harmless(Quote(c.exact(e))))
+			s.fields = append(s.fields, harmless(event.Quote(c.exact(e))))
 		}
 	}
 	return s.write()

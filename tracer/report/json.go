@@ -7,6 +7,8 @@ import (
 	"io"
 	"strconv"
 	"unicode/utf8"
+
+	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
 func itoa(n int) string { return strconv.Itoa(n) }
@@ -39,7 +41,7 @@ func (s *JSONSink) End(j Judged) error {
 	}
 	s.buf.Reset()
 	if err := s.enc.Encode(newRecord(j, s.clock, !s.noEvents)); err != nil {
-		return fmt.Errorf("write connection %s as JSON: %w", Quote(j.Conn.ID), err)
+		return fmt.Errorf("write connection %s as JSON: %w", event.Quote(j.Conn.ID), err)
 	}
 	s.safe = escapeUnprintable(s.safe[:0], s.buf.Bytes())
 	_, err := s.out.Write(s.safe)

@@ -231,7 +231,7 @@ func TestCSVHoldsNoFormula(t *testing.T) {
 		for i, k := range rows[0] {
 			cell := rows[1][i]
 			if k == "comm" || k == "exe" {
-				if strings.Contains(cell, strings.TrimSpace(Quote(name))) {
+				if strings.Contains(cell, strings.TrimSpace(event.Quote(name))) {
 					found++
 				}
 			}

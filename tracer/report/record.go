@@ -9,7 +9,6 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
-	"golang.org/x/sys/unix"
 )
 
 // Schema is the version of Record. A key never changes its meaning under it.
@@ -94,7 +93,7 @@ func unansweredRecord(u *verdict.Unanswered) *UnansweredRecord {
 	if u == nil {
 		return nil
 	}
-	r := &UnansweredRecord{Received: u.Received, Sent: u.Sent, Act: known(string(u.Act)), Signal: known(signalName(u.Signal)), Status: u.Status, OOM: u.OOM}
+	r := &UnansweredRecord{Received: u.Received, Sent: u.Sent, Act: known(string(u.Act)), Signal: known(event.SignalName(u.Signal)), Status: u.Status, OOM: u.OOM}
 	if u.Actor != nil {
 		r.PID, r.Comm = event.PIDHere(u.Actor.PID), &u.Actor.Comm
 	}
@@ -258,7 +257,7 @@ func newRecord(j Judged, clock Clock, events bool) *Record {
 			Class: string(v.Class), Cause: string(v.Cause), Ender: known(string(v.Ender)),
 			Act: known(string(v.Act)), Sentence: v.Sentence, Advice: known(v.Advice),
 			AppSaw: v.AppSaw, Harmless: v.Harmless, Confidence: string(v.Confidence),
-			Missing: list(v.Missing), Signal: known(signalName(v.Signal)),
+			Missing: list(v.Missing), Signal: known(event.SignalName(v.Signal)),
 			Retry: known(string(v.Retry)), RetryWhy: known(v.RetryWhy), Probe: v.Probe, Unseen: known(v.Unseen),
 		},
 		Age: milliseconds(v.Age), Idle: milliseconds(v.Idle), Reset: resetRecord(v.Reset, c.First),
@@ -383,13 +382,13 @@ func (r *EventRecord) fill(o observation, first time.Duration) {
 			r.Errno = event.Errno(-e.Arg).String()
 		}
 	case event.HookSignal:
-		r.Signal = signalName(int(e.Arg))
+		r.Signal = event.SignalName(int(e.Arg))
 		if target := e.Arg2; !event.Outside(uint32(target)) {
 			r.TargetPID = &target
 		}
 	case event.HookExit:
 		if e.Has&event.HasTask != 0 {
-			if r.Signal = signalName(e.Signal()); r.Signal == "" {
+			if r.Signal = event.SignalName(e.Signal()); r.Signal == "" {
 				status := e.ExitCode >> 8
 				r.Status = &status
 			}
@@ -504,7 +503,7 @@ func goodbyeRecord(g *verdict.Goodbye) *GoodbyeRecord {
 	if g == nil {
 		return nil
 	}
-	r := &GoodbyeRecord{Act: known(string(g.Act)), Signal: known(signalName(g.Signal)), Acked: g.Acked}
+	r := &GoodbyeRecord{Act: known(string(g.Act)), Signal: known(event.SignalName(g.Signal)), Acked: g.Acked}
 	if g.Actor != nil {
 		r.PID, r.Comm, r.Stack = event.PIDHere(g.Actor.PID), &g.Actor.Comm, frames(g.Actor)
 	}
@@ -533,17 +532,6 @@ func stateRecord(s event.State) *string {
 		return &stateTexts[s]
 	}
 	return known(s.String())
-}
-
-// signalName is "SIGPIPE"; "" for 0.
-func signalName(n int) string {
-	if n == 0 {
-		return ""
-	}
-	if name := unix.SignalName(unix.Signal(n)); name != "" {
-		return name
-	}
-	return "signal " + itoa(n)
 }
 
 func howName(mask int32) string {

@@ -16,37 +16,6 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
-func TestQuote(t *testing.T) {
-	for in, want := range map[string]string{
-		"nginx":               "nginx",
-		"my server":           "my server",
-		"größe":               "größe",
-		"":                    "",
-		"a\x1b[31mb":          `a\x1b[31mb`,
-		"a\r\n\tb\x00\x7f":    `a\r\n\tb\x00\x7f`,
-		"\u009b31m":           `\u009b31m`,
-		"\u202eevil":          `\u202eevil`,
-		"\u200b":              `\u200b`,
-		"\xff\xfe":            `\xff\xfe`,
-		"bad\xc3":             `bad\xc3`,
-		"\ufffd":              "\ufffd",
-		`back\slash`:          `back\slash`,
-		"\U000e0041 tag":      `\U000e0041 tag`,
-		"non\u00a0breaking":   `non\u00a0breaking`,
-		"line\u2028separator": `line\u2028separator`,
-	} {
-		if got := Quote(in); got != want {
-			t.Errorf("Quote(%q) = %q, want %q", in, got, want)
-		}
-		if got := Quote(Quote(in)); got != want {
-			t.Errorf("Quote twice of %q = %q, want %q", in, got, want)
-		}
-	}
-	if got, want := quote("größe → x", true), `gr\u00f6\u00dfe \u2192 x`; got != want {
-		t.Errorf("ASCII: %q, want %q", got, want)
-	}
-}
-
 func TestCut(t *testing.T) {
 	for _, c := range []struct {
 		s    string

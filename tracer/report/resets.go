@@ -720,7 +720,7 @@ func before(d time.Duration) string {
 
 func goodbyeText(g *verdict.Goodbye) string {
 	if g.Act == verdict.ActKilled && g.Signal != 0 {
-		return "dying of " + signalName(g.Signal)
+		return "dying of " + event.SignalName(g.Signal)
 	}
 	return actText(g.Act, g.Signal)
 }

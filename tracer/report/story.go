@@ -422,7 +422,7 @@ func (b *builder) step(s side, j *Judged, cur *item, o observation) *item {
 		if near && cur.is(kError) {
 			return cur.take(o)
 		}
-		return b.add(s, o, item{cell: cell{act: b.by(j, o, signalName(int(o.Arg)))}})
+		return b.add(s, o, item{cell: cell{act: b.by(j, o, event.SignalName(int(o.Arg)))}})
 
 	case event.HookExit:
 		return b.add(s, o, item{kind: kExit, cell: cell{act: b.by(j, o, exitName(o.Event))}})
@@ -780,7 +780,7 @@ func exitName(e *event.Event) string {
 	case e.Has&event.HasTask == 0:
 		return "exit"
 	case e.Signal() != 0:
-		return "killed by " + signalName(e.Signal())
+		return "killed by " + event.SignalName(e.Signal())
 	}
 	return fmt.Sprintf("exit %d", e.ExitCode>>8)
 }
@@ -808,7 +808,7 @@ func actText(a verdict.Act, signal int) string {
 		return shutdownName(3)
 	case verdict.ActKilled:
 		if signal != 0 {
-			return "killed by " + signalName(signal)
+			return "killed by " + event.SignalName(signal)
 		}
 	case verdict.ActDup2:
 		return "dup2()"

@@ -6,7 +6,7 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/tcpbye/tcpbye/tracer/report"
+	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
 // Halt is why a process does not run, whatever comes for it.
@@ -34,7 +34,7 @@ func (h *Holder) halted() string {
 }
 
 func (h *Holder) name() string {
-	return report.Quote(h.Comm) + "/" + strconv.FormatUint(uint64(h.PID), 10)
+	return event.Quote(h.Comm) + "/" + strconv.FormatUint(uint64(h.PID), 10)
 }
 
 // haltOf looks at a process.

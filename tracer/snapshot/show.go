@@ -128,7 +128,7 @@ func (s *Socket) process() string {
 	if h == nil {
 		return "-"
 	}
-	name := report.Quote(h.Comm) + "/" + strconv.FormatUint(uint64(h.PID), 10)
+	name := event.Quote(h.Comm) + "/" + strconv.FormatUint(uint64(h.PID), 10)
 	if s.Owner() == nil {
 		return "(" + name + ")"
 	}

@@ -84,7 +84,7 @@ func listenElsewhere(t *trial) (says, do string) {
 	for _, l := range f.c.Listeners {
 		text := "a listener on " + l.Local.String()
 		if l.Owner != nil {
-			text += fmt.Sprintf(" (%s/%s)", quoteName(l.Owner.Comm), event.PIDText(l.Owner.PID))
+			text += fmt.Sprintf(" (%s/%s)", event.Quote(l.Owner.Comm), event.PIDText(l.Owner.PID))
 		}
 		all = append(all, text)
 	}

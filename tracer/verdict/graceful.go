@@ -346,16 +346,7 @@ func appendNamed(b []byte, p *conn.Process) []byte {
 	if event.Outside(p.PID) {
 		return append(b, named(p)...)
 	}
-	simple := true // quoteName leaves it as it is
-	for i := range len(p.Comm) {
-		c := p.Comm[i]
-		simple = simple && c >= ' ' && c < 0x7f && c != '"' && c != '\\'
-	}
-	if simple {
-		b = append(b, p.Comm...)
-	} else {
-		b = append(b, quoteName(p.Comm)...)
-	}
+	b = append(b, event.Quote(p.Comm)...)
 	b = append(b, " (pid "...)
 	return append(strconv.AppendUint(b, uint64(p.PID), 10), ')')
 }

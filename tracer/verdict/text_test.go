@@ -6,6 +6,9 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
 var (
@@ -217,4 +220,18 @@ func TestExplainFitsATerminal(t *testing.T) {
 func command(line string) bool {
 	line = strings.TrimRight(strings.TrimSpace(line), ".,;:")
 	return strings.HasPrefix(line, "`") && strings.HasSuffix(line, "`")
+}
+
+// A sentence names processes and signals as every other output does.
+func TestNamesAreQuotedOnce(t *testing.T) {
+	hostile := "a\"b\\c\x1b[0m"
+	if got, want := named(&conn.Process{PID: 7, Comm: hostile}), event.Quote(hostile)+" (pid 7)"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got, want := string(appendNamed(nil, &conn.Process{PID: 7, Comm: hostile})), event.Quote(hostile)+" (pid 7)"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	if got, want := how(ActKilled, 10), "when it was killed by SIGUSR1"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
 }

@@ -237,9 +237,9 @@ func (u *Unanswered) describe(self, peer *facts) string {
 func (u *Unanswered) Ended() string {
 	switch {
 	case u.OOM:
-		return fmt.Sprintf("it was killed by %s: out of memory", signalName(u.Signal))
+		return fmt.Sprintf("it was killed by %s: out of memory", event.SignalName(u.Signal))
 	case u.Act == ActKilled:
-		return "it was killed by " + signalName(u.Signal)
+		return "it was killed by " + event.SignalName(u.Signal)
 	case u.Act == ActExit && u.Status != nil:
 		return fmt.Sprintf("it exited with status %d", *u.Status)
 	case u.Act == ActExit:

@@ -43,7 +43,7 @@ func how(act Act, signal int) string {
 	case ActExit:
 		return "by exiting"
 	case ActKilled:
-		return "when it was killed by " + signalName(signal)
+		return "when it was killed by " + event.SignalName(signal)
 	case ActExec:
 		return "by exec (the descriptor was close-on-exec)"
 	case ActDup2:
@@ -82,15 +82,9 @@ func (t *trial) when(e *event.Event) string {
 
 func named(p *conn.Process) string {
 	if event.Outside(p.PID) {
-		return quoteName(p.Comm) + " (outside this PID namespace)"
+		return event.Quote(p.Comm) + " (outside this PID namespace)"
 	}
-	return fmt.Sprintf("%s (pid %d)", quoteName(p.Comm), p.PID)
-}
-
-// quoteName keeps a process's name from doing anything to a terminal.
-func quoteName(s string) string {
-	q := strconv.Quote(s)
-	return q[1 : len(q)-1]
+	return fmt.Sprintf("%s (pid %d)", event.Quote(p.Comm), p.PID)
 }
 
 // end names an end: its process, where one is known, else its address.
@@ -102,16 +96,6 @@ func end(f *facts) string {
 		return f.c.Local.String()
 	}
 	return "this end"
-}
-
-var signals = map[int]string{1: "SIGHUP", 2: "SIGINT", 3: "SIGQUIT", 4: "SIGILL", 6: "SIGABRT", 7: "SIGBUS",
-	8: "SIGFPE", 9: "SIGKILL", 11: "SIGSEGV", 13: "SIGPIPE", 14: "SIGALRM", 15: "SIGTERM"}
-
-func signalName(n int) string {
-	if s, ok := signals[n]; ok {
-		return s
-	}
-	return "signal " + strconv.Itoa(n)
 }
 
 // lostAt says what an end lost, in words; "" nothing that is known of.
@@ -217,5 +201,5 @@ func killedAdvice(signal int) string {
 	case unix.SIGKILL:
 		return "Find out who sent SIGKILL: the kernel out of memory (journalctl -k), or a supervisor whose patience with SIGTERM was at its end."
 	}
-	return "Find out who sent " + signalName(signal) + ". A program that is stopped in this way can catch the signal, finish what it has begun, and close then."
+	return "Find out who sent " + event.SignalName(signal) + ". A program that is stopped in this way can catch the signal, finish what it has begun, and close then."
 }
