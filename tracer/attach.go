@@ -28,7 +28,7 @@ type Attachment struct {
 	Minor   bool     // no verdict rests on it
 	Err     error    // why not, nil when attached
 	Partly  error    // what it lacks although it is attached, or nil
-	Blind   bool     // it would tell of segments, and may not read them here
+	All     bool     // it tells of every event; see tellsAll
 }
 
 // programs holds what is loaded.
@@ -578,7 +578,23 @@ func (p *programs) attachWay(w way, a *Attachment) error {
 		}
 	}
 	a.Rung, a.Symbols, a.Partly = w[0].rung, symbols, errors.Join(aside...)
-	// A classic tracepoint records the addresses itself.
-	a.Blind = !p.kernel.probeRead && a.Rung != RungClassic && (a.Hook == event.HookSendReset || a.Hook == event.HookReset)
+	a.All = p.kernel.tellsAll(a.Hook, a.Rung)
 	return nil
+}
+
+// tellsAll says whether a hook reports every event, so that what it did not report did
+// not happen. Two hooks may miss resets. A program that may not read the segment cannot
+// report one that met no connection (a classic tracepoint records the addresses itself).
+// Before 6.10 the tracepoint tcp_send_reset fired only for a full socket (inside
+// tcp_v4_send_reset), not in answer to a segment that met a mini-socket or none; the
+// commit that changed this gave it a record of its own (19822a980e19, "trace: tcp: fully
+// support trace_tcp_send_reset").
+func (k *kernel) tellsAll(h event.Hook, r Rung) bool {
+	switch {
+	case h != event.HookSendReset && h != event.HookReset:
+		return true
+	case !k.probeRead && r != RungClassic:
+		return false
+	}
+	return h != event.HookSendReset || k.sendResetRecord || r == RungFentry || r == RungKprobe
 }

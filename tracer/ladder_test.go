@@ -146,3 +146,25 @@ func TestParseRung(t *testing.T) {
 		t.Error("uprobe is a rung")
 	}
 }
+
+// TestTellsAll: which hooks are silent about some events, by what the kernel is and not
+// by its version.
+func TestTellsAll(t *testing.T) {
+	before, from, locked := &kernel{probeRead: true}, &kernel{probeRead: true, sendResetRecord: true}, &kernel{sendResetRecord: true}
+	for _, c := range []struct {
+		k    *kernel
+		hook event.Hook
+		rung Rung
+		all  bool
+	}{
+		{before, event.HookSendReset, RungTyped, false}, {before, event.HookSendReset, RungClassic, false},
+		{before, event.HookSendReset, RungKprobe, true}, {before, event.HookSendReset, RungFentry, true},
+		{from, event.HookSendReset, RungTyped, true}, {from, event.HookSendReset, RungClassic, true},
+		{locked, event.HookSendReset, RungTyped, false}, {locked, event.HookSendReset, RungClassic, true}, {locked, event.HookReset, RungTyped, false},
+		{before, event.HookClose, RungTyped, true}, {locked, event.HookClose, RungFentry, true},
+	} {
+		if got := c.k.tellsAll(c.hook, c.rung); got != c.all {
+			t.Errorf("%+v: %t", c, got)
+		}
+	}
+}

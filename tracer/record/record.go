@@ -67,8 +67,10 @@ type Rung struct {
 	Hook event.Hook `json:"hook"`
 	Name string     `json:"name"`
 	Rung string     `json:"rung"`
-	// Blind: the kernel let the program read no segment, so what is known of one
-	// that met no connection is not known.
+	// All says whether it tells of every event: what it did not tell of did not happen.
+	// nil: the recording is older than this field.
+	All *bool `json:"all,omitempty"`
+	// Blind is set in older recordings where a program could read no segment.
 	Blind bool `json:"blind,omitempty"`
 }
 

@@ -491,7 +491,7 @@ func Describe(attachments []tracer.Attachment) (record.Meta, error) {
 		Run:    strconv.FormatInt(int64(now), 36) + "-" + strconv.Itoa(os.Getpid()),
 	}
 	for _, a := range attachments {
-		m.Rungs = append(m.Rungs, record.Rung{Hook: a.Hook, Name: a.Hook.String(), Rung: string(a.Rung), Blind: a.Blind})
+		m.Rungs = append(m.Rungs, record.Rung{Hook: a.Hook, Name: a.Hook.String(), Rung: string(a.Rung), All: &a.All})
 	}
 	return m, nil
 }

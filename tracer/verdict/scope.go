@@ -1,7 +1,6 @@
 package verdict
 
 import (
-	"fmt"
 	"slices"
 
 	"github.com/tcpbye/tcpbye/tracer/event"
@@ -30,26 +29,18 @@ func (s Scope) all(h event.Hook) bool { return s.has(h) && !slices.Contains(s.Pa
 func ScopeOf(m record.Meta) Scope {
 	s := Scope{Missing: m.Missing()}
 	for _, r := range m.Rungs {
-		if r.Hook == event.HookSendReset && (r.Blind || answersSocketsOnly(m.Kernel, r.Rung)) {
+		if r.Hook != event.HookSendReset || r.Rung == "" {
+			continue
+		}
+		all := !r.Blind && r.Rung != "tp_btf" && r.Rung != "tracepoint" // rather less certain than wrong
+		if r.All != nil {
+			all = *r.All
+		}
+		if !all {
 			s.Partial = append(s.Partial, r.Hook)
 		}
 	}
 	return s
-}
-
-// answersSocketsOnly: before 6.10 the tracepoint tcp_send_reset stands inside a
-// condition on the socket (tcp_v4_send_reset), so it does not tell of a reset in
-// answer to a segment that met none or a mini-socket. On the functions the hook
-// tells of each.
-func answersSocketsOnly(kernel, rung string) bool {
-	if rung != "tp_btf" && rung != "tracepoint" {
-		return false
-	}
-	var major, minor int
-	if _, err := fmt.Sscanf(kernel, "%d.%d", &major, &minor); err != nil {
-		return true // rather less certain than wrong
-	}
-	return major < 6 || major == 6 && minor < 10
 }
 
 // Detail is how much of a plain ending somebody asks for.
