@@ -268,7 +268,7 @@ func TestRstFromAfar(t *testing.T) {
 	}
 	_, stdout, _ = ran(t, "rst", "-r", "testdata/afar.tcpbye", "-v")
 	for _, want := range []string{
-		"So does a keep-alive timeout look that meets the next request on its way",
+		"This is what a keep-alive timeout looks like when it meets the next request on its way",
 		"RST|ACK, TTL 55 (handshake 64), IP ID 4242 (handshake 0), window 1 (handshake 65160)",
 		`"blocked by policy\x1b[31m"`,
 	} {

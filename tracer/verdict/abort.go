@@ -37,7 +37,7 @@ var closeUnread = Rule{
 		"TCPAbortFailed": 2, "EstabResets": 3, "OutRsts": 3, "TCPToZeroWindowAdv": 2},
 	Text: Text{
 		What: "A process closed while its socket still held data that it had not read. " +
-			"__tcp_close empties the receive queue first. If it finds bytes after copied_seq there, it does not send a FIN: it goes straight to CLOSE and tcp_send_active_reset sends RST with ACK, because a goodbye would tell the peer that everything had been taken (RFC 2525). " +
+			"__tcp_close empties the receive queue first. If it finds bytes after copied_seq there, it does not send a FIN: it goes straight to CLOSE and tcp_send_active_reset sends RST with ACK, because a FIN would tell the peer that everything had been read (RFC 2525). " +
 			"Whatever was still in the send queue is thrown away too. " +
 			"The peer first reads what has already reached it, then gets ECONNRESET once, then 0. " +
 			"Only the in-order queue counts: out-of-order data, or a lone FIN, does not. shutdown(SHUT_RD) does not empty the queue either, exit and a signal are no different from close(2), and unread data outranks SO_LINGER. " +
@@ -85,13 +85,13 @@ func describeCloseUnread(t *trial) string {
 	switch lost := lostAt(t.a); {
 	case l.Unread != nil && *l.Unread == 0:
 		// tcp_close compares sequence numbers, and the urgent byte has one.
-		s += "an urgent byte, which had been read with MSG_OOB and counts all the same"
+		s += "an urgent byte, which had been read with MSG_OOB but still counts"
 		if lost != "" {
 			s += "; it threw away " + lost
 		}
 		s += ". So"
 	case lost == "":
-		s += "how much of it nobody had read is not known. So"
+		s += "how much of it was unread is not known. So"
 	default:
 		s += "it threw away " + lost + ", so"
 	}
@@ -111,7 +111,7 @@ var lingerZero = Rule{
 		Prove: "`strace -f -e trace=setsockopt,close -p PID` shows SO_LINGER with {l_onoff=1, l_linger=0}, then the close. " +
 			"`nstat -az TcpExtTCPAbortOnData` moves by 1. " +
 			"`bpftrace -e 'kprobe:tcp_disconnect { printf(\"%d %s%s\\n\", pid, comm, kstack); }'` shows __tcp_close as the caller.",
-		Do:     "Leave SO_LINGER off and close normally: shutdown(SHUT_WR), read to the end, then close(2). Keep the abort for peers that must not get any more.",
+		Do:     "Leave SO_LINGER off and close normally: shutdown(SHUT_WR), read to the end, then close(2). Use the abort only for peers that must get nothing more.",
 		Belief: "\"SO_LINGER 0 is the cure for TIME_WAIT.\" \"TCPAbortOnData counts unread data.\"",
 		Truth: "It is an abort that avoids TIME_WAIT by destroying data in flight; TIME_WAIT costs little, and where ports run out net.ipv4.tcp_tw_reuse at the client helps without loss. " +
 			"The names are the other way round: unread data at close(2) is TCPAbortOnClose, while TCPAbortOnData counts this abort and data that came after a close.",
@@ -162,7 +162,7 @@ var disconnect = Rule{
 	symptoms: map[string]int{"ECONNRESET": 13, "ENOTCONN": 5, "TCP_STATE": 4, "TCP_DISCONNECT_WITH_DATA": 2, "EstabResets": 7, "OutRsts": 8},
 	Text: Text{
 		What: "A process dissolved the connection with connect(2) to an address of family AF_UNSPEC. " +
-			"__inet_stream_connect calls tcp_disconnect: the state becomes CLOSE, tcp_send_active_reset sends RST with ACK, the queues are purged, and addresses and counters are set back. " +
+			"__inet_stream_connect calls tcp_disconnect: the state becomes CLOSE, tcp_send_active_reset sends RST with ACK, the queues are purged, and addresses and counters are cleared. " +
 			"The descriptor stays open, and the same socket (with the same cookie) can be connected again. " +
 			"The peer gets ECONNRESET. EstabResets and OutRsts move, but no TCPAbort counter; from 6.12 the reset reason is TCP_STATE (14).",
 		Prove: "`strace -f -e trace=connect,close -p PID` shows connect with sa_family=AF_UNSPEC on a connected descriptor. " +

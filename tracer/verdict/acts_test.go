@@ -64,7 +64,7 @@ func TestAct(t *testing.T) {
 			name:    "dup2 while another thread sent",
 			before:  let(119, 2, thread(812, 812, "nginx", event.CallDup2)),
 			release: []func(*event.Event){thread(812, 815, "writer", event.CallSend)},
-			act:     verdict.ActDup2, actor: "nginx", says: "A call in progress held the socket until 281 ms later",
+			act:     verdict.ActDup2, actor: "nginx", says: "A call in progress held the socket for another 281 ms",
 		},
 		{
 			name:    "io_uring, completed in another call",

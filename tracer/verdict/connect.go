@@ -34,7 +34,7 @@ var portClosed = Rule{
 			"tcp_v4_rcv (tcp_v6_rcv) finds no socket, and tcp_v4_send_reset answers with RST and ACK, sequence number 0. Here the socket in SYN_SENT takes it in tcp_reset: connect(2) fails with ECONNREFUSED. " +
 			"AttemptFails moves at the client, OutRsts at the host that refused; from 6.12 the reset reason there is NO_SOCKET (1). Up to 6.1 the tracepoint tcp_send_reset does not fire for it.",
 		Prove: "`tcpdump -nni any tcp port PORT` shows [S], then [R.] with seq 0. " +
-			"On the host, `ss -ltnp` shows what listens, and on which address: 127.0.0.1 is not reachable from outside, and in another network namespace the list is another. " +
+			"On the host, `ss -ltnp` shows what listens, and on which address: 127.0.0.1 is not reachable from outside, and in another network namespace the list is different. " +
 			"`nstat -az TcpAttemptFails` moves at the client.",
 		Do:     "Check with ss -ltnp on that host, in the right network namespace, that the server runs and listens on this address and port.",
 		Belief: "\"ECONNREFUSED always comes from a RST.\"",
@@ -88,9 +88,9 @@ func listenElsewhere(t *trial) (says, do string) {
 		}
 		all = append(all, text)
 	}
-	verb := "exists; it does"
+	verb, pronoun := "is", "it does"
 	if len(all) > 1 {
-		verb = "exist; they do"
+		verb, pronoun = "are", "they do"
 	}
 	list := strings.Join(all, " and ")
 	to := f.c.Remote.Addr()
@@ -98,7 +98,7 @@ func listenElsewhere(t *trial) (says, do string) {
 	if names := f.c.Listeners[0].Local.Addr(); names.IsLoopback() && to.IsLoopback() && names.Is4() != to.Is4() {
 		do += " The name localhost stands for both 127.0.0.1 and ::1, and a client may try only one."
 	}
-	return fmt.Sprintf("But %s %s not take %s.", list, verb, bracketed(to)), do
+	return fmt.Sprintf("There %s %s, but %s not accept connections to %s.", verb, list, pronoun, bracketed(to)), do
 }
 
 func bracketed(a netip.Addr) string {
@@ -115,10 +115,10 @@ var connectCancelled = Rule{
 		What: "The process gave up connecting by itself, before the handshake was complete. " +
 			"close(2), shutdown(2), exit or a connect with AF_UNSPEC on a socket in SYN_SENT goes through __tcp_close or tcp_disconnect straight to CLOSE. No packet is sent. " +
 			"If the server's SYN-ACK comes later, it finds no socket and is answered with a RST, which removes the half-open connection at the server. " +
-			"Behind it is usually a connect timeout of the program or its library, or the race of IPv6 and IPv4 in which the slower attempt is dropped.",
+			"The usual reason is a connect timeout of the program or its library, or the race between IPv6 and IPv4, which drops the slower attempt.",
 		Prove: "`strace -f -e trace=connect,close,poll,ppoll,epoll_wait -p PID` shows connect with EINPROGRESS, a wait that times out, then close. " +
 			"`tcpdump -nni any tcp port PORT` shows [S] without an answer, or an answer that is met with [R].",
-		Do:   "If it was too soon, give the program a longer connect timeout. If not, look for why the SYN had no answer in that time (tcpbye explain connect-timeout).",
+		Do:   "If it was too soon, give the program a longer connect timeout. If not, find out why the SYN had no answer in that time (tcpbye explain connect-timeout).",
 		Refs: []string{"connect(2)", "RFC 9293 3.10.4", "RFC 8305", "__tcp_close", "tcp_disconnect"},
 	},
 }
@@ -143,9 +143,9 @@ func findConnectCancelled(a, b *facts, s Scope) *finding {
 }
 
 func describeConnectCancelled(t *trial) string {
-	s := fmt.Sprintf("%s gave up connecting to %s itself%s, before an answer to its SYN had come. Nothing was sent.", t.who(), t.a.c.Remote, spaced(t.how()))
+	s := fmt.Sprintf("%s itself gave up connecting to %s%s before its SYN was answered. No packet was sent.", t.who(), t.a.c.Remote, spaced(t.how()))
 	if t.a.elsewhere(func(e *event.Event) bool { return e.Hook == event.HookSynDrop }) != none {
-		s += fmt.Sprintf(" There was none because the accept queue of the listener at %s was full: its kernel dropped the SYN.", t.a.c.Remote)
+		s += fmt.Sprintf(" No answer came because the accept queue of the listener at %s was full: its kernel dropped the SYN.", t.a.c.Remote)
 	}
 	return s
 }
@@ -221,8 +221,8 @@ func answeredFromElsewhere(t *trial) (says, do string) {
 	if n > 1 {
 		times = fmt.Sprintf("%d times", n)
 	}
-	return fmt.Sprintf("Its SYN was answered, but from %s, %s, and this kernel reset each of those SYN-ACKs, for it had not called that address: an address translation is not undone on the way back.", from, times),
-		fmt.Sprintf("Look where %s is translated to %s (DNAT, a load balancer): the answer must go back through that place. In one subnet it goes around it unless the source is translated, too (SNAT, masquerade).", f.c.Remote, from)
+	return fmt.Sprintf("A SYN-ACK did come %s, but from %s; this kernel had sent nothing to that address and reset it: an address translation is not undone on the way back.", times, from),
+		fmt.Sprintf("Find where %s is translated to %s (DNAT, a load balancer): the answers must come back through there. Within one subnet they bypass it unless the source is translated, too (SNAT, masquerade).", f.c.Remote, from)
 }
 
 var unreachable = Rule{
@@ -233,11 +233,11 @@ var unreachable = Rule{
 		What: "The network or this host said that the address cannot be reached. " +
 			"Either an ICMP message answered the SYN: tcp_v4_err (tcp_v6_err) ends a socket in SYN_SENT with its errno (EHOSTUNREACH, ENETUNREACH, ECONNREFUSED for port unreachable), unless the process holds the socket's lock at that instant; then the errno is only kept in sk_err_soft and reported if the attempt times out. " +
 			"Or no SYN was sent at all: connect(2) found no route (ENETUNREACH), or no free local port (EADDRNOTAVAIL), or the address and port that it was bound to have such a connection already. " +
-			"EHOSTUNREACH after about 3 s on the own network means that neighbour resolution failed (arp_error_report): the kernel then sends itself the ICMP message, and nothing left the host. A packet filter of this host that rejects does the same. AttemptFails moves when ICMP ended it.",
-		Prove: "`ip route get ADDRESS` shows the route, `ip neigh` a neighbour that is FAILED. " +
+			"EHOSTUNREACH after about 3 s on the own network means that neighbor resolution failed (arp_error_report): the kernel then sends itself the ICMP message, and nothing left the host. A packet filter of this host that rejects does the same. AttemptFails moves when ICMP ended it.",
+		Prove: "`ip route get ADDRESS` shows the route, `ip neigh` a neighbor that is FAILED. " +
 			"`tcpdump -nni any 'icmp or icmp6 or tcp port PORT'` shows the message and who sent it. " +
 			"`ss -tan state time-wait | wc -l` and `sysctl net.ipv4.ip_local_port_range` show whether ports ran out.",
-		Do:   "Follow the errno: ENETUNREACH to the routing table, EHOSTUNREACH to the neighbour or the router that sent the ICMP, EADDRNOTAVAIL to the local ports.",
+		Do:   "Follow the errno: ENETUNREACH to the routing table, EHOSTUNREACH to the neighbor or the router that sent the ICMP, EADDRNOTAVAIL to the local ports.",
 		Refs: []string{"RFC 9293 3.9.2.2", "RFC 5461", "connect(2)", "ip(7)", "icmp(7)", "tcp_v4_err", "inet_hash_connect"},
 	},
 }
@@ -296,14 +296,14 @@ func describeUnreachable(t *trial) string {
 		if n > 1 {
 			what = fmt.Sprintf("%d segments", n)
 		}
-		return fmt.Sprintf("The next hop to %s did not answer (ARP or neighbor discovery), so this kernel threw %s away and told itself that the host is unreachable. Nothing left this host, and no router said anything%s",
+		return fmt.Sprintf("The next hop to %s did not answer (ARP or neighbor discovery), so this kernel threw %s away and reported to itself that the host is unreachable. Nothing left this host, and no router said anything%s",
 			t.a.c.Remote.Addr(), what, failed)
 	}
 	switch i := t.a.icmp(errno); {
 	case i == none:
 		return fmt.Sprintf("The network, or this host itself (its neighbor look-up, its packet filter), said that %s cannot be reached (ICMP)%s", t.a.c.Remote, failed)
 	case t.a.at(i).Loopback:
-		return fmt.Sprintf("This host itself rejected the SYN to %s: it answered with %s, as a packet filter does that rejects. No router said anything%s", t.a.c.Remote, ICMPText(t.a.at(i)), failed)
+		return fmt.Sprintf("This host itself rejected the SYN to %s: it answered with %s, as a packet filter with a reject rule does. No router said anything%s", t.a.c.Remote, ICMPText(t.a.at(i)), failed)
 	default:
 		return fmt.Sprintf("%s said that %s cannot be reached: %s%s", t.a.at(i).From.Addr(), t.a.c.Remote, ICMPText(t.a.at(i)), failed)
 	}
@@ -316,12 +316,12 @@ func (f *facts) whyNotConnected() string {
 	}
 	// inet_hash_connect: the route was found before (tcp_v4_connect).
 	if f.end().Has&event.HasSocket == 0 {
-		return "no local port was left for that, or the address and port that it was bound to are taken"
+		return "no local port was left for this destination, or the address and port it is bound to are taken"
 	}
 	if f.c.Local.Port() == 0 {
-		return "no local port was left for that (EADDRNOTAVAIL)"
+		return "no local port was left for this destination (EADDRNOTAVAIL)"
 	}
-	return fmt.Sprintf("a connection from %s to there exists already, or is in TIME_WAIT (EADDRNOTAVAIL)", f.c.Local)
+	return fmt.Sprintf("a connection from %s to it already exists or is in TIME_WAIT (EADDRNOTAVAIL)", f.c.Local)
 }
 
 var handshakeReset = Rule{
@@ -335,7 +335,7 @@ var handshakeReset = Rule{
 			"Port scans and health checks do this on purpose; a client that has given up, or lost its state, does it too.",
 		Prove: "`nstat -az TcpExtEmbryonicRsts TcpAttemptFails` moves. " +
 			"`tcpdump -nni any tcp port PORT` shows [S], [S.], then [R] from the client.",
-		Do:   "Check whether the address belongs to a health check or a scan: those end so on purpose, and nothing was lost. If not, look at the client for a connect that it gave up.",
+		Do:   "Check whether the address belongs to a health check or a scan: those end this way on purpose, and nothing was lost. If not, look at the client for a connect that it gave up.",
 		Refs: []string{"RFC 9293 3.5.3", "RFC 9293 3.10.7.4", "tcp_check_req", "inet_csk_reqsk_queue_drop"},
 	},
 }

@@ -181,7 +181,7 @@ func describeGraceful(t *trial) string {
 	for i, f := range []*facts{t.a, t.b} {
 		other := []*facts{t.b, t.a}[i]
 		if f != nil && f.refusedFin(other) {
-			s += fmt.Sprintf(" The FIN of %s was answered with a RST, because its peer's kernel kept nothing that could take it: both had said goodbye.", end(f))
+			s += fmt.Sprintf(" The FIN of %s was answered with a RST, because its peer's kernel kept no socket that could take it; both ends had finished.", end(f))
 			if nothingLost(t.a, t.b) && t.a.lost.Unread != nil && (t.b == nil || t.b.lost.Unread != nil) {
 				s += " No data was lost."
 			}
@@ -276,7 +276,7 @@ var simultaneousClose = Rule{
 		What: "Both ends closed at the same moment, and their FINs crossed on the way. " +
 			"Each end is in FIN_WAIT1 when the other's FIN comes in: tcp_fin moves it to CLOSING, and the acknowledgement of its own FIN makes tcp_time_wait build a TIME_WAIT mini-socket, at both ends. " +
 			"Nobody was first, and nothing is lost. It usually means that both ends run the same idle timer, or react to the same event.",
-		Prove: "`tcpdump -nni any tcp port PORT` shows two [F.] of which neither acknowledges the other. " +
+		Prove: "`tcpdump -nni any tcp port PORT` shows two [F.], neither acknowledging the other. " +
 			"`ss -tan state time-wait` lists the connection on both hosts (twice on a loopback connection), and `ss -tan state closing` shows it for the moment in between.",
 		Belief: "\"TIME_WAIT is on the server.\" \"TIME_WAIT is always on both ends.\"",
 		Truth:  "It is at whichever end closed first, client or server. It is at both only after a simultaneous close like this one.",

@@ -49,4 +49,4 @@ func describeItself(f *facts) string {
 	return s + ", and no other end."
 }
 
-const itselfAdvice = "Keep ports that are listened on out of net.ipv4.ip_local_port_range (or in net.ipv4.ip_local_reserved_ports), and after connect(2) compare getsockname(2) with getpeername(2): a client that retries to a dead local port meets itself sooner or later, and then holds the port that the service needs."
+const itselfAdvice = "Keep ports that are listened on out of net.ipv4.ip_local_port_range (or in net.ipv4.ip_local_reserved_ports), and after connect(2) compare getsockname(2) with getpeername(2): a client that keeps retrying a dead local port sooner or later connects to itself, and then holds the port that the service needs."

@@ -102,11 +102,11 @@ func TestHints(t *testing.T) {
 		do    string
 	}{
 		{"nobody listens anywhere", aside(refused()), verdict.PortClosed, "", ""},
-		{"a listener elsewhere", aside(refused(node)), verdict.PortClosed, "But a listener on 127.0.0.1:443 (node/1050) exists; it does not take 203.0.113.4.", "listen on 203.0.113.4"},
+		{"a listener elsewhere", aside(refused(node)), verdict.PortClosed, "There is a listener on 127.0.0.1:443 (node/1050), but it does not accept connections to 203.0.113.4.", "listen on 203.0.113.4"},
 		{"another machine refused", refused(node), verdict.PortClosed, "", ""},
 		{"no answer", timedOut(), verdict.ConnectTimeout, "", ""},
 		{"an answer from elsewhere", aside(aside(timedOut(), synAck("10.7.0.3:80")), synAck("10.7.0.3:80")), verdict.ConnectTimeout,
-			"answered, but from 10.7.0.3:80, 2 times", "SNAT"},
+			"did come 2 times, but from 10.7.0.3:80", "SNAT"},
 		{"large segments vanish", unacked(100, 3000), verdict.RetransmitTimeout, "path MTU", "ping -M do"},
 		{"large ones had come through", unacked(9000, 3000), verdict.RetransmitTimeout, "", ""},
 		{"a small one vanishes", unacked(100, 200), verdict.RetransmitTimeout, "", ""},
@@ -123,7 +123,7 @@ func TestHints(t *testing.T) {
 			if v.Cause != x.cause {
 				t.Fatalf("%s, want %s: %s", v.Cause, x.cause, v.Sentence)
 			}
-			for _, hint := range []string{"But a listener", "answered, but", "path MTU", "CLOSE_WAIT)", "network namespace", "itself", "descriptors"} {
+			for _, hint := range []string{"There is a listener", "A SYN-ACK did come", "path MTU", "CLOSE_WAIT)", "network namespace", "itself", "descriptors"} {
 				if strings.Contains(v.Sentence, hint) && x.says == "" {
 					t.Errorf("a hint where nothing was seen: %s", v.Sentence)
 				}

@@ -147,11 +147,11 @@ func (f *facts) silent() bool { return zero(f.bytes.Sent) }
 // Elsewhere says whether the TTL, or the timestamp, speaks for another sender
 // than the one that shook hands. It is never proof: a route can change, and a
 // stack may give its resets a TTL of their own.
-func (r *Reset) Elsewhere() bool { return r.Hops() > nearHops || r.Backwards() != 0 }
+func (r *Reset) Elsewhere() bool { return r.hops() > nearHops || r.backwards() != 0 }
 
 // Hops is how far the TTL of the RST is from that of the handshake; 0 also where
 // one of them is not known.
-func (r *Reset) Hops() int {
+func (r *Reset) hops() int {
 	if r == nil || r.Segment.TTL == 0 || r.Handshake.TTL == 0 {
 		return 0
 	}
@@ -163,7 +163,7 @@ func (r *Reset) Hops() int {
 // before it says something: routes change.
 const nearHops = 2
 
-// Backwards is by how many ticks the RST's timestamp is older than one that the
+// backwards is by how many ticks the RST's timestamp is older than one that the
 // peer had sent before; 0: it is not, or that is not known.
 //
 // A peer's clock never runs backwards (RFC 7323 5.3), and Linux shows it on the
@@ -172,7 +172,7 @@ const nearHops = 2
 // stacks send for no clock (tcp_paws_check, include/net/tcp.h); and after so long
 // a silence that the fastest clock may have gone half way round. That a clock ran
 // too far says nothing, either: this machine may have slept.
-func (r *Reset) Backwards() uint32 {
+func (r *Reset) backwards() uint32 {
 	if r == nil || !r.Seen || r.Segment.Flags&event.ACK == 0 {
 		return 0
 	}
@@ -190,11 +190,11 @@ func (r *Reset) Backwards() uint32 {
 // can since 6.7 (TCP_USEC_TS, tcp_clock_us); RFC 7323 5.4 wants 1 ms to 1 s.
 const maxTicks = 1_000_000 // in a second
 
-// Unprompted says whether a RST of the form that answers a segment came when there
+// unprompted says whether a RST of the form that answers a segment came when there
 // was none to answer: everything had been acknowledged, and nothing had come in of
 // which an acknowledgement could have been under way. A stack sends no such RST
 // (RFC 9293 3.10.7.1), except to the challenge ACK that a SYN of a new connection
 // drew, which is not seen here.
-func (r *Reset) Unprompted() bool {
+func (r *Reset) unprompted() bool {
 	return r != nil && r.Seen && r.Segment.Flags&event.ACK == 0 && r.Answers == AnswerNone
 }

@@ -302,13 +302,13 @@ func (t *trial) words(v *Verdict) (sentence, advice string) {
 		sentence += heldOn(t.a) + above(t.self, t.peer)
 	}
 	if t.waits(v.Class) {
-		sentence += " That its mini-socket still waits for the peer's FIN is not certain: nothing but its end would be told."
+		sentence += " Whether its mini-socket still waits for the peer's FIN is not certain: the kernel reports only the end of one."
 	}
 	if v.Unseen != "" {
-		sentence += " Not all of it was seen: " + v.Unseen + " was not told."
+		sentence += " Events are missing: " + v.Unseen + " was not reported."
 	}
 	if v.Probe {
-		sentence += " It had been opened just before, and not a byte went either way, as health checks and scans end."
+		sentence += " It had only just been opened and carried no data, as is usual for health checks and scans."
 	}
 	switch {
 	case v.Harmless || v.Probe:

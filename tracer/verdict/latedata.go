@@ -19,7 +19,7 @@ var dataAfterClose = Rule{
 		"TCP_TIMEWAIT_SOCKET": 1, "TCPAbortOnData": 2, "OutRsts": 4, "TCPTimeWaitOverflow": 3, "FIN_WAIT2": 4, "FIN_WAIT1": 3},
 	Text: Text{
 		What: "Data came for a socket whose process had closed it; the kernel answered with a RST. " +
-			"close(2) ends both directions: the FIN says only that this end sends no more, but nobody is left to read either. What happens to data that comes then depends on how far the goodbye has got. " +
+			"close(2) ends both directions: the FIN says only that this end sends no more, but nobody is left to read either. What happens to data that comes then depends on how far the close has got. " +
 			"If the FIN has been acknowledged, the socket has become a FIN_WAIT2 mini-socket: tcp_timewait_state_process returns TCP_TW_RST, the mini-socket is killed, and only OutRsts counts it (reason TCP_TIMEWAIT_SOCKET, 9). " +
 			"If the FIN still waits behind data or for its acknowledgement (FIN_WAIT1), or tcp_fin_timeout or TCP_LINGER2 above 60 s keeps the full socket, tcp_rcv_state_process resets: TCPAbortOnData moves, the reason is TCP_ABORT_ON_DATA (8), and the rest of the send queue is thrown away. One byte at the wrong moment can cost megabytes. " +
 			"After both FINs, a true TIME_WAIT answers with an ACK, not a RST. " +
@@ -147,5 +147,5 @@ func findDataAfterShutdown(a, b *facts, s Scope) *finding {
 }
 
 func describeDataAfterShutdown(t *trial) string {
-	return fmt.Sprintf("%s shut both directions down%s and kept the descriptor. What %s sent after that was answered with a RST.", t.who(), spaced(t.how()), t.other())
+	return fmt.Sprintf("%s shut down both directions%s and kept the descriptor. What %s sent after that was answered with a RST.", t.who(), spaced(t.how()), t.other())
 }

@@ -24,7 +24,7 @@ var acceptOverflow = Rule{
 		"TCPReqQFullDrop": 2, "SYN_SENT": 2, "SYN_RECV": 1},
 	Text: Text{
 		What: "The listener's accept queue was full, so the kernel would not complete the handshake. " +
-			"The queue holds completed connections until accept(2) takes them; its length is the smaller of listen(2)'s backlog and net.core.somaxconn, plus one. When it is full, tcp_conn_request drops new SYNs without a word: the client tries again and hangs in SYN_SENT. " +
+			"The queue holds completed connections until accept(2) takes them; its length is the smaller of listen(2)'s backlog and net.core.somaxconn, plus one. When it is full, tcp_conn_request drops new SYNs silently: the client tries again and hangs in SYN_SENT. " +
 			"If it fills up between SYN and final ACK, that ACK is dropped as well and the client believes that it is connected. Only in that last case, and only with net.ipv4.tcp_abort_on_overflow=1, does tcp_check_req send a RST (from 6.12 with the misleading reason INVALID_SYN, 10). " +
 			"ListenOverflows and ListenDrops move together.",
 		Prove: "`ss -ltn` shows Recv-Q (waiting) above Send-Q (the limit) for the listener. " +
@@ -62,7 +62,7 @@ func describeAcceptOverflow(t *trial) string {
 		return fmt.Sprintf("The SYN of %s was dropped because the accept queue of the listener at %s was full; after %d more tries the kernel gave up.",
 			end(t.a), t.a.c.Remote, t.a.end().Retransmits)
 	}
-	return fmt.Sprintf("The accept queue of the listener at %s was full when the handshake of %s was to be completed, and tcp_abort_on_overflow is set: the kernel reset the connection.",
+	return fmt.Sprintf("The accept queue of the listener at %s was full when %s completed the handshake, and tcp_abort_on_overflow is set: the kernel reset the connection.",
 		t.a.c.Remote, end(t.a))
 }
 
@@ -78,7 +78,7 @@ var listenerClosed = Rule{
 		Prove: "`ss -ltn` just before shows Recv-Q above 0 for the listener: that many were waiting. " +
 			"`bpftrace -e 'kprobe:inet_child_forget { printf(\"%d %s\\n\", pid, comm); }'` names the process that closed the listener. " +
 			"`tcpdump -nni any tcp port PORT` shows a complete handshake, perhaps a request, then [R.] from the server.",
-		Do:     "Take new connections away first (load balancer, readiness), accept(2) until the queue is empty, then close the listener. With SO_REUSEPORT and 5.14 or later, net.ipv4.tcp_migrate_req=1 hands the queue on.",
+		Do:     "Stop new connections first (load balancer, readiness), accept(2) until the queue is empty, then close the listener. With SO_REUSEPORT and 5.14 or later, net.ipv4.tcp_migrate_req=1 hands the queue on.",
 		Belief: "\"Retrying after a reset is always safe.\" \"Retrying after a reset is never safe.\"",
 		Truth: "It depends on whether the request was read. A request that no process had read or even accepted, as here or when it met a closed socket, can be sent again. " +
 			"One that was read may have been carried out although the answer is lost; tcpbye says which bytes were unread.",
@@ -118,7 +118,7 @@ func findListenerClosed(a, b *facts, s Scope) *finding {
 }
 
 func describeListenerClosed(t *trial) string {
-	return fmt.Sprintf("The connection was complete and waited in the accept queue of the listener at %s. %s closed the listener, so the kernel reset it. The application never saw it: what %s had sent was not processed.",
+	return fmt.Sprintf("The connection was complete and waited in the accept queue of the listener at %s. %s closed the listener, so the kernel reset the connection. The application never saw it: what %s had sent was not processed.",
 		t.a.c.Local, t.who(), t.other())
 }
 
@@ -150,8 +150,8 @@ var neverAccepted = Rule{
 	Text: Text{
 		What: "The kernel completed the handshake, but the application has not accepted the connection. " +
 			"The three-way handshake needs no process: the new socket is ESTABLISHED and waits in the listener's accept queue. The client can send, and its data is acknowledged up to the receive buffer. " +
-			"Until inet_csk_accept takes it the socket belongs to no descriptor, so no process is to be found for it. " +
-			"If it stays there, the process is stuck, too busy, or has stopped accepting (often for want of descriptors, EMFILE). If the listener closes, the kernel resets it (listener-closed).",
+			"Until inet_csk_accept takes it the socket belongs to no descriptor, so no process shows for it. " +
+			"If it stays there, the process is stuck, too busy, or has stopped accepting (often because it has no descriptors left, EMFILE). If the listener closes, the kernel resets it (listener-closed).",
 		Prove: "`ss -ltnp` shows Recv-Q above 0: that many are waiting. " +
 			"`ss -tanpe` shows the connection as ESTAB without a process. " +
 			"`strace -f -e trace=accept,accept4 -p PID` shows whether the server accepts, and with which error.",
@@ -173,7 +173,7 @@ func findNeverAccepted(a, b *facts, s Scope) *finding {
 }
 
 func describeNeverAccepted(t *trial) string {
-	return fmt.Sprintf("The kernel completed the handshake with %s, but the application that listens on %s has not accepted it.", t.a.c.Remote, t.a.c.Local)
+	return fmt.Sprintf("The kernel completed the handshake with %s, but the application that listens on %s has not accepted the connection.", t.a.c.Remote, t.a.c.Local)
 }
 
 func (f *facts) accepted() bool {
@@ -211,10 +211,10 @@ func describeLeftUnaccepted(t *trial) string {
 	s := fmt.Sprintf("%s closed first%s%s: nobody had accepted the connection, which waited in the queue of the listener at %s.",
 		t.who(), parted(t.how()), t.when(t.a.at(left)), t.a.c.Remote)
 	if l := t.b.lost.Unread; l != nil && *l > 0 {
-		s += fmt.Sprintf(" What it had sent (%s) nobody read.", plural(*l))
+		s += fmt.Sprintf(" Nobody read what it had sent (%s).", plural(*l))
 	}
 	if t.b.active != none {
-		s += fmt.Sprintf(" When the listener was closed, %s later, its kernel sent a RST that ended nothing any more.", span(t.b.end().Time-t.a.at(left).Time))
+		s += fmt.Sprintf(" When the listener was closed %s later, its kernel sent a RST, which no longer ended anything.", span(t.b.end().Time-t.a.at(left).Time))
 	}
 	return s
 }
@@ -235,8 +235,8 @@ func (f *facts) noDescriptor() (says, do string) {
 	for i := range f.c.Events {
 		if e := f.at(i); e.Full > 0 && f.c.Acceptor != nil {
 			who := named(f.c.Acceptor)
-			return fmt.Sprintf("%s, which accepts there, had all its %d descriptors in use (RLIMIT_NOFILE), so that accept(2) fails with EMFILE.", who, e.Full),
-				fmt.Sprintf("Raise the limit of descriptors of %s (LimitNOFILE, ulimit -n), or find what it does not close: ls -l /proc/%s/fd.", who, event.PIDText(f.c.Acceptor.PID))
+			return fmt.Sprintf("%s, which accepts there, had all its %d descriptors in use (RLIMIT_NOFILE), so accept(2) fails with EMFILE.", who, e.Full),
+				fmt.Sprintf("Raise the descriptor limit of %s (LimitNOFILE, ulimit -n), or find what it does not close: ls -l /proc/%s/fd.", who, event.PIDText(f.c.Acceptor.PID))
 		}
 	}
 	return "", ""

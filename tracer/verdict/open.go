@@ -52,7 +52,7 @@ var finWait2Held = Rule{
 			"shutdown(2) sent the FIN and the peer acknowledged it: FIN_WAIT2. While a process holds the socket, no timer applies; net.ipv4.tcp_fin_timeout and TCP_LINGER2 count only after close(2). " +
 			"For a half-close this is as it should be: the peer may send for as long as it likes. If nothing comes, the peer is in CLOSE_WAIT and its process has not closed, or the peer is gone and only keepalive would notice.",
 		Prove: "`ss -tanpoe state fin-wait-2` shows the process and no timer; a closed one has no process and timer:(timewait,…). " +
-			"At the peer, `ss -tanp state close-wait` names the process that is to close.",
+			"At the peer, `ss -tanp state close-wait` names the process that has yet to close.",
 		Do:   "Read to the end with a time limit of your own, then close(2): from then on the kernel limits the wait. If it lasts, look for the process in CLOSE_WAIT at the peer.",
 		Refs: []string{"RFC 9293 3.6.1", "shutdown(2)", "tcp(7)", "tcp_shutdown", "tcp_time_wait"},
 	},
@@ -69,21 +69,21 @@ func findFinWait2Held(a, b *facts, s Scope) *finding {
 }
 
 func describeFinWait2Held(t *trial) string {
-	return fmt.Sprintf("%s shut its sending side down and still holds the descriptor; %s has not sent its FIN. No timer applies while a process holds the socket.", end(t.a), t.other())
+	return fmt.Sprintf("%s shut down its sending side and still holds the descriptor; %s has not sent its FIN. No timer applies while a process holds the socket.", end(t.a), t.other())
 }
 
 var finStuck = Rule{
 	Cause: FinStuck, Class: Open, open: true, find: findFinStuck, describe: describeFinStuck,
 	symptoms: map[string]int{"EADDRINUSE": 5, "TCPWinProbe": 1, "TCPToZeroWindowAdv": 4, "FIN_WAIT1": 1},
 	Text: Text{
-		What: "The goodbye has begun, but the FIN is not acknowledged: it may not even have been sent. " +
+		What: "Closing has begun, but the FIN is not acknowledged: it may not even have been sent. " +
 			"tcp_send_fin queues the FIN behind the data. In FIN_WAIT1 it waits for the congestion window, for the peer's receive window (persist timer, Send-Q above 0) or for its acknowledgement (retransmit timer). " +
 			"The peer can still read everything that is queued, if it reads. After close(2) the socket has no owner, and if the peer answers nothing the kernel gives up in the end (orphan-timeout); any data from the peer makes it throw the queue away (data-after-close).",
 		Prove: "`ss -tanoei state fin-wait-1` shows Send-Q, the timer (persist: window closed; on: retransmitting) and ino:0 once it is closed. " +
 			"`tcpdump -nni any tcp port PORT` shows win 0 from the peer, or the same segment again and again.",
 		Do:     "Look at the peer: with win 0 its process does not read, without answers the path or the host is gone.",
 		Belief: "\"A non-blocking socket never blocks in close().\"",
-		Truth:  "With SO_LINGER on and a time above 0, close(2) waits for the goodbye on a non-blocking socket too (measured: it blocked for 1.0 s).",
+		Truth:  "With SO_LINGER on and a time above 0, close(2) waits for the close to finish on a non-blocking socket too (measured: it blocked for 1.0 s).",
 		Refs:   []string{"RFC 9293 3.6", "close(2)", "socket(7)", "tcp_send_fin", "tcp_write_timer_handler"},
 	},
 }
@@ -164,7 +164,7 @@ var stillOpen = Rule{
 		What: "The connection is open, and neither end has begun to close it. " +
 			"No FIN and no RST has been seen in either direction. Without keepalive an idle connection costs no packet and has no time limit: it stays even if the peer's host has vanished. " +
 			"Devices on the path are less patient: NAT, firewalls and load balancers forget idle flows after minutes.",
-		Prove: "When a trace ends tcpbye asks the kernel's own table about what has not ended, in its network namespace; the verdict is certain only where that has it, too. `ss -tanpoei` shows the state ESTAB, the process, lastsnd and lastrcv in milliseconds, and the keepalive timer if there is one.",
+		Prove: "When a trace ends tcpbye asks the kernel's own table about what has not ended, in its network namespace; the verdict is certain only if it is there, too. `ss -tanpoei` shows the state ESTAB, the process, lastsnd and lastrcv in milliseconds, and the keepalive timer if there is one.",
 		Refs:  []string{"RFC 9293 3.3.2", "tcp(7)", "ss(8)"},
 	},
 }
@@ -196,7 +196,7 @@ func findStillOpen(a, b *facts, s Scope) *finding {
 
 func describeStillOpen(t *trial) string {
 	if !t.a.c.Found {
-		return fmt.Sprintf("The connection between %s and %s is open, as far as was told: the kernel was not asked, or did not have it as it was told.", end(t.a), t.other())
+		return fmt.Sprintf("The connection between %s and %s is open as far as the trace shows: the kernel's own table was not read, or did not show it so.", end(t.a), t.other())
 	}
 	return fmt.Sprintf("The connection between %s and %s is open.", end(t.a), t.other())
 }

@@ -22,8 +22,8 @@ var orphanLimit = Rule{
 		"TCPMemoryPressures": 1, "FIN_WAIT1": 4, "LAST_ACK": 3},
 	Text: Text{
 		What: "The kernel reset a closed socket, because too many of them wait or TCP memory is short. " +
-			"A socket that its process has closed, but whose goodbye is not finished, is an orphan. tcp_check_oom looks at net.ipv4.tcp_max_orphans and net.ipv4.tcp_mem at the close (__tcp_close), and again at each retransmit or probe timer (tcp_out_of_resources), where an orphan whose peer has long been silent, or that ICMP has spoken of, counts for more. " +
-			"At close the RST always goes out, from the timer unless the socket has sent nothing for long; what was in the send queue is lost. " +
+			"A socket that its process has closed, but that has not finished closing, is an orphan. tcp_check_oom looks at net.ipv4.tcp_max_orphans and net.ipv4.tcp_mem at the close (__tcp_close), and again at each retransmit or probe timer (tcp_out_of_resources), where an orphan counts for more if its peer has long been silent or an ICMP error has come for it. " +
+			"At close the RST always goes out; from the timer it does unless the socket has sent nothing for a long time. What was in the send queue is lost. " +
 			"TCPAbortOnMemory moves, from 6.12 the reset reason is TCP_ABORT_ON_MEMORY (13), and the kernel log has \"too many orphaned sockets\" or \"out of memory -- consider tuning tcp_mem\".",
 		Prove: "`nstat -az TcpExtTCPAbortOnMemory` moves. " +
 			"`cat /proc/net/sockstat` shows orphan and mem (in pages), `sysctl net.ipv4.tcp_max_orphans net.ipv4.tcp_mem` the limits. " +
@@ -57,7 +57,7 @@ var orphanTimeout = Rule{
 		What: "The process had closed, and the peer never acknowledged the rest or the FIN. " +
 			"close(2) has returned 0, and the socket without owner (FIN_WAIT1, CLOSING or LAST_ACK, SOCK_DEAD) goes on sending on its own, but with less patience: net.ipv4.tcp_orphan_retries attempts, where the default 0 means 8 while the waits are short. It gives up on a window that never opens, too, even if the probes are answered. " +
 			"No packet is sent and no error is reported, since nobody is left to read it: this is the silent loss. " +
-			"TCPAbortOnTimeout moves. If the peer still lives, its next segment is answered with a RST for want of a socket.",
+			"TCPAbortOnTimeout moves. If the peer still lives, its next segment is answered with a RST, because the socket is gone.",
 		Prove: "`ss -tanoe state fin-wait-1` (or state last-ack, state closing) shows the socket with Send-Q above 0, a timer, and no process. " +
 			"`nstat -az TcpExtTCPAbortOnTimeout` moves by 1. " +
 			"`sysctl net.ipv4.tcp_orphan_retries` shows the limit.",
@@ -76,7 +76,7 @@ func findOrphanTimeout(a, b *facts, s Scope) *finding {
 }
 
 func describeOrphanTimeout(t *trial) string {
-	return fmt.Sprintf("%s had closed; the rest of its data, or its FIN, was never acknowledged by %s, and this kernel gave up without a packet.", end(t.a), t.other()) + t.a.softly()
+	return fmt.Sprintf("%s had closed; the rest of its data, or its FIN, was never acknowledged by %s, and this kernel gave up without sending a packet.", end(t.a), t.other()) + t.a.softly()
 }
 
 var finWait2Timeout = Rule{
@@ -86,7 +86,7 @@ var finWait2Timeout = Rule{
 		What: "The process had closed, and the peer never sent its FIN; the kernel stopped waiting. " +
 			"A closed socket whose FIN is acknowledged becomes a FIN_WAIT2 mini-socket (tcp_time_wait) for net.ipv4.tcp_fin_timeout (60 s) or TCP_LINGER2, and then vanishes without a packet (inet_twsk_kill). " +
 			"Above 60 s the full socket waits for the surplus first. Where the full socket had to be kept, because its lock was held as the ACK came, tcp_keepalive_timer ends it with a RST (from 6.12 reason TCP_STATE, 14). " +
-			"The peer is still in CLOSE_WAIT: whatever it sends now is answered with a RST for want of a socket. No TCPAbort counter moves.",
+			"The peer is still in CLOSE_WAIT: whatever it sends now is answered with a RST, because the socket is gone. No TCPAbort counter moves.",
 		Prove: "`ss -tanoe state fin-wait-2` shows it with timer:(timewait,…) and without a process until it goes. " +
 			"At the peer, `ss -tanp state close-wait` names the process that has not closed. " +
 			"`sysctl net.ipv4.tcp_fin_timeout` shows the time.",
@@ -191,7 +191,7 @@ var linger2Negative = Rule{
 		What: "A process closed with TCP_LINGER2 below zero: its kernel keeps no FIN_WAIT2 at all. " +
 			"If close(2) finds the socket in FIN_WAIT2, __tcp_close sends RST with ACK at once (TCPAbortOnLinger, from 6.12 reason TCP_ABORT_ON_LINGER, 12). If the FIN is still on its way, tcp_rcv_state_process answers the ACK for it with a bare RST (TCPAbortOnData, reason TCP_ABORT_ON_DATA, 8). " +
 			"TCP_ABORT_ON_LINGER is about this option, not about SO_LINGER. " +
-			"When all data had been acknowledged, the peer has read everything and then the end of file: the RST is harmless. It is not if the peer was still to answer.",
+			"When all data had been acknowledged, the peer has read everything and then the end of file: the RST is harmless. It is not harmless if the peer still had to answer.",
 		Prove: "`strace -f -e trace=setsockopt,close -p PID` shows TCP_LINGER2 set to a negative value. " +
 			"`nstat -az TcpExtTCPAbortOnLinger TcpExtTCPAbortOnData` shows one of them moving. " +
 			"`tcpdump -nni any tcp port PORT` shows [F.], its ACK, and a RST from the same end right behind.",
@@ -213,7 +213,7 @@ func findLinger2Negative(a, b *facts, s Scope) *finding {
 }
 
 func describeLinger2Negative(t *trial) string {
-	return fmt.Sprintf("%s closed%s with TCP_LINGER2 below zero: its kernel does not wait for the peer's FIN, and sent a RST as soon as its own was acknowledged.", t.who(), spaced(t.how()))
+	return fmt.Sprintf("%s closed%s with TCP_LINGER2 below zero, so its kernel did not wait for the peer's FIN and sent a RST as soon as its own FIN was acknowledged.", t.who(), spaced(t.how()))
 }
 
 // ours is the act that began the goodbye of this end: the close where there

@@ -22,7 +22,7 @@ var sockDestroy = Rule{
 		What: "Somebody destroyed the socket from outside; neither application closed it. " +
 			"ss -K and other users of sock_diag send SOCK_DESTROY, which goes through tcp_diag_destroy to tcp_abort; from 6.5 the BPF function bpf_sock_destroy gets there too. " +
 			"tcp_abort sends RST with ACK while the state is still live, sets sk_err to ECONNABORTED and ends the socket. The local process reads ECONNABORTED, the peer ECONNRESET. " +
-			"5.10 passes over sockets that no process holds any more, and cannot destroy a TIME_WAIT; 6.1 and later do both. " +
+			"5.10 skips sockets that no process holds any more, and cannot destroy a TIME_WAIT; 6.1 and later do both. " +
 			"EstabResets and OutRsts move, no TCPAbort counter does; from 6.12 the reset reason is TCP_STATE (14). The kernel needs CONFIG_INET_DIAG_DESTROY.",
 		Prove: "`bpftrace -e 'kprobe:tcp_abort { printf(\"%d %s\\n\", pid, comm); }'` names the process. " +
 			"`strace -f -e trace=read,recvfrom,write,sendto -p PID` at the victim shows ECONNABORTED, which nothing on the wire causes on an established connection. " +
@@ -65,7 +65,7 @@ func describeSockDestroy(t *trial) string {
 		return fmt.Sprintf("%s had closed, and its kernel waited for the FIN of %s; %s destroyed what was left of the connection from outside (SOCK_DESTROY, as ss -K does). No packet was sent.",
 			end(t.a), t.other(), named(t.x.actor))
 	}
-	by := "somebody"
+	by := "Somebody"
 	if t.x.actor != nil {
 		by = named(t.x.actor)
 	}
@@ -78,8 +78,8 @@ var repairClose = Rule{
 	Text: Text{
 		What: "The socket was closed in repair mode and vanished without any packet. " +
 			"With TCP_REPAIR on, __tcp_close calls tcp_disconnect, which sends neither FIN nor RST, sets sk_err to ECONNABORTED and goes to CLOSE. " +
-			"This is how checkpoint tools such as CRIU take a connection away from one host to bring it up on another. " +
-			"If nothing brings it up again, the peer learns nothing until it sends: then it meets a kernel without that socket, and its segment is answered with a bare RST (reason NO_SOCKET).",
+			"This is how checkpoint tools such as CRIU move a connection from one host to another. " +
+			"If nothing restores it there, the peer learns nothing until it sends: then it meets a kernel without that socket, and its segment is answered with a bare RST (reason NO_SOCKET).",
 		Prove: "`strace -f -e trace=setsockopt,close -p PID` shows TCP_REPAIR set to 1 before the close. " +
 			"`tcpdump -nni any tcp port PORT` shows nothing at that moment. " +
 			"`nstat -az TcpEstabResets TcpOutRsts` shows the first moving without the second.",
@@ -97,18 +97,18 @@ func findRepairClose(a, b *facts, s Scope) *finding {
 }
 
 func describeRepairClose(t *trial) string {
-	return fmt.Sprintf("%s closed the socket in repair mode (TCP_REPAIR): it vanished without a FIN and without a RST. Whatever %s sends next is answered with a RST.", t.who(), t.other())
+	return fmt.Sprintf("%s closed the socket in repair mode (TCP_REPAIR): it vanished without a FIN or a RST. Whatever %s sends next is answered with a RST.", t.who(), t.other())
 }
 
 var namespaceRemoved = Rule{
 	Cause: NamespaceRemoved, Class: Aborted, find: findNamespaceRemoved, describe: describeNamespaceRemoved,
 	symptoms: map[string]int{"FIN_WAIT2": 5},
 	Text: Text{
-		What: "The process had closed; while the kernel waited for the peer's FIN, the namespace went. " +
+		What: "The process had closed, and its namespace was removed before the peer's FIN came. " +
 			"A closed socket whose FIN is acknowledged is a FIN_WAIT2 mini-socket, which does not keep its namespace alive: when the last process and descriptor of it go (a container stops, `ip netns del`), cleanup_net purges it (inet_twsk_purge). " +
 			"No packet is sent. The addresses vanish with the namespace, so what the peer sends now is answered by nobody, or by whoever gets the address next.",
 		Prove: "`ip netns list` or the container's state shows that it is gone; at the peer `ss -tan state close-wait` still shows the connection.",
-		Do:    "Nothing at this end: it had said goodbye. Let the peer close when it reads the end of the stream, before the container is removed.",
+		Do:    "Nothing at this end: it had finished. Let the peer close when it reads the end of the stream, before the container is removed.",
 		Refs:  []string{"network_namespaces(7)", "ip-netns(8)", "inet_twsk_purge", "cleanup_net"},
 	},
 }

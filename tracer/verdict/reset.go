@@ -26,7 +26,7 @@ var noSocket = Rule{
 	Text: Text{
 		What: "A segment met a kernel that has no such connection any more, and a RST came back. " +
 			"tcp_v4_rcv (tcp_v6_rcv) finds no socket for the addresses and ports, and tcp_v4_send_reset answers with a bare RST whose sequence number is the segment's acknowledgement number. An ACK that reaches a listener without a matching request gets the same. " +
-			"The connection had ended there before: a restart, a FIN_WAIT2 that ran out (a late answer then finds nothing), a retransmission timeout of which the other end was never told, a connection moved away, or segments that lost their address translation and reached the wrong stack. " +
+			"The connection had ended there before: a restart, a FIN_WAIT2 that ran out (a late answer then finds nothing), a retransmission timeout that the other end never heard of, a connection moved away, or segments that lost their address translation and reached the wrong stack. " +
 			"Only OutRsts counts it; from 6.12 the reset reason is NO_SOCKET (1), or TCP_FLAGS (6) at a listener. Up to 6.1 the tracepoint tcp_send_reset does not fire without a socket.",
 		Prove: "`tcpdump -nni any tcp port PORT` on the host that answers shows a segment, then [R] without ACK. " +
 			"`ss -tan` there has no such connection. " +
@@ -77,7 +77,7 @@ func moved(t *trial) (says, do string) {
 	}
 	return fmt.Sprintf("The RST came from the network namespace %d, which has the address %s now; the connection is still open in the namespace %d, at %s.",
 			e.NetNS, f.c.Remote.Addr(), other.c.NetNS, end(other)),
-		"The address has moved to another host or container, which knows nothing of the connections of the first: after a failover clients have to connect again. The old end learns of it by keepalive only."
+		"The address has moved to another host or container, which does not know the old connections: after a failover clients have to connect again. Only keepalive tells the old end."
 }
 
 var portReuse = Rule{
@@ -88,7 +88,7 @@ var portReuse = Rule{
 		What: "A new SYN came from the addresses and ports of an old connection that was still open. " +
 			"The old end does not believe a SYN on an established connection: tcp_validate_incoming sends a challenge ACK (TCPSYNChallenge, TCPChallengeACK). The new end, in SYN_SENT, cannot use that ACK and its kernel answers with a bare RST that fits the old connection exactly, which ends it; the SYN is then sent again and succeeds. " +
 			"The owner of the old end gets ECONNRESET. From 6.12 the RST's reason is TCP_INVALID_ACK_SEQUENCE (2). " +
-			"It means that the other end lost the old connection without a goodbye: a crash, a machine restored from a snapshot, a NAT or load balancer that gave the port away again.",
+			"It means that the other end lost the old connection without closing it: a crash, a machine restored from a snapshot, a NAT or load balancer that reused the port.",
 		Prove: "`nstat -az TcpExtTCPSYNChallenge TcpExtTCPChallengeACK` moves at the host with the old end. " +
 			"`tcpdump -nni any tcp port PORT` shows [S] on an open connection, [.] in answer, [R], then a second [S] and [S.].",
 		Do:     "Find out why the other end forgot the old connection without closing it: a crash, a restored machine, a NAT that reuses ports early. Keepalive at this end clears such leftovers sooner.",
@@ -111,7 +111,7 @@ func findPortReuse(a, b *facts, s Scope) *finding {
 }
 
 func describePortReuse(t *trial) string {
-	return fmt.Sprintf("A new connection was opened from %s, an address and port that %s still held an old connection to. The old end challenged the SYN with an ACK, and the new one's kernel, which knew nothing of the old, reset it.",
+	return fmt.Sprintf("A new connection was opened from %s, and %s still had an old connection to that address and port. The old end challenged the SYN with an ACK, and the kernel of the new one, which did not know the old connection, reset it.",
 		t.a.c.Remote, end(t.a))
 }
 
@@ -122,7 +122,7 @@ func neverClosed(t *trial) (says, do string) {
 	if !before(f.peerFin, f.reset) || f.at(f.reset).State != event.CloseWait {
 		return "", ""
 	}
-	return fmt.Sprintf("%s had finished the old connection itself, %s before, and %s never closed its end (CLOSE_WAIT): that is why there was still one to meet.",
+	return fmt.Sprintf("%s itself had finished the old connection %s before, and %s never closed its end (CLOSE_WAIT); that is why it still existed.",
 			f.c.Remote, span(f.at(f.reset).Time-f.at(f.peerFin).Time), end(f)),
 		fmt.Sprintf("Close the connection in %s when its peer has finished (recv(2) returns 0); `ss -tanp state close-wait` lists those that are left.", end(f))
 }
@@ -133,7 +133,7 @@ var pathReset = Rule{
 	Text: Text{
 		What: "A RST came in the name of the peer, but the peer's TCP stack did not send it. " +
 			"The receiver cannot tell: tcp_validate_incoming accepts any RST whose sequence number is exactly the next one, and tcp_reset ends the connection with ECONNRESET. " +
-			"Senders of such segments are packet filters (nft reject with tcp reset, iptables REJECT --reject-with tcp-reset: nf_send_reset, nf_send_reset6), raw sockets, user-space stacks, and firewalls, load balancers and address translators on the path that gave the flow up. " +
+			"Senders of such segments are packet filters (nft reject with tcp reset, iptables REJECT --reject-with tcp-reset: nf_send_reset, nf_send_reset6), raw sockets, user-space stacks, and firewalls, load balancers and address translators on the path that dropped the flow. " +
 			"nf_send_reset goes past the TCP stack: OutRsts does not move, and the tracepoint tcp_send_reset does not fire. " +
 			"With both ends on this machine that is proof. Of a remote peer, tcpbye compares the TTL (or hop limit) of the RST with that of the peer's segment of the handshake: more than two hops apart, another machine is the likely sender. The same holds for a timestamp option (RFC 7323) of a RST with an ACK that is older than one that the peer had sent before: its clock never runs backwards. It says no more than likely, because a route can change, and some stacks give their resets a TTL of their own. A RST without the option says nothing: an answer for a socket that is not there has none.",
 		Prove: "`tcpdump -nnvi any tcp port PORT` prints ttl and id: compare those of the RST with those of the peer's other segments. " +
@@ -152,7 +152,7 @@ func findPathReset(a, b *facts, s Scope) *finding {
 		return nil
 	}
 	// What came from as far as the handshake did, came from where it did.
-	if b == nil && !neverEstablished(a) && (a.incoming().Elsewhere() || a.incoming().Unprompted()) {
+	if b == nil && !neverEstablished(a) && (a.incoming().Elsewhere() || a.incoming().unprompted()) {
 		return &finding{by: byPath, a: []int{a.established, a.reset, a.closed}, likely: true}
 	}
 	loopback := a.c.Remote.Addr().IsLoopback()
@@ -188,10 +188,10 @@ func findPathReset(a, b *facts, s Scope) *finding {
 func describePathReset(t *trial) string {
 	r := t.a.incoming()
 	if t.b == nil && r.Elsewhere() {
-		return fmt.Sprintf("%s received a RST in the name of %s that another machine is likely to have sent: %s. A firewall, a load balancer or a NAT on the path does so%s.%s",
+		return fmt.Sprintf("%s received a RST in the name of %s that another machine is likely to have sent: %s. Firewalls, load balancers and NATs on the path do so%s.%s",
 			end(t.a), t.a.c.Remote, r.differs(t.a.c.Family), r.orElse(), r.reading(t))
 	}
-	if t.b == nil && r.Unprompted() {
+	if t.b == nil && r.unprompted() {
 		return fmt.Sprintf("%s received a bare RST in the name of %s, the form that answers a segment, when there was nothing to answer: everything had been acknowledged. A firewall or a load balancer on the path is likely to have sent it; a machine that opens a new connection from the same port looks the same.%s",
 			end(t.a), t.a.c.Remote, r.reading(t))
 	}
@@ -205,14 +205,14 @@ func describePathReset(t *trial) string {
 // differs says in what the RST is not like what the peer had sent before.
 func (r *Reset) differs(family event.Family) string {
 	var all []string
-	if r.Hops() > nearHops {
+	if r.hops() > nearHops {
 		name := "TTL"
 		if family == event.IPv6 {
 			name = "hop limit"
 		}
 		all = append(all, fmt.Sprintf("it came with %s %d, the peer's segment of the handshake with %d", name, r.Segment.TTL, r.Handshake.TTL))
 	}
-	if r.Backwards() != 0 {
+	if r.backwards() != 0 {
 		all = append(all, fmt.Sprintf("its timestamp (%d) is older than one that the peer had sent before (%d)", r.Timestamps.Value, r.Timestamps.Recent))
 	}
 	return strings.Join(all, ", and ")
@@ -220,10 +220,10 @@ func (r *Reset) differs(family event.Family) string {
 
 // orElse says what else would look like a RST that differs so.
 func (r *Reset) orElse() string {
-	if r.Backwards() != 0 {
+	if r.backwards() != 0 {
 		return "; so does whoever forges a RST and guesses the timestamp"
 	}
-	return "; a route that changed, or a stack that gives its resets a TTL of their own, looks the same"
+	return "; a changed route, or a stack that gives its resets a TTL of their own, looks the same"
 }
 
 var peerAbort = Rule{
@@ -268,7 +268,7 @@ func findPeerAbort(a, b *facts, s Scope) *finding {
 func describePeerAbort(t *trial) string {
 	if t.a.resetInFinWait2() {
 		_, lived := t.a.waitTimes()
-		return fmt.Sprintf("%s had closed and waited for the FIN of %s; a RST came instead, %s later, and answered nothing: there the connection was aborted, or something on the path did it.", end(t.a), t.other(), seconds(lived))
+		return fmt.Sprintf("%s had closed and waited for the FIN of %s; a RST came instead, %s later, and was no answer to anything: the other end aborted the connection, or something on the path did.", end(t.a), t.other(), seconds(lived))
 	}
 	return fmt.Sprintf("%s aborted the connection: its RST came on its own, not in answer to a segment.%s", t.a.c.Remote, t.a.incoming().reading(t))
 }
@@ -309,7 +309,7 @@ func describePeerGone(t *trial) string {
 		}
 		text += fmt.Sprintf("; data that %s sent after that was answered with a bare RST, %s after the FIN: nobody read it.", end(t.a), span(*r.AfterFin))
 		if quiet != nil && *quiet >= time.Second && *r.AfterFin < time.Second {
-			text += " So does a keep-alive timeout look that meets the next request on its way."
+			text += " This is what a keep-alive timeout looks like when it meets the next request on its way."
 		}
 		rest := *r
 		rest.AfterFin = nil // it is said
@@ -359,7 +359,7 @@ func (r *Reset) reading(t *trial) string {
 		}
 	}
 	if r.Text != "" {
-		fmt.Fprintf(&b, " It carried a text, as some firewalls and load balancers write it and Linux never does: %s.", strconv.QuoteToASCII(r.Text))
+		fmt.Fprintf(&b, " It carried a text, which some firewalls and load balancers write and Linux never does: %s.", strconv.QuoteToASCII(r.Text))
 	}
 	return b.String()
 }

@@ -33,7 +33,7 @@ func (t *trial) retry(class Class) (Retry, string) {
 		return RetryUnknown, "events were lost, so it is not known what was read"
 	case neverEstablished(self):
 		if somethingLost(self, nil) {
-			return RetryUnknown, "the SYN carried data, and may have reached the application"
+			return RetryUnknown, "the SYN carried data, which may have reached the application"
 		}
 		return RetrySafe, "the connection was never established, so nothing was sent"
 	case t.rule.unaccepted:
@@ -89,11 +89,11 @@ func (f *facts) retryHere(asker *facts, s Scope) (Retry, string) {
 	answered := known && sent <= received && out != nil && *out > 0
 	switch {
 	case *unread > 0:
-		return RetryUnknown, fmt.Sprintf("%s had read the first %s of %d: whether the rest began another request, TCP cannot tell", name, plural(read), *got)
+		return RetryUnknown, fmt.Sprintf("%s had read the first %s of %d; TCP cannot tell whether the rest began another request", name, plural(read), *got)
 	case (refused || under > 0) && answered && received >= pause:
-		return RetrySafe, "what came last met a socket that was closed already, and " + name + " had answered since it last received something, " + span(received) + " before it closed"
+		return RetrySafe, "the last data met a socket that was already closed, and " + name + " had answered since it last received anything, " + span(received) + " before it closed"
 	case refused || under > 0:
-		return RetryUnknown, fmt.Sprintf("what came last was not read, but %s had read %s before: whether they began the same request, TCP cannot tell", name, plural(read))
+		return RetryUnknown, fmt.Sprintf("the last data was not read, but %s had read %s before; TCP cannot tell whether both belong to one request", name, plural(read))
 	case answered:
 		return RetryUnsafe, fmt.Sprintf("%s had read everything (%s), and answered since", name, plural(read))
 	}
@@ -125,14 +125,14 @@ func (f *facts) retryAfar(cause Cause) (Retry, string) {
 			if answered && fin.SinceReceived > 0 && fin.SinceReceived <= fin.SinceSent && fin.SinceSent >= pause {
 				return RetrySafe, far + " had answered and closed before it was sent, and refused it"
 			}
-			return RetryUnknown, fmt.Sprintf("the last %s met an end that had closed, and were not read; whether they are the whole request, TCP cannot tell", plural(*l.Unacked+*l.Unsent))
+			return RetryUnknown, fmt.Sprintf("the last %s met an end that had closed and were not read; TCP cannot tell whether they are the whole request", plural(*l.Unacked+*l.Unsent))
 		}
 		r := f.incoming()
 		bare := r != nil && r.Seen && r.Segment.Flags&event.ACK == 0 && (r.Answers == AnswerData || r.Answers == AnswerUnknown)
 		if bare || cause == NoSocket {
-			return RetryUnknown, fmt.Sprintf("%s did not know the connection any more when the last %s came, so nobody read them; it is safe if they are the whole request", far, plural(*l.Unacked+*l.Unsent))
+			return RetryUnknown, fmt.Sprintf("%s no longer knew the connection when the last %s came, so nobody read them; a retry is safe if they are the whole request", far, plural(*l.Unacked+*l.Unsent))
 		}
-		return RetryUnknown, fmt.Sprintf("%s did not acknowledge the last %s; it may have read them all the same", far, plural(*l.Unacked+*l.Unsent))
+		return RetryUnknown, fmt.Sprintf("%s did not acknowledge the last %s, but may still have read them", far, plural(*l.Unacked+*l.Unsent))
 	}
 	if answered && e != nil && e.SinceReceived > 0 && e.SinceReceived < e.SinceSent {
 		return RetryUnsafe, far + " had answered since the last was sent"

@@ -118,7 +118,7 @@ func TestStories(t *testing.T) {
 				w.noMini = true
 				w.then(0, s.Accept).then(10*ms, c.Close).then(500*ms, s.Close).run(w.now + never)
 			},
-			due{verdict.OrderlyClose, verdict.LocalProcess, "both had said goodbye", "threw"}, due{verdict.OrderlyClose, verdict.PeerProcess, "both had said goodbye", "met a socket"},
+			due{verdict.OrderlyClose, verdict.LocalProcess, "both ends had finished", "threw"}, due{verdict.OrderlyClose, verdict.PeerProcess, "both ends had finished", "met a socket"},
 		},
 		{
 			"no mini-socket may be kept: data meets nothing", func(w *wire, c, s *wireEnd) {

@@ -19,10 +19,6 @@ type Symptom struct {
 	Note    string   // how to tell the causes apart
 }
 
-// Symptoms lists all of them: errors, signals, messages, reset reasons in the
-// order of enum sk_rst_reason, counters, states.
-func Symptoms() []Symptom { return slices.Clone(symptoms) }
-
 // withCauses gives each symptom its causes, which know their places among them.
 func withCauses(all []Symptom) []Symptom {
 	for i := range all {
@@ -136,6 +132,8 @@ func counter(table, name string, netstat ...string) []string {
 	return append([]string{name, table + name}, netstat...)
 }
 
+// symptoms are all of them: errors, signals, messages, reset reasons in the order of enum
+// sk_rst_reason, counters, states.
 var symptoms = withCauses([]Symptom{
 	// Errors of system calls.
 	{
@@ -186,8 +184,8 @@ var symptoms = withCauses([]Symptom{
 	{
 		Names:   errno("EHOSTUNREACH", 113, "no route to host"),
 		Kind:    "errno",
-		Meaning: "A router, a packet filter or this host's own neighbour resolution said (ICMP host unreachable) that the address cannot be reached. On an open connection it is the last ICMP error before this kernel gave up, in place of ETIMEDOUT.",
-		Note:    "From connect(2) within milliseconds: the ICMP message in `tcpdump -nni any icmp or icmp6` names the sender. After about 3 s: the neighbour does not answer (`ip neigh` says FAILED). On an open connection, or after minutes: it is a timeout, see its timer in `ss -tano`.",
+		Meaning: "A router, a packet filter or this host's own neighbor resolution said (ICMP host unreachable) that the address cannot be reached. On an open connection it is the last ICMP error before this kernel gave up, in place of ETIMEDOUT.",
+		Note:    "From connect(2) within milliseconds: the ICMP message in `tcpdump -nni any icmp or icmp6` names the sender. After about 3 s: the neighbor does not answer (`ip neigh` says FAILED). On an open connection, or after minutes: it is a timeout, see its timer in `ss -tano`.",
 	},
 	{
 		Names:   errno("ENETUNREACH", 101, "network is unreachable"),
@@ -210,7 +208,7 @@ var symptoms = withCauses([]Symptom{
 	{
 		Names:   errno("ENOTCONN", 107, "transport endpoint is not connected", "socket is not connected"),
 		Kind:    "errno",
-		Meaning: "The socket has no connection any more. getpeername(2) or shutdown(2) right after accept(2) says so when the client had reset before: Linux hands the dead connection out, and recv(2) on it says ECONNRESET.",
+		Meaning: "The socket has no connection any more. getpeername(2) or shutdown(2) right after accept(2) says so when the client had reset before: Linux still hands out the dead connection, and recv(2) on it says ECONNRESET.",
 		Note:    "Directly after accept(2): a client that connected and reset, typically a health check with SO_LINGER 0; it is harmless. The longer connections wait in the accept queue, the more of these. Later in a connection's life: an error of an earlier call on the same socket was passed over.",
 	},
 
@@ -229,16 +227,16 @@ var symptoms = withCauses([]Symptom{
 			"remote end closed connection without response", "RemoteDisconnected", "server closed the connection unexpectedly"},
 		Kind: "message",
 		Meaning: "The service had received payload since it sent last, and then closed, exited or was killed: the client reads the end of input where an answer was due. " +
-			"On the wire it is a polite end, and each byte was acknowledged; so no counter moves and no capture shows a fault.",
-		Note: "`tcpbye rst` shows each, with how the service's process ended: by a signal, for want of memory (the kernel's OOM killer), with an exit status, or alive and by close(2): then a rule, a limit, or an error that is caught in its log. " +
-			"`tcpbye trace --fail-on unanswered -- COMMAND` fails when one came. A client that closes when it has its answer, or that said its last word and closes, is not meant.",
+			"On the wire it is a clean end: every byte was acknowledged, no counter moves, and no capture shows a fault.",
+		Note: "`tcpbye rst` shows each one, and how the service's process ended: by a signal, by the OOM killer, or with an exit status. If it lived on and closed with close(2), look in its log for a rule, a limit or a caught error. " +
+			"`tcpbye trace --fail-on unanswered -- COMMAND` fails if there was one. A client that closes once it has its answer, or that has said its last word, is not counted.",
 	},
 	{
 		Names: []string{"EOF", "unexpected EOF", "premature close", "end of file", "socket hang up", "UND_ERR_SOCKET other side closed", "other side closed",
 			"IncompleteRead", "transfer closed with", "connection unexpectedly closed", "connection closed by remote host", "connection closed by peer",
 			"unexpected end of file", "EOF occurred in violation of protocol", "unexpected eof while reading"},
 		Kind: "message",
-		Meaning: "The peer said goodbye with a FIN where the protocol still expected something (an answer, the rest of a body, a close_notify). TCP itself ended cleanly. " +
+		Meaning: "The peer sent a FIN where the protocol still expected something (an answer, the rest of a body, a close_notify). TCP itself ended cleanly. " +
 			"It can also be a RST whose error another call, or the runtime, has already taken.",
 		Note: "On a connection that was idle before: the peer's idle timeout closed it and your request met the closed socket (data-after-close); the request was not read. " +
 			"In the middle of an answer: the peer's process ended or gave up; tcpbye at the peer tells close, exit and signal apart. " +
@@ -248,7 +246,7 @@ var symptoms = withCauses([]Symptom{
 		Names:   []string{"read() = 0", "read()==0", "read() returned 0", "read() returns 0", "recv() = 0", "recv()==0", "recv() returned 0", "recv() returns 0"},
 		Kind:    "message",
 		Meaning: "Everything before the peer's FIN has been read, and no more will come; or another call has already collected the error of a RST. It does not say that the transfer was complete, and it does not say that the peer no longer reads.",
-		Note:    "A [F.] in the capture with nothing after it is a plain goodbye. A [R] or [R.] means that the error went to somebody else, for instance to a failed write or SO_ERROR. If this end does not close now, it stays in CLOSE_WAIT.",
+		Note:    "A [F.] in the capture with nothing after it is a plain close. A [R] or [R.] means that the error went to somebody else, for instance to a failed write or SO_ERROR. If this end does not close now, it stays in CLOSE_WAIT.",
 	},
 	{
 		Names:   []string{"upstream prematurely closed connection"},
@@ -407,7 +405,7 @@ var symptoms = withCauses([]Symptom{
 	{
 		Names:   counter("TcpExt", "TCPAbortOnData", "connections reset due to unexpected data"),
 		Kind:    "counter",
-		Meaning: "Counts aborts with SO_LINGER at zero, and data for sockets whose goodbye was under way. It does not count unread data at close(2): that is TCPAbortOnClose.",
+		Meaning: "Counts aborts with SO_LINGER at zero, and data for sockets that were already closing. It does not count unread data at close(2): that is TCPAbortOnClose.",
 		Note:    "From 6.12 the reset reason decides: 14 (or 16) is SO_LINGER 0, 8 is data. A [F.] from the same end before the RST means data; [R.] without one means SO_LINGER 0. From LAST_ACK or CLOSING, SO_LINGER 0 counts here without sending a RST.",
 	},
 	{
@@ -437,7 +435,7 @@ var symptoms = withCauses([]Symptom{
 	{
 		Names:   counter("TcpExt", "TCPAbortFailed", "times unable to send RST due to no memory"),
 		Kind:    "counter",
-		Meaning: "Counts RSTs that could not be sent, for want of memory or because the IP layer refused them. The connection ended here, and the peer was not told.",
+		Meaning: "Counts RSTs that could not be sent, because memory was short or because the IP layer refused them. The connection ended here, and the peer was not told.",
 		Note:    "The other TCPAbort counter that moved at the same time names the cause. With keepalive it is often a missing route to the dead peer.",
 	},
 	{
@@ -450,7 +448,7 @@ var symptoms = withCauses([]Symptom{
 		Names:   counter("Tcp", "OutRsts", "resets sent"),
 		Kind:    "counter",
 		Meaning: "Counts RSTs that this host's TCP stack sent, its own aborts and its answers to segments. RSTs of a packet filter's reject are not in it.",
-		Note:    "With a TCPAbort counter: that one tells. Alone: an answer for want of a socket, or to data for a FIN_WAIT2 mini-socket. With EstabResets and no TCPAbort counter: a listener closed, ss -K, or connect(AF_UNSPEC).",
+		Note:    "With a TCPAbort counter: that one tells. Alone: an answer to a segment that met no socket, or to data for a FIN_WAIT2 mini-socket. With EstabResets and no TCPAbort counter: a listener closed, ss -K, or connect(AF_UNSPEC).",
 	},
 	{
 		Names:   counter("Tcp", "AttemptFails", "failed connection attempts"),
@@ -474,7 +472,7 @@ var symptoms = withCauses([]Symptom{
 		Names:   counter("TcpExt", "TCPTimeWaitOverflow", "time wait bucket table overflow"),
 		Kind:    "counter",
 		Meaning: "Counts connections that should have gone to TIME_WAIT or to a FIN_WAIT2 mini-socket, and went to CLOSE at once, because net.ipv4.tcp_max_tw_buckets was reached or memory was short.",
-		Note:    "The goodbye itself was orderly. What comes late for such a connection finds no socket and is answered with a RST (NO_SOCKET).",
+		Note:    "The close itself was orderly. What comes late for such a connection finds no socket and is answered with a RST (NO_SOCKET).",
 	},
 	{
 		Names:   counter("TcpExt", "EmbryonicRsts", "resets received for embryonic SYN_RECV sockets"),
@@ -595,8 +593,8 @@ var symptoms = withCauses([]Symptom{
 	{
 		Names:   counter("TcpExt", "TW", "TWRecycled", "TcpExtTWRecycled", "TWKilled", "TcpExtTWKilled", "TCP sockets finished time wait in fast timer", "TCP sockets finished time wait in slow timer"),
 		Kind:    "counter",
-		Meaning: "Count mini-sockets whose time ran out, or that ended before it: TIME_WAIT after an orderly goodbye, and FIN_WAIT2 of closed sockets.",
-		Note:    "They are the sign of ends that were as they should be. Ports that run out are EADDRNOTAVAIL.",
+		Meaning: "Count mini-sockets whose time ran out, or that ended before it: TIME_WAIT after an orderly close, and FIN_WAIT2 of closed sockets.",
+		Note:    "They are a sign of normal ends. If ports run out, see EADDRNOTAVAIL.",
 	},
 
 	// States in ss.
@@ -621,7 +619,7 @@ var symptoms = withCauses([]Symptom{
 	{
 		Names:   []string{"FIN_WAIT1", "FIN-WAIT-1", "FIN_WAIT_1", "FINWAIT1", "FIN_WAIT1 with Send-Q"},
 		Kind:    "state",
-		Meaning: "This end has said goodbye, but its FIN is not acknowledged. With Send-Q above 0, data waits before it.",
+		Meaning: "This end has finished, but its FIN is not acknowledged. With Send-Q above 0, data waits before it.",
 		Note:    "The timer in `ss -tano` tells: persist means that the peer's window is closed (its process does not read), on that the peer does not answer; that one ends in orphan-timeout. Data from the peer in this state destroys the rest of the send queue.",
 	},
 	{

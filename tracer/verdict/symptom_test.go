@@ -11,7 +11,7 @@ import (
 func TestSymptomsAreComplete(t *testing.T) {
 	kinds := []string{"errno", "signal", "message", "reset reason", "counter", "state"}
 	seen := map[string]string{}
-	for _, s := range Symptoms() {
+	for _, s := range symptoms {
 		name := s.Names[0]
 		if !slices.Contains(kinds, s.Kind) {
 			t.Errorf("%s is of the unknown kind %q", name, s.Kind)
@@ -45,7 +45,7 @@ func TestSymptomsAreComplete(t *testing.T) {
 // Every name finds its own symptom, in any case and with an error's usual
 // surroundings.
 func TestEveryNameFindsItsSymptom(t *testing.T) {
-	for _, s := range Symptoms() {
+	for _, s := range symptoms {
 		for _, n := range s.Names {
 			for _, q := range []string{n, strings.ToUpper(n), strings.ToLower(n), "error: " + n, "java.net.SocketException: " + n, "  " + n + ".\n", `"` + n + `"`} {
 				got, ok := FindSymptom(q)
@@ -68,7 +68,7 @@ func first(s []string) string {
 // have one place there.
 func TestRulesNameSymptoms(t *testing.T) {
 	places := map[string]map[int]Cause{}
-	for _, s := range Symptoms() {
+	for _, s := range symptoms {
 		places[s.Names[0]] = map[int]Cause{}
 	}
 	for _, r := range rules {
@@ -87,7 +87,7 @@ func TestRulesNameSymptoms(t *testing.T) {
 func TestEveryCauseHasASymptom(t *testing.T) {
 	// Every cause shows somehow; an exception would stand here with its reason.
 	shown := map[Cause]bool{}
-	for _, s := range Symptoms() {
+	for _, s := range symptoms {
 		for _, c := range s.Causes {
 			shown[c] = true
 		}
@@ -206,7 +206,7 @@ func TestKernelNamesResolve(t *testing.T) {
 	}
 	// In the kernel's order, which has no gap.
 	n := 0
-	for _, s := range Symptoms() {
+	for _, s := range symptoms {
 		for _, name := range s.Names {
 			if number, ok := strings.CutPrefix(name, "reset reason "); ok {
 				if number != strconv.Itoa(n) {
@@ -222,7 +222,7 @@ func TestKernelNamesResolve(t *testing.T) {
 }
 
 func TestSymptomExplain(t *testing.T) {
-	for _, s := range Symptoms() {
+	for _, s := range symptoms {
 		text := s.Explain()
 		if !strings.HasPrefix(text, s.Names[0]+" ("+s.Kind+")\n") {
 			t.Errorf("%s: the title is not its name and kind", s.Names[0])

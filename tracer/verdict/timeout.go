@@ -74,11 +74,11 @@ func (f *facts) softly() string {
 	case n > 0:
 		return fmt.Sprintf(" %d of its segments never left this host: the next hop did not answer, and the process was told %s instead of ETIMEDOUT.", n, e.ErrSoft)
 	case i == none:
-		return fmt.Sprintf(" On the way an error was noted (ICMP, or this host's own routing), so the process was told %s instead of ETIMEDOUT.", e.ErrSoft)
+		return fmt.Sprintf(" Meanwhile an error was noted (ICMP, or this host's own routing), so the process was told %s instead of ETIMEDOUT.", e.ErrSoft)
 	case f.at(i).Loopback:
-		return fmt.Sprintf(" On the way this host itself said %s (a packet filter that rejects, or its neighbor look-up), so the process was told %s instead of ETIMEDOUT.", ICMPText(f.at(i)), e.ErrSoft)
+		return fmt.Sprintf(" Meanwhile this host itself said %s (a packet filter that rejects, or its neighbor look-up), so the process was told %s instead of ETIMEDOUT.", ICMPText(f.at(i)), e.ErrSoft)
 	}
-	return fmt.Sprintf(" On the way %s said %s, so the process was told %s instead of ETIMEDOUT.", f.at(i).From.Addr(), ICMPText(f.at(i)), e.ErrSoft)
+	return fmt.Sprintf(" Meanwhile %s said %s, so the process was told %s instead of ETIMEDOUT.", f.at(i).From.Addr(), ICMPText(f.at(i)), e.ErrSoft)
 }
 
 var retransmitTimeout = Rule{
@@ -89,7 +89,7 @@ var retransmitTimeout = Rule{
 	Text: Text{
 		What: "The peer never acknowledged data that was sent again and again, so this kernel gave up. " +
 			"tcp_retransmit_timer sends the first unacknowledged segment again with doubled waits, until net.ipv4.tcp_retries2 (15, about 15 minutes with the smallest timeout) is used up; then tcp_write_err, inlined into it, ends the socket. " +
-			"No packet is sent: the peer may hold its end in ESTABLISHED for ever, and when it sends, it is answered with a RST for want of a socket. " +
+			"No packet is sent: the peer may hold its end in ESTABLISHED for ever, and when it sends, it is answered with a RST, because the socket is gone. " +
 			"The process gets ETIMEDOUT, or the error of an ICMP message that came in the meantime (sk_err_soft), such as EHOSTUNREACH. " +
 			"TCPTimeouts and RetransSegs count the attempts, TCPAbortOnTimeout the end.",
 		Prove: "`ss -tanoi` shows timer:(on,…,N) with N growing, and unacked and backoff. " +
@@ -130,7 +130,7 @@ func (f *facts) sentAgain() string {
 		s += fmt.Sprintf(", and in the last %d tries could not leave this host", refused)
 	}
 	if busy > 0 {
-		s += fmt.Sprintf(" (%d more tries were put off, since an earlier copy was still held in this host)", busy)
+		s += fmt.Sprintf(" (%d more tries were put off, because an earlier copy was still queued in this host)", busy)
 	}
 	return s
 }
@@ -153,9 +153,9 @@ func (f *facts) blackHole() string {
 	mss := f.end().MSS
 	switch sure, may := f.tooLarge(); {
 	case sure:
-		return fmt.Sprintf(" Smaller segments behind it were acknowledged (SACK), the full-size one (%d bytes) never: so does a path look that takes no packets of that size and does not say so (a path MTU black hole).", mss)
+		return fmt.Sprintf(" Smaller segments behind it were acknowledged (SACK), the full-size one (%d bytes) never: this is what a path looks like that drops packets of that size without saying so (a path MTU black hole).", mss)
 	case may:
-		return fmt.Sprintf(" Only segments smaller than a full-size one (%d bytes) were ever acknowledged: the path may take no packets of that size and not say so (a path MTU black hole).", mss)
+		return fmt.Sprintf(" Only segments smaller than a full-size one (%d bytes) were ever acknowledged: the path may be dropping packets of that size without saying so (a path MTU black hole).", mss)
 	}
 	return ""
 }
@@ -178,8 +178,8 @@ func onlyLarge(t *trial) (says, do string) {
 	if flight < large || flight+queued < large || b.Acked == nil || b.Received == nil || *b.Acked == 0 && *b.Received == 0 || *b.Acked >= large {
 		return "", ""
 	}
-	return "Only small segments had come through before; the first that was full did not. So it may be a path that takes no full-size packets and does not say so (a path MTU black hole).",
-		fmt.Sprintf("Try the path with a full packet: ping -M do -s 1472 %s, and smaller, until one comes back. Then let the ICMP \"fragmentation needed\" or \"packet too big\" through, lower the MTU or clamp the MSS at the tunnel; net.ipv4.tcp_mtu_probing=1 finds the size by itself.", f.c.Remote.Addr())
+	return "Only small segments had come through before; the first full-size one did not. The path may be dropping full-size packets without saying so (a path MTU black hole).",
+		fmt.Sprintf("Try full-size packets: ping -M do -s 1472 %s, then smaller ones until one comes back. Then let the ICMP \"fragmentation needed\" or \"packet too big\" through, lower the MTU or clamp the MSS at the tunnel; net.ipv4.tcp_mtu_probing=1 finds the size by itself.", f.c.Remote.Addr())
 }
 
 // large is a segment that no path is too narrow for; the least that IPv6 asks of each
@@ -232,7 +232,7 @@ var zeroWindowTimeout = Rule{
 	symptoms: map[string]int{"ETIMEDOUT": 6, "ECONNREFUSED": 8, "EHOSTUNREACH": 7, "TCPAbortOnTimeout": 6, "TCPWinProbe": 2, "TCPToZeroWindowAdv": 3},
 	Text: Text{
 		What: "The peer kept its receive window closed and then stopped answering the probes. " +
-			"With data to send and nothing in flight, tcp_write_timer_handler runs the persist timer (tcp_probe_timer, inlined): a probe with doubled waits. An answer, even one that says zero again, sets the count back, so a peer that merely does not read is waited for without end. " +
+			"With data to send and nothing in flight, tcp_write_timer_handler runs the persist timer (tcp_probe_timer, inlined): a probe with doubled waits. An answer, even one that says zero again, starts the count anew, so the kernel waits without limit for a peer that merely does not read. " +
 			"After net.ipv4.tcp_retries2 (15) probes without any answer the kernel gives up. " +
 			"No packet is sent. The process gets ETIMEDOUT, or the error of an ICMP message that came in the meantime; TCPAbortOnTimeout moves, and what was in the send queue is lost.",
 		Prove: "`ss -tanoi` shows timer:(persist,…) with Send-Q above 0. " +

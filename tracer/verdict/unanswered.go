@@ -224,7 +224,7 @@ func (u *Unanswered) describe(self, peer *facts) string {
 	case u.Received != nil && u.Sent != nil && *u.Sent == 0:
 		s += plural(*u.Received) + " and sent none"
 	default:
-		s += "more after the last that it had sent"
+		s += "more since it last sent anything"
 	}
 	if how := u.Ended(); how != "" {
 		s += "; " + how
@@ -254,15 +254,15 @@ func (u *Unanswered) advice() string {
 	case u.OOM:
 		return oomAdvice
 	case u.Act == ActKilled && unix.Signal(u.Signal) == unix.SIGTERM, u.Act == ActExit && u.Status != nil && *u.Status == 0:
-		return "Let the service answer what it has begun before it ends: take new connections away first (load balancer, readiness), then wait for those that have a request."
+		return "Let the service answer what it has begun before it ends: stop new connections first (load balancer, readiness), then wait for those that have a request."
 	case u.Act == ActKilled:
 		return killedAdvice(u.Signal)
 	case u.Act == ActExit:
-		return "Look into the service's log for why it ended while a request waited."
+		return "Check the service's log for why it ended while a request was waiting."
 	case u.Act == NoAct:
-		return "Look into the service's log, or trace there: it read the request, or at least acknowledged it, and closed."
+		return "Check the service's log, or trace there: it read the request, or at least acknowledged it, and closed."
 	}
-	return "Look into the service's log for this moment, and for a rule that closes without a word: a filter (nginx return 444), a limit, a worker's crash that is caught, another protocol on that port."
+	return "Check the service's log at that time, and look for what closes without answering: a filter (nginx return 444), a limit, a caught crash of a worker, another protocol on that port."
 }
 
-const oomAdvice = "The kernel was out of memory and took this process's: raise the limit (memory.max of its cgroup; journalctl -k names it), or find what it needs so much for."
+const oomAdvice = "The kernel ran out of memory and killed this process: raise the limit (memory.max of its cgroup; journalctl -k names it), or find out what uses so much."

@@ -88,7 +88,7 @@ func TestUnanswered(t *testing.T) {
 		{"an answer", goes(end(conn.OpenPassive).exchange(500, 78), closes, silence(2*ms, 30*ms)), nil, ""},
 		{"both at once", goes(end(conn.OpenPassive).exchange(500, 78), closes, silence(8*ms, 4*ms)), nil, ""},
 		{"one request more", goes(end(conn.OpenPassive).exchange(500, 156), closes, silence(5*time.Second, 4*ms)), nil,
-			"had received more after the last that it had sent."},
+			"had received more since it last sent anything."},
 		{"it is killed", goes(end(conn.OpenPassive).exchange(0, 24), by(event.CallNone, event.PFExiting, uint32(unix.SIGKILL))), exits(event.OOMNone, 9),
 			"and sent none; it was killed by SIGKILL."},
 		{"it is killed for memory", goes(end(conn.OpenPassive).exchange(0, 24), by(event.CallNone, event.PFExiting, uint32(unix.SIGKILL))), exits(event.OOMVictim, 9),

@@ -18,7 +18,7 @@ var unknownCause = Rule{
 	Text: Text{
 		What: "What was seen does not say how the connection ended. " +
 			"Either it was open before the trace began and too little of it was seen, or events were lost, or a hook that tells two causes apart could not be attached on this kernel: the verdict names the missing ones. " +
-			"The state, the error and the counters at the end are still true; only the cause is not concluded from them.",
+			"The state, the error and the counters at the end are still true; but they do not show the cause.",
 		Prove: "Narrow it down with `tcpdump -nni any tcp port PORT` (who sent FIN or RST) and `nstat` before and after (which TcpExtTCPAbort counter moved).",
 		Do:    "Trace from before the connection is opened, with every hook attached.",
 		Refs:  []string{"tcp(7)", "nstat(8)", "tcpdump(8)", "inet_sk_state_store"},
@@ -30,7 +30,7 @@ func describeUnknown(t *trial) string {
 		return fmt.Sprintf("%s, or something that answers for it, reset the connection of %s. The RST itself was not seen here, so whether it came on its own or in answer to a segment is not known.%s",
 			t.a.c.Remote, end(t.a), r.reading(t))
 	}
-	s := "How this connection ended could not be told from what was seen"
+	s := "What was seen does not say how this connection ended"
 	if t.a.c.Replaced {
 		return "The end of this connection was not seen: the kernel has used the memory of its socket for another connection since."
 	}

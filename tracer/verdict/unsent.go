@@ -21,10 +21,10 @@ var sendFailed = Rule{
 		What: "This host could not send: a route, an address, a filter, a neighbor or a device failed. " +
 			"Each time the retransmission timer, the window probe or the keepalive timer tried, tcp_retransmit_skb or tcp_write_wakeup returned an error, or the segment was thrown away because ARP (neighbor discovery) had no answer; nothing reached the wire, and the timers ran out. " +
 			"EPERM is a packet filter of this host at output or postrouting (such as one that drops what conntrack calls INVALID after its table was flushed), or a BPF program of the cgroup; EHOSTUNREACH, ENETUNREACH, EACCES and EINVAL are its routes or a source address that is gone; ENETDOWN is the device; a positive number is a queueing discipline or tc. " +
-			"send(2) does not tell: the data waits in the queue. The process gets ETIMEDOUT, or the routing error; the peer hears nothing and may hold its end for ever.",
+			"send(2) does not report it: the data waits in the queue. The process gets ETIMEDOUT, or the routing error; the peer hears nothing and may hold its end for ever.",
 		Prove: "`nstat -az TcpExtTCPRetransFail IpOutNoRoutes IpOutDiscards` moves at this host, and `tcpdump -nni any tcp port PORT` shows no segment leave. " +
 			"`ip -s addr`, `ip route get ADDRESS from LOCAL`, `ip neigh` and `nft list ruleset` show what is missing; with `conntrack -E` a flow that vanishes shows.",
-		Do:     "Mend this host, not the peer: its address, route, packet filter, neighbor or device, as the sentence says. Connections from an address that is gone must be opened again.",
+		Do:     "Fix this host, not the peer: its address, route, packet filter, neighbor or device, as the sentence says. Connections from an address that is gone must be opened again.",
 		Belief: "\"Connection timed out, so the other side is down.\"",
 		Truth:  "ETIMEDOUT says that no answer came. Whether a question ever left, TCP does not tell the application.",
 		Refs:   []string{"tcp(7)", "ip-neighbour(8)", "nft(8)", "tcp_retransmit_skb", "tcp_write_wakeup", "ip_queue_xmit", "arp_error_report"},
@@ -89,13 +89,13 @@ func describeSendFailed(t *trial) string {
 	case n > tries-int(e.BusyTries):
 		s += fmt.Sprintf(" Not one segment left it; %d were thrown away.", n)
 	default:
-		s += fmt.Sprintf(" Of what was sent again nothing left it; %d segments were thrown away.", n)
+		s += fmt.Sprintf(" Nothing that was sent again left it; %d segments were thrown away.", n)
 	}
 	s += " So this kernel gave up"
 	if e.UserTimeout != 0 {
 		s += fmt.Sprintf(", after TCP_USER_TIMEOUT (%d ms)", e.UserTimeout)
 	}
-	s += "; it says nothing about the peer"
+	s += "; this says nothing about the peer"
 	if e.State != event.SynSent {
 		s += ", which may still think that the connection is open"
 	}
@@ -124,7 +124,7 @@ func (f *facts) whyUnsent(family event.Family) string {
 	case 0:
 		return "the peer's window was open, and nothing was sent"
 	case int32(unix.EPERM):
-		return "a rule of its own dropped them on the way out (a packet filter at output or postrouting, or a BPF program of the cgroup; EPERM)"
+		return "a rule of its own dropped it on the way out (a packet filter at output or postrouting, or a BPF program of the cgroup; EPERM)"
 	case int32(unix.ENETUNREACH):
 		return fmt.Sprintf("it has no route to %s any more (ENETUNREACH)", f.c.Remote.Addr())
 	case int32(unix.EINVAL):
@@ -137,7 +137,7 @@ func (f *facts) whyUnsent(family event.Family) string {
 		return "the network device is down or gone (" + event.Errno(-errno).String() + ")"
 	}
 	if errno > 0 {
-		return "a queue or a filter of the network device dropped them (queueing discipline, tc)"
+		return "a queue or a filter of the network device dropped it (queueing discipline, tc)"
 	}
 	return "its IP layer said " + event.Errno(-errno).String()
 }

@@ -131,7 +131,7 @@ func heldOn(f *facts) string {
 	case r.Call == event.CallIOUring:
 		what = "a request in progress (io_uring)"
 	}
-	return fmt.Sprintf(" %s held the socket until %s later: only then did its kernel say anything.", strings.ToUpper(what[:1])+what[1:], span(d))
+	return fmt.Sprintf(" %s held the socket for another %s; only then did its kernel send anything.", strings.ToUpper(what[:1])+what[1:], span(d))
 }
 
 // above says at which ends TCP does not know what was read, with a space before
@@ -143,9 +143,9 @@ func above(ends ...*facts) string {
 		switch {
 		case f == nil:
 		case f.subflow:
-			s = fmt.Sprintf(" What %s read is not known: its queue is that of the MPTCP socket.", end(f))
+			s = fmt.Sprintf(" What %s read is not known: MPTCP keeps the receive queue.", end(f))
 		case f.aboveIn:
-			s = fmt.Sprintf(" What %s read, and threw away, is not known: something above TCP (kTLS, sockmap) has its queue.", end(f))
+			s = fmt.Sprintf(" What %s read or threw away is not known: a layer above TCP (kTLS, sockmap) keeps the receive queue.", end(f))
 		}
 		if s != last { // one process may have both ends
 			all += s
@@ -197,9 +197,9 @@ func killedAdvice(signal int) string {
 	case unix.SIGSEGV, unix.SIGBUS, unix.SIGILL, unix.SIGFPE, unix.SIGABRT, unix.SIGTRAP, unix.SIGSYS:
 		return "It crashed: its log and its core dump (coredumpctl) say why."
 	case unix.SIGPIPE:
-		return "It wrote to a connection that takes nothing any more and had not asked to be spared: ignore SIGPIPE, or send with MSG_NOSIGNAL, and look at the error (EPIPE)."
+		return "It wrote to a connection that can no longer send, and did not ignore SIGPIPE: ignore the signal or send with MSG_NOSIGNAL, and handle EPIPE."
 	case unix.SIGKILL:
-		return "Find out who sent SIGKILL: the kernel out of memory (journalctl -k), or a supervisor whose patience with SIGTERM was at its end."
+		return "Find out who sent SIGKILL: the kernel when it ran out of memory (journalctl -k), or a supervisor that had waited long enough after SIGTERM."
 	}
-	return "Find out who sent " + event.SignalName(signal) + ". A program that is stopped in this way can catch the signal, finish what it has begun, and close then."
+	return "Find out who sent " + event.SignalName(signal) + ". A program stopped this way can catch the signal, finish what it has begun, and then close."
 }
