@@ -90,7 +90,7 @@ health checks do.` + "\n" + commandHelp,
 			}
 			t.kept = func(c *conn.Connection, v verdict.Verdict) bool {
 				harmless := v.Harmless || v.Probe
-				if v.Class == verdict.Open || v.Class == verdict.Graceful && !harmless && v.Unanswered == nil || !all && verdict.Unheard(c, v) {
+				if v.Class == verdict.Open || v.Class == verdict.Graceful && !harmless && v.Unanswered == nil || !all && verdict.UnknownForLoss(c, v) {
 					return false
 				}
 				if harmless && !all {

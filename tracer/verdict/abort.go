@@ -76,7 +76,7 @@ func findCloseUnread(a, b *facts, s Scope) *finding {
 		return nil
 	}
 	x := &finding{a: []int{a.release, a.closed, a.active}, needs: []event.Hook{event.HookSendActiveReset}}
-	return x.did(a, a.hand(a.release))
+	return x.did(a, a.actEvent(a.release))
 }
 
 func describeCloseUnread(t *trial) string {
@@ -146,7 +146,7 @@ func findLingerZero(a, b *facts, s Scope) *finding {
 	if a.active == none {
 		x.needs = []event.Hook{event.HookSendActiveReset}
 	}
-	return x.did(a, a.hand(a.release))
+	return x.did(a, a.actEvent(a.release))
 }
 
 func describeLingerZero(t *trial) string {

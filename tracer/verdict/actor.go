@@ -142,7 +142,7 @@ func (f *facts) sayGoodbye() *Goodbye {
 	if f.fin == none {
 		return nil
 	}
-	e := f.hand(f.finAct)
+	e := f.actEvent(f.finAct)
 	g := &Goodbye{At: f.at(f.fin).Time, Acked: f.finAcked}
 	if !e.KernelThread() {
 		g.Act, g.Signal = act(e)
@@ -167,14 +167,14 @@ func (t *trial) actor() *conn.Process {
 	return who
 }
 
-// hand is the event of who did what the event i shows: of a release, whoever let
+// actEvent is the event of who did what the event i shows: of a release, whoever let
 // go of the socket.
-func (f *facts) hand(i int) *event.Event {
+func (f *facts) actEvent(i int) *event.Event {
 	switch {
 	case i == none || i != f.release:
 	case f.letGo != none:
 		return f.at(f.letGo)
-	case f.unheard:
+	case f.dropUnseen:
 		e := *f.at(i)
 		e.CallOn = 0 // which does not prove anything alone
 		return &e
@@ -205,17 +205,17 @@ func (f *facts) findLetGo() {
 	if !r.KernelThread() && (r.Call.Drops() || r.Exiting()) {
 		return // whoever does that gives the socket up, in a message in flight too
 	}
-	f.unheard = true
+	f.dropUnseen = true
 	for i := range f.release {
 		e := f.at(i)
 		if e.Hook != event.HookFileClose || e.Refs > 1 && !e.Call.Drops() && e.Call != event.CallIOUring && !e.Exiting() {
 			continue
 		}
 		if e.Refs <= 1 && e.TID == r.TID {
-			f.letGo, f.unheard = none, false // the release is this very call's
+			f.letGo, f.dropUnseen = none, false // the release is this very call's
 			return
 		}
-		f.letGo, f.unheard = i, false
+		f.letGo, f.dropUnseen = i, false
 	}
 	// Thrown away with the message that it came in. A request of io_uring may also
 	// end in a call on another socket, but then its own process let go before.
@@ -270,11 +270,11 @@ func (f *facts) actedAt(i int) bool {
 	return f.active != none && f.at(f.active).TID == e.TID
 }
 
-// cut is the close with which this end let go of the socket after it had shut its
+// closeAfterShutdown is the close with which this end let go of the socket after it had shut its
 // sending side down, without having heard the peer out: that is a close in two
 // steps (python's http.server, haproxy, node), not a half-close. none: it held
 // the socket until the peer's FIN came.
-func (f *facts) cut() int {
+func (f *facts) closeAfterShutdown() int {
 	if f.fin == none {
 		return none
 	}

@@ -98,15 +98,15 @@ func (f *facts) appSaw(s Scope) []string {
 	// Of nothing it is certain where each call was watched, and none read past the
 	// watch; or where there was nothing to tell: no FIN, no reset, no error.
 	watched := s.has(event.HookReceive) && s.has(event.HookStreamError) && !passed
-	if saw == nil && f.gone() && (watched || f.untold()) {
+	if saw == nil && f.gone() && (watched || f.nothingToTell()) {
 		saw = []string{}
 	}
 	return saw
 }
 
-// untold says whether nothing came, and no timer ran out, that the process could
+// nothingToTell says whether nothing came, and no timer ran out, that the process could
 // have been told of: once it has closed, nobody tells it anything.
-func (f *facts) untold() bool {
+func (f *facts) nothingToTell() bool {
 	for _, i := range []int{f.peerFin, f.reset, f.closed} {
 		switch e := f.at(i); {
 		case e == nil, e.Has&event.HasSocket != 0 && (e.SkFlags&event.SockDead != 0 || i == f.closed && i != f.peerFin && e.Err == 0):

@@ -131,7 +131,7 @@ func findConnectCancelled(a, b *facts, s Scope) *finding {
 	for _, i := range []int{a.release, a.disconn} {
 		if before(i, a.closed) && a.at(i).TID == end.TID && a.at(i).State == event.SynSent {
 			x := &finding{a: []int{i, a.closed}}
-			return x.did(a, a.hand(i))
+			return x.did(a, a.actEvent(i))
 		}
 	}
 	if end.State == event.SynSent && end.Context != event.ContextSoftirq && end.Err == 0 &&

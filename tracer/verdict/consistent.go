@@ -21,7 +21,7 @@ func (f *facts) contradiction(peer *facts, cause Cause, s Scope) string {
 	for _, missing := range []string{
 		f.unseenChange(),
 		f.unseenBirth(peer),
-		f.unseenOther(),
+		f.unseenRestart(),
 		f.unseenHandshake(),
 		f.unseenAccept(s),
 		f.unseenEnd(),
@@ -112,9 +112,9 @@ func (f *facts) unseenBirth(peer *facts) string {
 	return ""
 }
 
-// unseenOther: a count or a sequence number went back, so what is told is of two
+// unseenRestart: a count or a sequence number went back, so what is told is of two
 // connections, one after the other.
-func (f *facts) unseenOther() string {
+func (f *facts) unseenRestart() string {
 	var last *event.Event
 	for i := range f.c.Events {
 		e := &f.c.Events[i]

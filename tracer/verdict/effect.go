@@ -33,9 +33,9 @@ func (f *facts) endedBy(a *facts, r *Rule, x *finding, s Scope) bool {
 		at, resets := e.Time, true
 		switch {
 		case e.Hook == event.HookSendActiveReset:
-			at = told(e, last)
+			at = effectTime(e, last)
 		case e.Hook == event.HookSetState && e.ToState == event.Close:
-			at, resets = told(e, last), false
+			at, resets = effectTime(e, last), false
 		case e.Hook == event.HookSendReset:
 		case e.Time > by:
 			return false
@@ -66,10 +66,10 @@ func (f *facts) endedBy(a *facts, r *Rule, x *finding, s Scope) bool {
 	return f.reset == none && (f.c.Lossy || !s.has(event.HookReset)) && f.resetError()
 }
 
-// told is when an event at the other end was, for what this end's event (last) can
+// effectTime is when an event at the other end was, for what this end's event (last) can
 // be an effect of. A RST goes through loopback before tcp_send_reset tells of it,
 // and before the state of a destroyed socket changes: on the same CPU.
-func told(e, last *event.Event) time.Duration {
+func effectTime(e, last *event.Event) time.Duration {
 	if e.CPU == last.CPU && e.Time > last.Time && e.Time-last.Time < sameStep {
 		return last.Time
 	}
@@ -110,7 +110,7 @@ func (f *facts) resetElsewhere(state event.State) int {
 		if e.Hook != event.HookSendReset || e.Segment.Flags&event.RST != 0 && e.Has&event.HasSegment != 0 {
 			return false
 		}
-		if last := f.at(f.reset); last != nil && (told(e, last) > last.Time || last.Time-e.Time >= longestFlight || !fits(last, e)) {
+		if last := f.at(f.reset); last != nil && (effectTime(e, last) > last.Time || last.Time-e.Time >= longestFlight || !fits(last, e)) {
 			return false
 		}
 		return true
@@ -133,7 +133,7 @@ func (f *facts) resetSent(peer *facts) bool {
 		return false
 	}
 	return peer != nil && peer.sentReset(last) || f.elsewhere(func(e *event.Event) bool {
-		return e.Hook == event.HookSendReset && told(e, last) <= last.Time && last.Time-e.Time < longestFlight && fits(last, e)
+		return e.Hook == event.HookSendReset && effectTime(e, last) <= last.Time && last.Time-e.Time < longestFlight && fits(last, e)
 	}) != none
 }
 
@@ -141,7 +141,7 @@ func (f *facts) resetSent(peer *facts) bool {
 // that can have made an event at the other end.
 func (f *facts) sentReset(last *event.Event) bool {
 	for _, i := range append([]int{f.active, f.answer, f.mini, f.dead}, f.strays...) {
-		if i != none && told(f.at(i), last) <= last.Time && last.Time-f.at(i).Time < longestFlight && fits(last, f.at(i)) {
+		if i != none && effectTime(f.at(i), last) <= last.Time && last.Time-f.at(i).Time < longestFlight && fits(last, f.at(i)) {
 			return true
 		}
 	}

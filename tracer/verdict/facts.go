@@ -40,14 +40,14 @@ type facts struct {
 	held     int   // filp_close with more references, the last one
 	strays   []int // resets of this socket that did not end it (SYN_SENT)
 
-	unheard   bool // who gave the descriptor up was not seen
-	letGo     int  // what gave the last descriptor up, where the socket was held for longer; none: release did
-	subflow   bool // of an MPTCP connection
-	aboveIn   bool // reads are not TCP's: MPTCP, kTLS, sockmap
-	aboveOut  bool // nor are writes
-	inferred  bool // release is a state change; the close itself was not seen
-	rst       bool // a RST came in (as opposed to tcp_reset called locally)
-	abandoned bool // tcp_reset was called locally: data for a socket that takes none
+	dropUnseen bool // who gave the descriptor up was not seen
+	letGo      int  // what gave the last descriptor up, where the socket was held for longer; none: release did
+	subflow    bool // of an MPTCP connection
+	aboveIn    bool // reads are not TCP's: MPTCP, kTLS, sockmap
+	aboveOut   bool // nor are writes
+	inferred   bool // release is a state change; the close itself was not seen
+	rst        bool // a RST came in (as opposed to tcp_reset called locally)
+	abandoned  bool // tcp_reset was called locally: data for a socket that takes none
 
 	peer    *facts // of the other end, where it lives here
 	goodbye *Goodbye

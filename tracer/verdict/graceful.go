@@ -75,7 +75,7 @@ func graceful(a, b *facts, want func(Act) bool) *finding {
 	if !bothSaid(a, b) {
 		return nil
 	}
-	x := &finding{a: []int{a.fin, a.closed}, harmless: late(a, b)}
+	x := &finding{a: []int{a.fin, a.closed}, harmless: lateReset(a, b)}
 	if a.refusedFin(b) {
 		x.harmless = true
 		x.a = append(x.a, a.reset)
@@ -86,8 +86,8 @@ func graceful(a, b *facts, want func(Act) bool) *finding {
 		// before, only its end tells.
 		x.needs = append(x.needs, event.HookTwskKill)
 	}
-	x.heard(a, b)
-	x.heard(b, a)
+	x.doubtFIN(a, b)
+	x.doubtFIN(b, a)
 	if b != nil {
 		x.b = []int{b.fin, b.closed}
 	}
@@ -98,7 +98,7 @@ func graceful(a, b *facts, want func(Act) bool) *finding {
 		}
 		return nil
 	}
-	x.did(a, a.hand(a.finAct))
+	x.did(a, a.actEvent(a.finAct))
 	if !want(x.act) {
 		return nil
 	}
@@ -111,10 +111,10 @@ func graceful(a, b *facts, want func(Act) bool) *finding {
 	return x
 }
 
-// heard notes what is not certain of the FIN of an end (f): whether it arrived. A
+// doubtFIN notes what is not certain of the FIN of an end (f): whether it arrived. A
 // process or an operator may drop a socket whose FIN is not acknowledged, and a
 // kernel may give it up.
-func (x *finding) heard(f, other *facts) {
+func (x *finding) doubtFIN(f, other *facts) {
 	switch {
 	case f == nil || f.finAcked || other != nil && other.peerFin != none:
 	case f.closed == none || f.end().Has&event.HasTCP != 0:
@@ -125,9 +125,9 @@ func (x *finding) heard(f, other *facts) {
 	}
 }
 
-// late says whether a reset followed the complete exchange: an old segment met
+// lateReset says whether a reset followed the complete exchange: an old segment met
 // no socket any more.
-func late(a, b *facts) bool {
+func lateReset(a, b *facts) bool {
 	reset := func(e *event.Event) bool { return e.Hook == event.HookSendReset }
 	return a.dead != none || a.elsewhere(reset) != none || b != nil && (b.dead != none || b.elsewhere(reset) != none)
 }
@@ -147,8 +147,8 @@ func describeGraceful(t *trial) string {
 			s += fmt.Sprintf(", then %s", named(g.Actor))
 		}
 		s += "."
-	case t.x.act == ActShutWr && t.a.cut() != none:
-		let := t.a.at(t.a.cut())
+	case t.x.act == ActShutWr && t.a.closeAfterShutdown() != none:
+		let := t.a.at(t.a.closeAfterShutdown())
 		s = fmt.Sprintf("%s %s%s%s and %s %s later.", t.who(), first, parted(t.how()), t.when(t.a.at(t.a.fin)),
 			how(act(let)), seconds(let.Time-t.a.at(t.a.fin).Time))
 	case t.x.act == ActShutWr:
@@ -220,7 +220,7 @@ var orderlyClose = Rule{
 }
 
 func findOrderlyClose(a, b *facts, s Scope) *finding {
-	return graceful(a, b, func(act Act) bool { return b == nil || act != ActShutWr || a.cut() != none })
+	return graceful(a, b, func(act Act) bool { return b == nil || act != ActShutWr || a.closeAfterShutdown() != none })
 }
 
 var halfClose = Rule{
@@ -249,7 +249,7 @@ func findHalfClose(a, b *facts, s Scope) *finding {
 	if b == nil {
 		return nil
 	}
-	return graceful(a, b, func(act Act) bool { return act == ActShutWr && a.cut() == none })
+	return graceful(a, b, func(act Act) bool { return act == ActShutWr && a.closeAfterShutdown() == none })
 }
 
 // findHalfClose measures how long one direction outlived the other, when the
@@ -262,7 +262,7 @@ func (t *trial) halfClose(first, second *Goodbye) *time.Duration {
 	if second.At < first.At {
 		first, second, shut = second, first, t.peer
 	}
-	if first.Act != ActShutWr || shut != nil && shut.cut() != none {
+	if first.Act != ActShutWr || shut != nil && shut.closeAfterShutdown() != none {
 		return nil
 	}
 	d := second.At - first.At
@@ -292,9 +292,9 @@ func findSimultaneousClose(a, b *facts, s Scope) *finding {
 	if b != nil {
 		x.b = []int{b.fin, b.closed}
 	}
-	x.heard(a, b)
-	x.heard(b, a)
-	return x.did(a, a.hand(a.finAct))
+	x.doubtFIN(a, b)
+	x.doubtFIN(b, a)
+	return x.did(a, a.actEvent(a.finAct))
 }
 
 func describeSimultaneousClose(t *trial) string {

@@ -67,11 +67,11 @@ func findDataAfterClose(a, b *facts, s Scope) *finding {
 			}
 		}
 	}
-	return x.leftBy(a)
+	return x.closedBy(a)
 }
 
 func describeDataAfterClose(t *trial) string {
-	s := fmt.Sprintf("%s closed both directions%s%s.", t.who(), spaced(t.how()), t.when(t.a.ours()))
+	s := fmt.Sprintf("%s closed both directions%s%s.", t.who(), spaced(t.how()), t.when(t.a.goodbyeAct()))
 	answer := t.a.at(t.a.mini)
 	if answer == nil {
 		answer = t.a.at(t.a.answer)
@@ -143,7 +143,7 @@ func findDataAfterShutdown(a, b *facts, s Scope) *finding {
 	if b != nil {
 		x.b = []int{b.reset, b.closed}
 	}
-	return x.did(a, a.hand(a.finAct))
+	return x.did(a, a.actEvent(a.finAct))
 }
 
 func describeDataAfterShutdown(t *trial) string {

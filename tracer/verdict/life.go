@@ -86,7 +86,7 @@ func idle(self, peer *facts, age *time.Duration) *time.Duration {
 	return &d
 }
 
-func since(f, other *facts) time.Duration {
+func firstSeen(f, other *facts) time.Duration {
 	start := f.c.First
 	if other != nil && other.c.First < start {
 		start = other.c.First

@@ -203,7 +203,7 @@ func findLeftUnaccepted(a, b *facts, s Scope) *finding {
 	if b.forget == none {
 		x.needs = []event.Hook{event.HookChildForget}
 	}
-	return x.did(a, a.hand(did))
+	return x.did(a, a.actEvent(did))
 }
 
 func describeLeftUnaccepted(t *trial) string {

@@ -63,7 +63,7 @@ func findFinWait2Held(a, b *facts, s Scope) *finding {
 		return nil
 	}
 	x := &finding{a: []int{a.fin}}
-	x.did(a, a.hand(a.finAct))
+	x.did(a, a.actEvent(a.finAct))
 	x.by = byNobody
 	return x
 }
@@ -93,7 +93,7 @@ func findFinStuck(a, b *facts, s Scope) *finding {
 		return nil
 	}
 	x := &finding{a: []int{a.fin}}
-	x.did(a, a.hand(a.finAct))
+	x.did(a, a.actEvent(a.finAct))
 	x.by = byNobody
 	return x
 }

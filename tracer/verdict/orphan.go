@@ -209,28 +209,28 @@ func findLinger2Negative(a, b *facts, s Scope) *finding {
 		return nil
 	}
 	x := &finding{a: []int{a.release, a.closed, a.active, a.answer}}
-	return x.leftBy(a)
+	return x.closedBy(a)
 }
 
 func describeLinger2Negative(t *trial) string {
 	return fmt.Sprintf("%s closed%s with TCP_LINGER2 below zero, so its kernel did not wait for the peer's FIN and sent a RST as soon as its own FIN was acknowledged.", t.who(), spaced(t.how()))
 }
 
-// ours is the act that began the goodbye of this end: the close where there
+// goodbyeAct is the act that began the goodbye of this end: the close where there
 // was one before the end, else the shutdown that sent the FIN.
-func (f *facts) ours() *event.Event {
+func (f *facts) goodbyeAct() *event.Event {
 	if f.released() && f.at(f.release).Call != event.CallShutdown {
-		return f.hand(f.release)
+		return f.actEvent(f.release)
 	}
-	return f.hand(f.finAct)
+	return f.actEvent(f.finAct)
 }
 
-// leftBy is how this end let go of a socket that no process held any more. A
+// closedBy is how this end let go of a socket that no process held any more. A
 // shutdown does not do that: where the close was not seen, its act is not known.
-func (x *finding) leftBy(a *facts) *finding {
-	o := a.ours()
-	if i := a.cut(); i != none && o == a.hand(a.finAct) {
-		o = a.hand(i)
+func (x *finding) closedBy(a *facts) *finding {
+	o := a.goodbyeAct()
+	if i := a.closeAfterShutdown(); i != none && o == a.actEvent(a.finAct) {
+		o = a.actEvent(i)
 	}
 	if o == nil {
 		return x

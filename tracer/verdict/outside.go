@@ -91,7 +91,7 @@ var repairClose = Rule{
 func findRepairClose(a, b *facts, s Scope) *finding {
 	if a.released() && a.at(a.release).Repair {
 		x := &finding{a: []int{a.release, a.closed}, needs: []event.Hook{event.HookSendReset, event.HookReset}}
-		return x.did(a, a.hand(a.release))
+		return x.did(a, a.actEvent(a.release))
 	}
 	return nil
 }

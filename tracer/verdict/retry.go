@@ -47,13 +47,13 @@ func (t *trial) retry(class Class) (Retry, string) {
 	case self.c.Open == conn.OpenUnknown && (peer == nil || peer.c.Open == conn.OpenUnknown):
 		return RetryUnknown, "it was opened before the trace began: who asked, and what was read before, is not known"
 	case answerer == nil:
-		return asker.retryAfar(t.rule.Cause)
+		return asker.retryRemote(t.rule.Cause)
 	}
-	return answerer.retryHere(asker, t.scope)
+	return answerer.retryLocal(asker, t.scope)
 }
 
-// retryHere judges from the end that was asked. asker is nil where it is remote.
-func (f *facts) retryHere(asker *facts, s Scope) (Retry, string) {
+// retryLocal judges from the end that was asked. asker is nil where it is remote.
+func (f *facts) retryLocal(asker *facts, s Scope) (Retry, string) {
 	name := end(f)
 	got, unread := f.bytes.Received, f.lost.Unread
 	if got == nil || unread == nil || *unread > *got {
@@ -105,8 +105,8 @@ func (f *facts) peeked() bool {
 	return event.Any(f.c.Events, func(e *event.Event) bool { return e.Peeked() })
 }
 
-// retryAfar judges from the end that asked; the one that was asked is remote.
-func (f *facts) retryAfar(cause Cause) (Retry, string) {
+// retryRemote judges from the end that asked; the one that was asked is remote.
+func (f *facts) retryRemote(cause Cause) (Retry, string) {
 	far := f.c.Remote.String()
 	if f.silent() {
 		return RetrySafe, "nothing had been sent"

@@ -63,7 +63,7 @@ func FindSymptom(query string) (Symptom, bool) {
 	}
 	for _, full := range []string{words(query), q} {
 		for _, n := range symptomNames {
-			if full == n.words || !needsAll(n.words) && strings.Contains(full, n.words) {
+			if full == n.words || !wholeOnly(n.words) && strings.Contains(full, n.words) {
 				return symptoms[n.symptom], true
 			}
 		}
@@ -71,9 +71,9 @@ func FindSymptom(query string) (Symptom, bool) {
 	return Symptom{}, false
 }
 
-// alone are names that are also everyday words: they count only when they are
+// everyday are names that are also everyday words: they count only when they are
 // all that was asked.
-var alone = map[string]bool{"error": true, "closing": true, "established": true, "estab": true, "paws": true, "tw": true}
+var everyday = map[string]bool{"error": true, "closing": true, "established": true, "estab": true, "paws": true, "tw": true}
 
 // noise are words that programs put before an error.
 var noise = []string{"error", "fatal", "warning", "java net socketexception", "java net connectexception", "java io ioexception", "exception", "caused by", "oserror", "what"}
@@ -86,12 +86,12 @@ func words(s string) string {
 	}), " ") + " "
 }
 
-// needsAll says whether a name counts only as the whole query: a bare number,
+// wholeOnly says whether a name counts only as the whole query: a bare number,
 // or an everyday word.
-func needsAll(name string) bool {
+func wholeOnly(name string) bool {
 	name = strings.TrimSpace(name)
 	_, err := strconv.Atoi(name)
-	return err == nil || alone[name]
+	return err == nil || everyday[name]
 }
 
 // symptomName is a name of a symptom, reduced to words.

@@ -124,9 +124,6 @@ var timeouts = []Timeout{
 	{SpanConnect, 60 * second, "nginx", "proxy_connect_timeout"},
 }
 
-// Timeouts lists all of them.
-func Timeouts() []Timeout { return slices.Clone(timeouts) }
-
 // FindTimeouts lists those that a measured time can be. A timer is never early,
 // but for the jiffies with which silence is measured, and may be late.
 func FindTimeouts(span Span, d time.Duration) []Timeout {

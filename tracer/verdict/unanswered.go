@@ -92,7 +92,7 @@ func (f *facts) leftUnanswered(client *facts) *Unanswered {
 	if client == nil && before(f.peerFin, at) {
 		return nil // it may have closed, and wait for nothing
 	}
-	if client != nil && client.wentBy(e.Time) {
+	if client != nil && client.hadLeft(e.Time) {
 		return nil
 	}
 	received, sent, known := f.soFar(e)
@@ -126,9 +126,9 @@ func (f *facts) leftUnanswered(client *facts) *Unanswered {
 	return u
 }
 
-// wentBy says whether this end, the client's, had let go of the connection by a time,
+// hadLeft says whether this end, the client's, had let go of the connection by a time,
 // or did so on its own, without having heard of the other end's FIN.
-func (f *facts) wentBy(by time.Duration) bool {
+func (f *facts) hadLeft(by time.Duration) bool {
 	for _, i := range []int{f.release, f.disconn, f.abort, f.active} {
 		if e := f.at(i); e != nil && (e.Time <= by || !before(f.peerFin, i) && f.peerFin != none) {
 			return true

@@ -40,10 +40,10 @@ func describeUnknown(t *trial) string {
 	return s + "."
 }
 
-// Unheard says whether nothing speaks of a reset or of an error in an ending of
-// which events were lost: it is unknown for want of them, and the closing line
-// counts them. That alone is no alarm.
-func Unheard(c *conn.Connection, v Verdict) bool {
+// UnknownForLoss says whether an ending is unknown only because events were lost: nothing
+// that was seen hints at a reset or an error. The closing line counts the losses; such
+// an ending alone is no alarm.
+func UnknownForLoss(c *conn.Connection, v Verdict) bool {
 	return c.Lossy && v.Class == Unknown && v.Reset == nil && !event.Any(c.Events, func(e *event.Event) bool {
 		switch e.Hook {
 		case event.HookReset, event.HookSendReset, event.HookSendActiveReset, event.HookAbort, event.HookDisconnect, event.HookChildForget, event.HookSynDrop:

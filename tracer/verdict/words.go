@@ -73,7 +73,7 @@ func (t *trial) when(e *event.Event) string {
 			e = f.at(f.letGo)
 		}
 	}
-	d := e.Time - since(t.a, t.b)
+	d := e.Time - firstSeen(t.a, t.b)
 	if t.a.c.Open == conn.OpenUnknown || d < 0 {
 		return "" // what was seen of its beginning came later
 	}

@@ -32,7 +32,7 @@ func TestUnheard(t *testing.T) {
 		{"it is known", verdict.Verdict{Class: verdict.Aborted, Cause: verdict.CloseUnread}, true, event.Event{Hook: event.HookDestroy}, false},
 	} {
 		c := &conn.Connection{Lossy: x.lossy, Events: append(slices.Clone(seen), x.more)}
-		if got := verdict.Unheard(c, x.v); got != x.want {
+		if got := verdict.UnknownForLoss(c, x.v); got != x.want {
 			t.Errorf("%s: %v", x.name, got)
 		}
 	}

@@ -1,31 +1,29 @@
-package verdict_test
+package verdict
 
 import (
 	"testing"
 	"time"
-
-	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
 func TestFindTimeouts(t *testing.T) {
 	for _, x := range []struct {
-		span verdict.Span
+		span Span
 		d    time.Duration
 		want string // one of the programs; "" none
 	}{
-		{verdict.SpanIdle, 5003 * time.Millisecond, "Apache httpd"},
-		{verdict.SpanIdle, 4990 * time.Millisecond, "uvicorn"}, // a jiffy of 10 ms
-		{verdict.SpanIdle, 4900 * time.Millisecond, ""},
-		{verdict.SpanIdle, 5200 * time.Millisecond, ""},
-		{verdict.SpanIdle, 60200 * time.Millisecond, "nginx"},
-		{verdict.SpanIdle, 350900 * time.Millisecond, "AWS Network Load Balancer"},
-		{verdict.SpanIdle, 900500 * time.Millisecond, "Linux IPVS"},
-		{verdict.SpanAge, 5 * time.Second, ""},
-		{verdict.SpanAge, 3600100 * time.Millisecond, "PgBouncer"},
-		{verdict.SpanConnect, 131 * time.Second, "Linux from 6.5"},
-		{verdict.SpanIdle, 0, ""},
+		{SpanIdle, 5003 * time.Millisecond, "Apache httpd"},
+		{SpanIdle, 4990 * time.Millisecond, "uvicorn"}, // a jiffy of 10 ms
+		{SpanIdle, 4900 * time.Millisecond, ""},
+		{SpanIdle, 5200 * time.Millisecond, ""},
+		{SpanIdle, 60200 * time.Millisecond, "nginx"},
+		{SpanIdle, 350900 * time.Millisecond, "AWS Network Load Balancer"},
+		{SpanIdle, 900500 * time.Millisecond, "Linux IPVS"},
+		{SpanAge, 5 * time.Second, ""},
+		{SpanAge, 3600100 * time.Millisecond, "PgBouncer"},
+		{SpanConnect, 131 * time.Second, "Linux from 6.5"},
+		{SpanIdle, 0, ""},
 	} {
-		found := verdict.FindTimeouts(x.span, x.d)
+		found := FindTimeouts(x.span, x.d)
 		ok := x.want == "" && len(found) == 0
 		for _, f := range found {
 			ok = ok || f.Program == x.want
@@ -37,8 +35,8 @@ func TestFindTimeouts(t *testing.T) {
 }
 
 func TestTimeoutsAreComplete(t *testing.T) {
-	seen := map[verdict.Timeout]bool{}
-	for _, x := range verdict.Timeouts() {
+	seen := map[Timeout]bool{}
+	for _, x := range timeouts {
 		if x.Period <= 0 || x.Program == "" || x.Setting == "" || seen[x] {
 			t.Errorf("%+v", x)
 		}
@@ -66,7 +64,7 @@ func TestCanBe(t *testing.T) {
 		{"Linux conntrack", true, []string{"a", "b"}, true},
 	} {
 		found := false
-		for _, timeout := range verdict.Timeouts() {
+		for _, timeout := range timeouts {
 			if timeout.Program != x.program {
 				continue
 			}
