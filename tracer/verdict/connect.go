@@ -29,18 +29,16 @@ func neverEstablished(a *facts) bool {
 var portClosed = Rule{
 	Cause: PortClosed, Class: Refused, find: findPortClosed, describe: describePortClosed, hint: listenElsewhere,
 	symptoms: map[string]int{"ECONNREFUSED": 1, "NO_SOCKET": 1, "OutRsts": 2, "AttemptFails": 1},
-	Text: Text{
-		What: "Nobody listened on that address and port, and its kernel refused the SYN with a RST. " +
-			"tcp_v4_rcv (tcp_v6_rcv) finds no socket, and tcp_v4_send_reset answers with RST and ACK, sequence number 0. Here the socket in SYN_SENT takes it in tcp_reset: connect(2) fails with ECONNREFUSED. " +
-			"AttemptFails moves at the client, OutRsts at the host that refused; from 6.12 the reset reason there is NO_SOCKET (1). Up to 6.1 the tracepoint tcp_send_reset does not fire for it.",
-		Prove: "`tcpdump -nni any tcp port PORT` shows [S], then [R.] with seq 0. " +
-			"On the host, `ss -ltnp` shows what listens, and on which address: 127.0.0.1 is not reachable from outside, and in another network namespace the list is different. " +
-			"`nstat -az TcpAttemptFails` moves at the client.",
-		Do:     "Check with ss -ltnp on that host, in the right network namespace, that the server runs and listens on this address and port.",
-		Belief: "\"ECONNREFUSED always comes from a RST.\"",
-		Truth:  "An ICMP port unreachable, as packet filters send it, gives the same error without any RST. A capture tells them apart.",
-		Refs:   []string{"connect(2)", "RFC 9293 3.10.7.1", "RFC 9293 3.5.2", "tcp_v4_rcv", "tcp_v4_send_reset", "tcp_reset"},
-	},
+	What: "Nobody listened on that address and port, and its kernel refused the SYN with a RST. " +
+		"tcp_v4_rcv (tcp_v6_rcv) finds no socket, and tcp_v4_send_reset answers with RST and ACK, sequence number 0. Here the socket in SYN_SENT takes it in tcp_reset: connect(2) fails with ECONNREFUSED. " +
+		"AttemptFails moves at the client, OutRsts at the host that refused; from 6.12 the reset reason there is NO_SOCKET (1). Up to 6.1 the tracepoint tcp_send_reset does not fire for it.",
+	Prove: "`tcpdump -nni any tcp port PORT` shows [S], then [R.] with seq 0. " +
+		"On the host, `ss -ltnp` shows what listens, and on which address: 127.0.0.1 is not reachable from outside, and in another network namespace the list is different. " +
+		"`nstat -az TcpAttemptFails` moves at the client.",
+	Do:     "Check with ss -ltnp on that host, in the right network namespace, that the server runs and listens on this address and port.",
+	Belief: "\"ECONNREFUSED always comes from a RST.\"",
+	Truth:  "An ICMP port unreachable, as packet filters send it, gives the same error without any RST. A capture tells them apart.",
+	Refs:   []string{"connect(2)", "RFC 9293 3.10.7.1", "RFC 9293 3.5.2", "tcp_v4_rcv", "tcp_v4_send_reset", "tcp_reset"},
 }
 
 func findPortClosed(a, b *facts, s Scope) *finding {
@@ -111,16 +109,14 @@ func bracketed(a netip.Addr) string {
 var connectCancelled = Rule{
 	Cause: ConnectCancelled, Class: Refused, find: findConnectCancelled, describe: describeConnectCancelled, hint: answeredFromElsewhere,
 	symptoms: map[string]int{"upstream timed out": 3, "i/o timeout": 1, "NO_SOCKET": 6, "EmbryonicRsts": 3, "SYN_SENT": 3, "SYN_RECV": 3},
-	Text: Text{
-		What: "The process gave up connecting by itself, before the handshake was complete. " +
-			"close(2), shutdown(2), exit or a connect with AF_UNSPEC on a socket in SYN_SENT goes through __tcp_close or tcp_disconnect straight to CLOSE. No packet is sent. " +
-			"If the server's SYN-ACK comes later, it finds no socket and is answered with a RST, which removes the half-open connection at the server. " +
-			"The usual reason is a connect timeout of the program or its library, or the race between IPv6 and IPv4, which drops the slower attempt.",
-		Prove: "`strace -f -e trace=connect,close,poll,ppoll,epoll_wait -p PID` shows connect with EINPROGRESS, a wait that times out, then close. " +
-			"`tcpdump -nni any tcp port PORT` shows [S] without an answer, or an answer that is met with [R].",
-		Do:   "If it was too soon, give the program a longer connect timeout. If not, find out why the SYN had no answer in that time (tcpbye explain connect-timeout).",
-		Refs: []string{"connect(2)", "RFC 9293 3.10.4", "RFC 8305", "__tcp_close", "tcp_disconnect"},
-	},
+	What: "The process gave up connecting by itself, before the handshake was complete. " +
+		"close(2), shutdown(2), exit or a connect with AF_UNSPEC on a socket in SYN_SENT goes through __tcp_close or tcp_disconnect straight to CLOSE. No packet is sent. " +
+		"If the server's SYN-ACK comes later, it finds no socket and is answered with a RST, which removes the half-open connection at the server. " +
+		"The usual reason is a connect timeout of the program or its library, or the race between IPv6 and IPv4, which drops the slower attempt.",
+	Prove: "`strace -f -e trace=connect,close,poll,ppoll,epoll_wait -p PID` shows connect with EINPROGRESS, a wait that times out, then close. " +
+		"`tcpdump -nni any tcp port PORT` shows [S] without an answer, or an answer that is met with [R].",
+	Do:   "If it was too soon, give the program a longer connect timeout. If not, find out why the SYN had no answer in that time (tcpbye explain connect-timeout).",
+	Refs: []string{"connect(2)", "RFC 9293 3.10.4", "RFC 8305", "__tcp_close", "tcp_disconnect"},
 }
 
 func findConnectCancelled(a, b *facts, s Scope) *finding {
@@ -155,20 +151,18 @@ var connectTimeout = Rule{
 	symptoms: map[string]int{"ETIMEDOUT": 1, "EHOSTUNREACH": 3, "ENETUNREACH": 3, "i/o timeout": 2, "TCPAbortOnTimeout": 2, "AttemptFails": 2,
 		"ListenDrops": 2, "TCPTimeouts": 2, "TCPSynRetrans": 1, "PAWSEstab": 2, "RetransSegs": 2, "TCPReqQFullDrop": 1, "TCPRetransFail": 3,
 		"OutOfWindowIcmps": 2, "TCPMD5NotFound": 1, "SYN_SENT": 1},
-	Text: Text{
-		What: "The SYN was never answered, so this kernel gave up connecting. " +
-			"tcp_retransmit_timer sends it again net.ipv4.tcp_syn_retries (6) times: up to 6.4 with doubled waits from 1 s, which ends after 127 s; from 6.5 the first net.ipv4.tcp_syn_linear_timeouts (4) repeats come 1 s apart and in addition, which ends after 131 s. " +
-			"connect(2) fails with ETIMEDOUT, or with the error of an ICMP message that came in the meantime, such as EHOSTUNREACH. " +
-			"TCPTimeouts, TCPSynRetrans, AttemptFails and TCPAbortOnTimeout move. Silence means that something drops the SYN or its answer; a host without a listener would have refused.",
-		Prove: "`ss -tanop state syn-sent` shows timer:(on,…,N) with N growing. " +
-			"`tcpdump -nni any tcp port PORT` shows [S] again and again and no [S.] or [R.]. " +
-			"`nstat -az TcpExtTCPSynRetrans TcpAttemptFails` moves. " +
-			"At the server, `nstat -az TcpExtListenDrops` says whether a full queue dropped the SYN.",
-		Do:     "Look for what drops the SYN or the answer: a packet filter, a route, a host that is down, a full accept queue at the server.",
-		Belief: "\"Connection timed out means that nobody listens there.\"",
-		Truth:  "Where nobody listens, the host refuses at once with a RST. A timeout means that no answer came at all.",
-		Refs:   []string{"connect(2)", "tcp(7)", "RFC 9293 3.8.3", "tcp_retransmit_timer", "tcp_write_timeout"},
-	},
+	What: "The SYN was never answered, so this kernel gave up connecting. " +
+		"tcp_retransmit_timer sends it again net.ipv4.tcp_syn_retries (6) times: up to 6.4 with doubled waits from 1 s, which ends after 127 s; from 6.5 the first net.ipv4.tcp_syn_linear_timeouts (4) repeats come 1 s apart and in addition, which ends after 131 s. " +
+		"connect(2) fails with ETIMEDOUT, or with the error of an ICMP message that came in the meantime, such as EHOSTUNREACH. " +
+		"TCPTimeouts, TCPSynRetrans, AttemptFails and TCPAbortOnTimeout move. Silence means that something drops the SYN or its answer; a host without a listener would have refused.",
+	Prove: "`ss -tanop state syn-sent` shows timer:(on,…,N) with N growing. " +
+		"`tcpdump -nni any tcp port PORT` shows [S] again and again and no [S.] or [R.]. " +
+		"`nstat -az TcpExtTCPSynRetrans TcpAttemptFails` moves. " +
+		"At the server, `nstat -az TcpExtListenDrops` says whether a full queue dropped the SYN.",
+	Do:     "Look for what drops the SYN or the answer: a packet filter, a route, a host that is down, a full accept queue at the server.",
+	Belief: "\"Connection timed out means that nobody listens there.\"",
+	Truth:  "Where nobody listens, the host refuses at once with a RST. A timeout means that no answer came at all.",
+	Refs:   []string{"connect(2)", "tcp(7)", "RFC 9293 3.8.3", "tcp_retransmit_timer", "tcp_write_timeout"},
 }
 
 func findConnectTimeout(a, b *facts, s Scope) *finding {
@@ -229,17 +223,15 @@ var unreachable = Rule{
 	Cause: Unreachable, Class: Refused, find: findUnreachable, describe: describeUnreachable, hint: answeredFromElsewhere,
 	symptoms: map[string]int{"ECONNREFUSED": 3, "EHOSTUNREACH": 1, "ENETUNREACH": 1, "EADDRNOTAVAIL": 1, "AttemptFails": 3, "TCPSynRetrans": 3,
 		"TCPRetransFail": 4, "OutOfWindowIcmps": 1, "SYN_SENT": 4},
-	Text: Text{
-		What: "The network or this host said that the address cannot be reached. " +
-			"Either an ICMP message answered the SYN: tcp_v4_err (tcp_v6_err) ends a socket in SYN_SENT with its errno (EHOSTUNREACH, ENETUNREACH, ECONNREFUSED for port unreachable), unless the process holds the socket's lock at that instant; then the errno is only kept in sk_err_soft and reported if the attempt times out. " +
-			"Or no SYN was sent at all: connect(2) found no route (ENETUNREACH), or no free local port (EADDRNOTAVAIL), or the address and port that it was bound to have such a connection already. " +
-			"EHOSTUNREACH after about 3 s on the own network means that neighbor resolution failed (arp_error_report): the kernel then sends itself the ICMP message, and nothing left the host. A packet filter of this host that rejects does the same. AttemptFails moves when ICMP ended it.",
-		Prove: "`ip route get ADDRESS` shows the route, `ip neigh` a neighbor that is FAILED. " +
-			"`tcpdump -nni any 'icmp or icmp6 or tcp port PORT'` shows the message and who sent it. " +
-			"`ss -tan state time-wait | wc -l` and `sysctl net.ipv4.ip_local_port_range` show whether ports ran out.",
-		Do:   "Follow the errno: ENETUNREACH to the routing table, EHOSTUNREACH to the neighbor or the router that sent the ICMP, EADDRNOTAVAIL to the local ports.",
-		Refs: []string{"RFC 9293 3.9.2.2", "RFC 5461", "connect(2)", "ip(7)", "icmp(7)", "tcp_v4_err", "inet_hash_connect"},
-	},
+	What: "The network or this host said that the address cannot be reached. " +
+		"Either an ICMP message answered the SYN: tcp_v4_err (tcp_v6_err) ends a socket in SYN_SENT with its errno (EHOSTUNREACH, ENETUNREACH, ECONNREFUSED for port unreachable), unless the process holds the socket's lock at that instant; then the errno is only kept in sk_err_soft and reported if the attempt times out. " +
+		"Or no SYN was sent at all: connect(2) found no route (ENETUNREACH), or no free local port (EADDRNOTAVAIL), or the address and port that it was bound to have such a connection already. " +
+		"EHOSTUNREACH after about 3 s on the own network means that neighbor resolution failed (arp_error_report): the kernel then sends itself the ICMP message, and nothing left the host. A packet filter of this host that rejects does the same. AttemptFails moves when ICMP ended it.",
+	Prove: "`ip route get ADDRESS` shows the route, `ip neigh` a neighbor that is FAILED. " +
+		"`tcpdump -nni any 'icmp or icmp6 or tcp port PORT'` shows the message and who sent it. " +
+		"`ss -tan state time-wait | wc -l` and `sysctl net.ipv4.ip_local_port_range` show whether ports ran out.",
+	Do:   "Follow the errno: ENETUNREACH to the routing table, EHOSTUNREACH to the neighbor or the router that sent the ICMP, EADDRNOTAVAIL to the local ports.",
+	Refs: []string{"RFC 9293 3.9.2.2", "RFC 5461", "connect(2)", "ip(7)", "icmp(7)", "tcp_v4_err", "inet_hash_connect"},
 }
 
 func findUnreachable(a, b *facts, s Scope) *finding {
@@ -328,16 +320,14 @@ var handshakeReset = Rule{
 	Cause: HandshakeReset, Class: Refused, find: findHandshakeReset, describe: describeHandshakeReset, unaccepted: true, probe: acceptedAndReset,
 	symptoms: map[string]int{"TCP_TOO_OLD_ACK": 1, "TCP_ACK_UNSENT_DATA": 1, "TCP_FLAGS": 2, "TCP_OLD_ACK": 1, "INVALID_SYN": 2, "ERROR": 2,
 		"AttemptFails": 4, "EmbryonicRsts": 1, "TCPReqQFullDrop": 3, "SyncookiesFailed": 2, "SYN_RECV": 2},
-	Text: Text{
-		What: "The peer reset the connection before the handshake was complete. " +
-			"It sent a SYN, got the SYN-ACK, and answered with a RST. Usually only a request socket exists then: tcp_check_req drops it, there is no state change to see, and accept(2) never hears of it. A full socket in SYN_RECV (fast open, simultaneous open) goes to CLOSE. " +
-			"EmbryonicRsts and AttemptFails move at the server. tcp_check_req of 6.1.192, 6.12.117 and 7.2 demands the exact sequence number of such a RST; that of 5.10 and 6.18.15 takes any within the window. " +
-			"Port scans and health checks do this on purpose; a client that has given up, or lost its state, does it too.",
-		Prove: "`nstat -az TcpExtEmbryonicRsts TcpAttemptFails` moves. " +
-			"`tcpdump -nni any tcp port PORT` shows [S], [S.], then [R] from the client.",
-		Do:   "Check whether the address belongs to a health check or a scan: those end this way on purpose, and nothing was lost. If not, look at the client for a connect that it gave up.",
-		Refs: []string{"RFC 9293 3.5.3", "RFC 9293 3.10.7.4", "tcp_check_req", "inet_csk_reqsk_queue_drop"},
-	},
+	What: "The peer reset the connection before the handshake was complete. " +
+		"It sent a SYN, got the SYN-ACK, and answered with a RST. Usually only a request socket exists then: tcp_check_req drops it, there is no state change to see, and accept(2) never hears of it. A full socket in SYN_RECV (fast open, simultaneous open) goes to CLOSE. " +
+		"EmbryonicRsts and AttemptFails move at the server. tcp_check_req of 6.1.192, 6.12.117 and 7.2 demands the exact sequence number of such a RST; that of 5.10 and 6.18.15 takes any within the window. " +
+		"Port scans and health checks do this on purpose; a client that has given up, or lost its state, does it too.",
+	Prove: "`nstat -az TcpExtEmbryonicRsts TcpAttemptFails` moves. " +
+		"`tcpdump -nni any tcp port PORT` shows [S], [S.], then [R] from the client.",
+	Do:   "Check whether the address belongs to a health check or a scan: those end this way on purpose, and nothing was lost. If not, look at the client for a connect that it gave up.",
+	Refs: []string{"RFC 9293 3.5.3", "RFC 9293 3.10.7.4", "tcp_check_req", "inet_csk_reqsk_queue_drop"},
 }
 
 func findHandshakeReset(a, b *facts, s Scope) *finding {

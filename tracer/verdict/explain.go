@@ -6,23 +6,12 @@ import (
 	"unicode/utf8"
 )
 
-// Text is what is known of a cause beyond one connection: tcpbye explain, the
-// man page and the README print it.
-type Text struct {
-	What   string   // what happens, in the kernel and on the wire
-	Prove  string   // how to prove it with standard tools
-	Do     string   // what to do; short, it is also the verdict's advice
-	Belief string   // what people believe, in their words; "" none
-	Truth  string   // what is true instead
-	Refs   []string // RFC sections, man pages, kernel functions
-}
-
 // Summary is the first sentence of What: the cause in one line.
-func (t Text) Summary() string {
-	if i := strings.Index(t.What, ". "); i >= 0 {
-		return t.What[:i+1]
+func (r Rule) Summary() string {
+	if i := strings.Index(r.What, ". "); i >= 0 {
+		return r.What[:i+1]
 	}
-	return t.What
+	return r.What
 }
 
 // Explain is the whole of what is known of a rule's cause, as plain text.

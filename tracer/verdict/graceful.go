@@ -203,20 +203,18 @@ var orderlyClose = Rule{
 	symptoms: map[string]int{"EADDRINUSE": 1, "EADDRNOTAVAIL": 2, "unanswered": 1, "EOF": 1, "read() = 0": 1,
 		"upstream prematurely closed connection": 2, "client prematurely closed connection": 1, "TCPTimeWaitOverflow": 1, "TW": 1, "TIME_WAIT": 1,
 		"LAST_ACK": 2},
-	Text: Text{
-		What: "Both ends closed, each with a FIN that the other end acknowledged. " +
-			"When the last reference to the first closer's socket goes (close(2), exit, exec or dup2), __tcp_close finds nothing unread, tcp_close_state moves ESTABLISHED to FIN_WAIT1, and tcp_send_fin queues the FIN behind whatever is still to be sent. " +
-			"Its acknowledgement makes that FIN_WAIT2. At the other end tcp_fin turns ESTABLISHED into CLOSE_WAIT and lets read(2) return 0; that end's own close sends the second FIN from LAST_ACK. " +
-			"The first closer's kernel keeps the addresses and ports for 60 s in a TIME_WAIT mini-socket (tcp_time_wait, inet_twsk_alloc), which belongs to no process and never appears in inet_sock_set_state: there the full socket goes from FIN_WAIT2 to CLOSE. " +
-			"No error counter moves, and a process that is killed with nothing unread ends its connections in just this way.",
-		Prove: "`tcpdump -nni any tcp port PORT` shows [F.] from both ends, an ACK for each, and no [R]. " +
-			"`ss -tan state time-wait` lists the connection for 60 s at the end that closed first. " +
-			"`strace -f -e trace=close,shutdown -p PID` shows the calls.",
-		Belief: "\"read() returned 0, so the transfer is complete.\" \"SO_REUSEADDR on the new listener is enough to get the port back.\"",
-		Truth: "A 0 means that the peer sent a FIN (or that another call has already collected the error of a RST); whether everything came, only the protocol above can say: a length, a last chunk, a close_notify. " +
-			"On Linux a port that TIME_WAIT still holds is free for bind(2) only if the old listener had SO_REUSEADDR too, since accepted sockets and their TIME_WAIT inherit it.",
-		Refs: []string{"RFC 9293 3.6", "close(2)", "socket(7)", "tcp(7)", "__tcp_close", "tcp_send_fin", "tcp_fin", "tcp_time_wait"},
-	},
+	What: "Both ends closed, each with a FIN that the other end acknowledged. " +
+		"When the last reference to the first closer's socket goes (close(2), exit, exec or dup2), __tcp_close finds nothing unread, tcp_close_state moves ESTABLISHED to FIN_WAIT1, and tcp_send_fin queues the FIN behind whatever is still to be sent. " +
+		"Its acknowledgement makes that FIN_WAIT2. At the other end tcp_fin turns ESTABLISHED into CLOSE_WAIT and lets read(2) return 0; that end's own close sends the second FIN from LAST_ACK. " +
+		"The first closer's kernel keeps the addresses and ports for 60 s in a TIME_WAIT mini-socket (tcp_time_wait, inet_twsk_alloc), which belongs to no process and never appears in inet_sock_set_state: there the full socket goes from FIN_WAIT2 to CLOSE. " +
+		"No error counter moves, and a process that is killed with nothing unread ends its connections in just this way.",
+	Prove: "`tcpdump -nni any tcp port PORT` shows [F.] from both ends, an ACK for each, and no [R]. " +
+		"`ss -tan state time-wait` lists the connection for 60 s at the end that closed first. " +
+		"`strace -f -e trace=close,shutdown -p PID` shows the calls.",
+	Belief: "\"read() returned 0, so the transfer is complete.\" \"SO_REUSEADDR on the new listener is enough to get the port back.\"",
+	Truth: "A 0 means that the peer sent a FIN (or that another call has already collected the error of a RST); whether everything came, only the protocol above can say: a length, a last chunk, a close_notify. " +
+		"On Linux a port that TIME_WAIT still holds is free for bind(2) only if the old listener had SO_REUSEADDR too, since accepted sockets and their TIME_WAIT inherit it.",
+	Refs: []string{"RFC 9293 3.6", "close(2)", "socket(7)", "tcp(7)", "__tcp_close", "tcp_send_fin", "tcp_fin", "tcp_time_wait"},
 }
 
 func findOrderlyClose(a, b *facts, s Scope) *finding {
@@ -227,19 +225,17 @@ var halfClose = Rule{
 	Cause: HalfClose, Class: Graceful, find: findHalfClose, describe: describeGraceful,
 	symptoms: map[string]int{"unanswered": 2, "EOF": 3, "read() = 0": 2, "client prematurely closed connection": 2, "TW": 2, "CLOSE_WAIT": 2,
 		"FIN_WAIT2": 3, "TIME_WAIT": 2},
-	Text: Text{
-		What: "One end shut down its sending side and went on reading; later the other end closed. " +
-			"shutdown(SHUT_WR) goes through inet_shutdown and tcp_shutdown: it sets SEND_SHUTDOWN only, moves ESTABLISHED to FIN_WAIT1 and sends the FIN behind the queued data. " +
-			"The other end reads 0, is in CLOSE_WAIT and may send as long as it likes: its data is acknowledged and readable here. " +
-			"While a process holds the socket no timer limits FIN_WAIT2. When the other FIN comes, tcp_time_wait replaces the socket although the descriptor is still open, so the close(2) that follows finds the state CLOSE and sends nothing.",
-		Prove: "`tcpdump -nni any tcp port PORT` shows [F.] from one end, then data from the other, then its [F.]. " +
-			"`strace -f -e trace=shutdown,close -p PID` shows shutdown(FD, SHUT_WR), then reads until 0, then close. " +
-			"In between, `ss -tanp state fin-wait-2` shows the socket with its process.",
-		Belief: "\"A FIN means that the peer no longer wants my data.\" \"POLLHUP means that the peer closed.\"",
-		Truth: "A FIN says only that the peer will not send any more: answering a half-closed connection is legal, although many proxies and frameworks cut it off. " +
-			"The peer's FIN alone raises POLLIN and POLLRDHUP; POLLHUP needs both directions shut, and a RST adds POLLERR.",
-		Refs: []string{"RFC 9293 3.6.1", "shutdown(2)", "poll(2)", "tcp_shutdown", "tcp_fin", "tcp_time_wait"},
-	},
+	What: "One end shut down its sending side and went on reading; later the other end closed. " +
+		"shutdown(SHUT_WR) goes through inet_shutdown and tcp_shutdown: it sets SEND_SHUTDOWN only, moves ESTABLISHED to FIN_WAIT1 and sends the FIN behind the queued data. " +
+		"The other end reads 0, is in CLOSE_WAIT and may send as long as it likes: its data is acknowledged and readable here. " +
+		"While a process holds the socket no timer limits FIN_WAIT2. When the other FIN comes, tcp_time_wait replaces the socket although the descriptor is still open, so the close(2) that follows finds the state CLOSE and sends nothing.",
+	Prove: "`tcpdump -nni any tcp port PORT` shows [F.] from one end, then data from the other, then its [F.]. " +
+		"`strace -f -e trace=shutdown,close -p PID` shows shutdown(FD, SHUT_WR), then reads until 0, then close. " +
+		"In between, `ss -tanp state fin-wait-2` shows the socket with its process.",
+	Belief: "\"A FIN means that the peer no longer wants my data.\" \"POLLHUP means that the peer closed.\"",
+	Truth: "A FIN says only that the peer will not send any more: answering a half-closed connection is legal, although many proxies and frameworks cut it off. " +
+		"The peer's FIN alone raises POLLIN and POLLRDHUP; POLLHUP needs both directions shut, and a RST adds POLLERR.",
+	Refs: []string{"RFC 9293 3.6.1", "shutdown(2)", "poll(2)", "tcp_shutdown", "tcp_fin", "tcp_time_wait"},
 }
 
 // findHalfClose and orderlyClose share what is graceful. Of a peer on another machine
@@ -272,16 +268,14 @@ func (t *trial) halfClose(first, second *Goodbye) *time.Duration {
 var simultaneousClose = Rule{
 	Cause: SimultaneousClose, Class: Graceful, find: findSimultaneousClose, describe: describeSimultaneousClose,
 	symptoms: map[string]int{"EADDRINUSE": 3, "EOF": 5, "read() = 0": 3, "TCPTimeWaitOverflow": 2, "TW": 3, "TIME_WAIT": 3, "CLOSING": 1},
-	Text: Text{
-		What: "Both ends closed at the same moment, and their FINs crossed on the way. " +
-			"Each end is in FIN_WAIT1 when the other's FIN comes in: tcp_fin moves it to CLOSING, and the acknowledgement of its own FIN makes tcp_time_wait build a TIME_WAIT mini-socket, at both ends. " +
-			"Nobody was first, and nothing is lost. It usually means that both ends run the same idle timer, or react to the same event.",
-		Prove: "`tcpdump -nni any tcp port PORT` shows two [F.], neither acknowledging the other. " +
-			"`ss -tan state time-wait` lists the connection on both hosts (twice on a loopback connection), and `ss -tan state closing` shows it for the moment in between.",
-		Belief: "\"TIME_WAIT is on the server.\" \"TIME_WAIT is always on both ends.\"",
-		Truth:  "It is at whichever end closed first, client or server. It is at both only after a simultaneous close like this one.",
-		Refs:   []string{"RFC 9293 3.6", "RFC 1337", "tcp(7)", "tcp_fin", "tcp_time_wait"},
-	},
+	What: "Both ends closed at the same moment, and their FINs crossed on the way. " +
+		"Each end is in FIN_WAIT1 when the other's FIN comes in: tcp_fin moves it to CLOSING, and the acknowledgement of its own FIN makes tcp_time_wait build a TIME_WAIT mini-socket, at both ends. " +
+		"Nobody was first, and nothing is lost. It usually means that both ends run the same idle timer, or react to the same event.",
+	Prove: "`tcpdump -nni any tcp port PORT` shows two [F.], neither acknowledging the other. " +
+		"`ss -tan state time-wait` lists the connection on both hosts (twice on a loopback connection), and `ss -tan state closing` shows it for the moment in between.",
+	Belief: "\"TIME_WAIT is on the server.\" \"TIME_WAIT is always on both ends.\"",
+	Truth:  "It is at whichever end closed first, client or server. It is at both only after a simultaneous close like this one.",
+	Refs:   []string{"RFC 9293 3.6", "RFC 1337", "tcp(7)", "tcp_fin", "tcp_time_wait"},
 }
 
 func findSimultaneousClose(a, b *facts, s Scope) *finding {

@@ -17,22 +17,20 @@ var dataAfterClose = Rule{
 	symptoms: map[string]int{"ECONNRESET": 4, "EPIPE": 1, "SIGPIPE": 1, "unanswered": 4, "EOF": 2, "read() = 0": 5,
 		"upstream prematurely closed connection": 1, "client prematurely closed connection": 4, "NOT_SPECIFIED": 4, "TCP_ABORT_ON_DATA": 1,
 		"TCP_TIMEWAIT_SOCKET": 1, "TCPAbortOnData": 2, "OutRsts": 4, "TCPTimeWaitOverflow": 3, "FIN_WAIT2": 4, "FIN_WAIT1": 3},
-	Text: Text{
-		What: "Data came for a socket whose process had closed it; the kernel answered with a RST. " +
-			"close(2) ends both directions: the FIN says only that this end sends no more, but nobody is left to read either. What happens to data that comes then depends on how far the close has got. " +
-			"If the FIN has been acknowledged, the socket has become a FIN_WAIT2 mini-socket: tcp_timewait_state_process returns TCP_TW_RST, the mini-socket is killed, and only OutRsts counts it (reason TCP_TIMEWAIT_SOCKET, 9). " +
-			"If the FIN still waits behind data or for its acknowledgement (FIN_WAIT1), or tcp_fin_timeout or TCP_LINGER2 above 60 s keeps the full socket, tcp_rcv_state_process resets: TCPAbortOnData moves, the reason is TCP_ABORT_ON_DATA (8), and the rest of the send queue is thrown away. One byte at the wrong moment can cost megabytes. " +
-			"After both FINs, a true TIME_WAIT answers with an ACK, not a RST. " +
-			"The RST is a bare one. The sender is in CLOSE_WAIT, so its first write succeeds, its read gives 0 and its next write gives EPIPE with SIGPIPE: it never sees ECONNRESET unless it had not yet received the FIN.",
-		Prove: "`tcpdump -nni any tcp port PORT` shows [F.] from the closing end, then data the other way, then [R] without ACK from the closing end. " +
-			"`nstat -az TcpExtTCPAbortOnData TcpOutRsts` tells the two forms apart: only the second moves for a mini-socket. " +
-			"`strace -f -e trace=network,write,close -p PID` at the closing end shows a close with no read that returned 0 before it.",
-		Do:     "At the end that closes: shutdown(SHUT_WR), read to the end, then close(2) (tcpbye demo shutdown shows it). With pooled connections, let the end that sends requests give up idle ones before the other does.",
-		Belief: "\"close() delivers everything and then says goodbye.\" \"Writing after the peer has closed fails.\"",
-		Truth: "Only if nothing is unread and nothing comes in while data is still queued: then a single byte from the peer makes the kernel throw the rest away (measured: 1 byte cost 1.89 MB). " +
-			"The first write succeeds, because the local kernel cannot know that the peer reads no more; the RST that it provokes makes the second one fail with EPIPE and SIGPIPE.",
-		Refs: []string{"RFC 9293 3.6.1", "RFC 2525 2.17", "close(2)", "shutdown(2)", "signal(7)", "tcp_rcv_state_process", "tcp_timewait_state_process"},
-	},
+	What: "Data came for a socket whose process had closed it; the kernel answered with a RST. " +
+		"close(2) ends both directions: the FIN says only that this end sends no more, but nobody is left to read either. What happens to data that comes then depends on how far the close has got. " +
+		"If the FIN has been acknowledged, the socket has become a FIN_WAIT2 mini-socket: tcp_timewait_state_process returns TCP_TW_RST, the mini-socket is killed, and only OutRsts counts it (reason TCP_TIMEWAIT_SOCKET, 9). " +
+		"If the FIN still waits behind data or for its acknowledgement (FIN_WAIT1), or tcp_fin_timeout or TCP_LINGER2 above 60 s keeps the full socket, tcp_rcv_state_process resets: TCPAbortOnData moves, the reason is TCP_ABORT_ON_DATA (8), and the rest of the send queue is thrown away. One byte at the wrong moment can cost megabytes. " +
+		"After both FINs, a true TIME_WAIT answers with an ACK, not a RST. " +
+		"The RST is a bare one. The sender is in CLOSE_WAIT, so its first write succeeds, its read gives 0 and its next write gives EPIPE with SIGPIPE: it never sees ECONNRESET unless it had not yet received the FIN.",
+	Prove: "`tcpdump -nni any tcp port PORT` shows [F.] from the closing end, then data the other way, then [R] without ACK from the closing end. " +
+		"`nstat -az TcpExtTCPAbortOnData TcpOutRsts` tells the two forms apart: only the second moves for a mini-socket. " +
+		"`strace -f -e trace=network,write,close -p PID` at the closing end shows a close with no read that returned 0 before it.",
+	Do:     "At the end that closes: shutdown(SHUT_WR), read to the end, then close(2) (tcpbye demo shutdown shows it). With pooled connections, let the end that sends requests give up idle ones before the other does.",
+	Belief: "\"close() delivers everything and then says goodbye.\" \"Writing after the peer has closed fails.\"",
+	Truth: "Only if nothing is unread and nothing comes in while data is still queued: then a single byte from the peer makes the kernel throw the rest away (measured: 1 byte cost 1.89 MB). " +
+		"The first write succeeds, because the local kernel cannot know that the peer reads no more; the RST that it provokes makes the second one fail with EPIPE and SIGPIPE.",
+	Refs: []string{"RFC 9293 3.6.1", "RFC 2525 2.17", "close(2)", "shutdown(2)", "signal(7)", "tcp_rcv_state_process", "tcp_timewait_state_process"},
 }
 
 func findDataAfterClose(a, b *facts, s Scope) *finding {
@@ -116,20 +114,18 @@ func (f *facts) fresh(e *event.Event) bool {
 var dataAfterShutdown = Rule{
 	Cause: DataAfterShutdown, Class: Aborted, find: findDataAfterShutdown, describe: describeDataAfterShutdown,
 	symptoms: map[string]int{"ECONNRESET": 8, "EPIPE": 6, "SIGPIPE": 6, "TCP_ABORT_ON_DATA": 2, "TCPAbortOnData": 3, "OutRsts": 10},
-	Text: Text{
-		What: "Data came for a socket with both directions shut down whose descriptor was still open. " +
-			"shutdown(SHUT_RDWR), or SHUT_RD and SHUT_WR one after the other, sends a FIN and sets RCV_SHUTDOWN. In FIN_WAIT1 and later, tcp_rcv_state_process answers new data on such a socket as if it had been closed: tcp_reset runs locally, although no RST came in, and a bare RST goes out. " +
-			"TCPAbortOnData and OutRsts move; from 6.12 the reset reason is TCP_ABORT_ON_DATA (8). " +
-			"The end that shut down reads ECONNRESET if it asks; the sender's write succeeded, its read gives 0 and its next write EPIPE.",
-		Prove: "`strace -f -e trace=shutdown,close -p PID` shows shutdown with SHUT_RDWR and no close before the reset. " +
-			"`tcpdump -nni any tcp port PORT` shows [F.], then data the other way, then [R] without ACK. " +
-			"`nstat -az TcpExtTCPAbortOnData` moves by 1.",
-		Do:     "Shut down the sending side only: shutdown(SHUT_WR), read to the end, then close(2).",
-		Belief: "\"shutdown(SHUT_RD) tells the peer to stop, and drops what comes in.\" \"SHUT_RDWR is SHUT_RD plus SHUT_WR, and so the same as close().\"",
-		Truth: "SHUT_RD alone sends nothing on Linux: later data is acknowledged, and even readable. " +
-			"SHUT_RDWR sends a FIN and makes later input be answered with a RST, but the descriptor stays and must still be closed; and it acts on the socket for all its holders, in other processes too, while close(2) only gives up one reference.",
-		Refs: []string{"shutdown(2)", "RFC 9293 3.6.1", "tcp_shutdown", "tcp_rcv_state_process", "tcp_reset"},
-	},
+	What: "Data came for a socket with both directions shut down whose descriptor was still open. " +
+		"shutdown(SHUT_RDWR), or SHUT_RD and SHUT_WR one after the other, sends a FIN and sets RCV_SHUTDOWN. In FIN_WAIT1 and later, tcp_rcv_state_process answers new data on such a socket as if it had been closed: tcp_reset runs locally, although no RST came in, and a bare RST goes out. " +
+		"TCPAbortOnData and OutRsts move; from 6.12 the reset reason is TCP_ABORT_ON_DATA (8). " +
+		"The end that shut down reads ECONNRESET if it asks; the sender's write succeeded, its read gives 0 and its next write EPIPE.",
+	Prove: "`strace -f -e trace=shutdown,close -p PID` shows shutdown with SHUT_RDWR and no close before the reset. " +
+		"`tcpdump -nni any tcp port PORT` shows [F.], then data the other way, then [R] without ACK. " +
+		"`nstat -az TcpExtTCPAbortOnData` moves by 1.",
+	Do:     "Shut down the sending side only: shutdown(SHUT_WR), read to the end, then close(2).",
+	Belief: "\"shutdown(SHUT_RD) tells the peer to stop, and drops what comes in.\" \"SHUT_RDWR is SHUT_RD plus SHUT_WR, and so the same as close().\"",
+	Truth: "SHUT_RD alone sends nothing on Linux: later data is acknowledged, and even readable. " +
+		"SHUT_RDWR sends a FIN and makes later input be answered with a RST, but the descriptor stays and must still be closed; and it acts on the socket for all its holders, in other processes too, while close(2) only gives up one reference.",
+	Refs: []string{"shutdown(2)", "RFC 9293 3.6.1", "tcp_shutdown", "tcp_rcv_state_process", "tcp_reset"},
 }
 
 func findDataAfterShutdown(a, b *facts, s Scope) *finding {

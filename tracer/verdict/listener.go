@@ -22,19 +22,17 @@ var acceptOverflow = Rule{
 	symptoms: map[string]int{"ETIMEDOUT": 7, "ECONNREFUSED": 4, "upstream timed out": 4, "i/o timeout": 3, "TCP_FLAGS": 3, "INVALID_SYN": 1,
 		"TCPAbortOnTimeout": 7, "AttemptFails": 5, "ListenOverflows": 1, "ListenDrops": 1, "EmbryonicRsts": 2, "TCPTimeouts": 5, "TCPSynRetrans": 2,
 		"TCPReqQFullDrop": 2, "SYN_SENT": 2, "SYN_RECV": 1},
-	Text: Text{
-		What: "The listener's accept queue was full, so the kernel would not complete the handshake. " +
-			"The queue holds completed connections until accept(2) takes them; its length is the smaller of listen(2)'s backlog and net.core.somaxconn, plus one. When it is full, tcp_conn_request drops new SYNs silently: the client tries again and hangs in SYN_SENT. " +
-			"If it fills up between SYN and final ACK, that ACK is dropped as well and the client believes that it is connected. Only in that last case, and only with net.ipv4.tcp_abort_on_overflow=1, does tcp_check_req send a RST (from 6.12 with the misleading reason INVALID_SYN, 10). " +
-			"ListenOverflows and ListenDrops move together.",
-		Prove: "`ss -ltn` shows Recv-Q (waiting) above Send-Q (the limit) for the listener. " +
-			"`nstat -az TcpExtListenOverflows TcpExtListenDrops` moves. " +
-			"At the client, `ss -tano state syn-sent` shows the attempt with its timer.",
-		Do:     "Find out why the server accepts too slowly; that is the cause. Then raise both listen(2)'s backlog and net.core.somaxconn.",
-		Belief: "\"A full accept queue resets the clients.\"",
-		Truth:  "SYNs are dropped and the clients hang in SYN_SENT. Switching net.ipv4.tcp_abort_on_overflow on changes nothing about that: it concerns only a handshake whose last ACK meets a full queue.",
-		Refs:   []string{"listen(2)", "accept(2)", "tcp(7)", "tcp_conn_request", "tcp_check_req", "tcp_v4_syn_recv_sock"},
-	},
+	What: "The listener's accept queue was full, so the kernel would not complete the handshake. " +
+		"The queue holds completed connections until accept(2) takes them; its length is the smaller of listen(2)'s backlog and net.core.somaxconn, plus one. When it is full, tcp_conn_request drops new SYNs silently: the client tries again and hangs in SYN_SENT. " +
+		"If it fills up between SYN and final ACK, that ACK is dropped as well and the client believes that it is connected. Only in that last case, and only with net.ipv4.tcp_abort_on_overflow=1, does tcp_check_req send a RST (from 6.12 with the misleading reason INVALID_SYN, 10). " +
+		"ListenOverflows and ListenDrops move together.",
+	Prove: "`ss -ltn` shows Recv-Q (waiting) above Send-Q (the limit) for the listener. " +
+		"`nstat -az TcpExtListenOverflows TcpExtListenDrops` moves. " +
+		"At the client, `ss -tano state syn-sent` shows the attempt with its timer.",
+	Do:     "Find out why the server accepts too slowly; that is the cause. Then raise both listen(2)'s backlog and net.core.somaxconn.",
+	Belief: "\"A full accept queue resets the clients.\"",
+	Truth:  "SYNs are dropped and the clients hang in SYN_SENT. Switching net.ipv4.tcp_abort_on_overflow on changes nothing about that: it concerns only a handshake whose last ACK meets a full queue.",
+	Refs:   []string{"listen(2)", "accept(2)", "tcp(7)", "tcp_conn_request", "tcp_check_req", "tcp_v4_syn_recv_sock"},
 }
 
 func findAcceptOverflow(a, b *facts, s Scope) *finding {
@@ -69,21 +67,19 @@ func describeAcceptOverflow(t *trial) string {
 var listenerClosed = Rule{
 	Cause: ListenerClosed, Class: Aborted, find: findListenerClosed, describe: describeListenerClosed, unaccepted: true,
 	symptoms: map[string]int{"ECONNRESET": 6, "recv() failed (104": 3, "TCP_STATE": 2, "EstabResets": 5, "OutRsts": 6, "TCPMigrateReqSuccess": 1},
-	Text: Text{
-		What: "The listener was closed while this connection still waited in its accept queue. " +
-			"The kernel completes handshakes by itself; a connection waits in the listener's queue until accept(2) takes it. When the listener goes (close, exit, shutdown, SOCK_DESTROY), inet_csk_listen_stop walks the queue and inet_child_forget calls tcp_disconnect for each child: RST with ACK. " +
-			"A child that completes at that very moment gets the same from inet_csk_reqsk_queue_add. " +
-			"From 5.14 net.ipv4.tcp_migrate_req can move the children to another listener of the same SO_REUSEPORT group (TCPMigrateReqSuccess). " +
-			"EstabResets and OutRsts move once for each child; TCPAbortOnClose does not, even if the client's request was in the queue. From 6.12 the reset reason is TCP_STATE (14).",
-		Prove: "`ss -ltn` just before shows Recv-Q above 0 for the listener: that many were waiting. " +
-			"`bpftrace -e 'kprobe:inet_child_forget { printf(\"%d %s\\n\", pid, comm); }'` names the process that closed the listener. " +
-			"`tcpdump -nni any tcp port PORT` shows a complete handshake, perhaps a request, then [R.] from the server.",
-		Do:     "Stop new connections first (load balancer, readiness), accept(2) until the queue is empty, then close the listener. With SO_REUSEPORT and 5.14 or later, net.ipv4.tcp_migrate_req=1 hands the queue on.",
-		Belief: "\"Retrying after a reset is always safe.\" \"Retrying after a reset is never safe.\"",
-		Truth: "It depends on whether the request was read. A request that no process had read or even accepted, as here or when it met a closed socket, can be sent again. " +
-			"One that was read may have been carried out although the answer is lost; tcpbye says which bytes were unread.",
-		Refs: []string{"listen(2)", "accept(2)", "inet_csk_listen_stop", "inet_child_forget", "inet_csk_reqsk_queue_add"},
-	},
+	What: "The listener was closed while this connection still waited in its accept queue. " +
+		"The kernel completes handshakes by itself; a connection waits in the listener's queue until accept(2) takes it. When the listener goes (close, exit, shutdown, SOCK_DESTROY), inet_csk_listen_stop walks the queue and inet_child_forget calls tcp_disconnect for each child: RST with ACK. " +
+		"A child that completes at that very moment gets the same from inet_csk_reqsk_queue_add. " +
+		"From 5.14 net.ipv4.tcp_migrate_req can move the children to another listener of the same SO_REUSEPORT group (TCPMigrateReqSuccess). " +
+		"EstabResets and OutRsts move once for each child; TCPAbortOnClose does not, even if the client's request was in the queue. From 6.12 the reset reason is TCP_STATE (14).",
+	Prove: "`ss -ltn` just before shows Recv-Q above 0 for the listener: that many were waiting. " +
+		"`bpftrace -e 'kprobe:inet_child_forget { printf(\"%d %s\\n\", pid, comm); }'` names the process that closed the listener. " +
+		"`tcpdump -nni any tcp port PORT` shows a complete handshake, perhaps a request, then [R.] from the server.",
+	Do:     "Stop new connections first (load balancer, readiness), accept(2) until the queue is empty, then close the listener. With SO_REUSEPORT and 5.14 or later, net.ipv4.tcp_migrate_req=1 hands the queue on.",
+	Belief: "\"Retrying after a reset is always safe.\" \"Retrying after a reset is never safe.\"",
+	Truth: "It depends on whether the request was read. A request that no process had read or even accepted, as here or when it met a closed socket, can be sent again. " +
+		"One that was read may have been carried out although the answer is lost; tcpbye says which bytes were unread.",
+	Refs: []string{"listen(2)", "accept(2)", "inet_csk_listen_stop", "inet_child_forget", "inet_csk_reqsk_queue_add"},
 }
 
 func findListenerClosed(a, b *facts, s Scope) *finding {
@@ -147,20 +143,18 @@ func (f *facts) left(b *facts, s Scope) bool {
 var neverAccepted = Rule{
 	Cause: NeverAccepted, Class: Open, open: true, find: findNeverAccepted, describe: describeNeverAccepted, unaccepted: true,
 	symptoms: map[string]int{"ENOTCONN": 4, "upstream timed out": 2, "i/o timeout": 4, "ListenOverflows": 2, "CLOSE_WAIT": 3, "ESTABLISHED": 3},
-	Text: Text{
-		What: "The kernel completed the handshake, but the application has not accepted the connection. " +
-			"The three-way handshake needs no process: the new socket is ESTABLISHED and waits in the listener's accept queue. The client can send, and its data is acknowledged up to the receive buffer. " +
-			"Until inet_csk_accept takes it the socket belongs to no descriptor, so no process shows for it. " +
-			"If it stays there, the process is stuck, too busy, or has stopped accepting (often because it has no descriptors left, EMFILE). If the listener closes, the kernel resets it (listener-closed).",
-		Prove: "`ss -ltnp` shows Recv-Q above 0: that many are waiting. " +
-			"`ss -tanpe` shows the connection as ESTAB without a process. " +
-			"`strace -f -e trace=accept,accept4 -p PID` shows whether the server accepts, and with which error.",
-		Do:     "Find out why the server does not call accept(2): stuck, too busy, out of descriptors.",
-		Belief: "\"connect() returned, so the server has accepted me.\" \"accept() fails if the client has already reset.\"",
-		Truth: "The kernel alone completed it; the application may never accept. " +
-			"Linux returns the dead connection: accept(2) succeeds, then recv(2) says ECONNRESET and getpeername(2) ENOTCONN.",
-		Refs: []string{"listen(2)", "accept(2)", "getpeername(2)", "inet_csk_accept", "tcp_conn_request"},
-	},
+	What: "The kernel completed the handshake, but the application has not accepted the connection. " +
+		"The three-way handshake needs no process: the new socket is ESTABLISHED and waits in the listener's accept queue. The client can send, and its data is acknowledged up to the receive buffer. " +
+		"Until inet_csk_accept takes it the socket belongs to no descriptor, so no process shows for it. " +
+		"If it stays there, the process is stuck, too busy, or has stopped accepting (often because it has no descriptors left, EMFILE). If the listener closes, the kernel resets it (listener-closed).",
+	Prove: "`ss -ltnp` shows Recv-Q above 0: that many are waiting. " +
+		"`ss -tanpe` shows the connection as ESTAB without a process. " +
+		"`strace -f -e trace=accept,accept4 -p PID` shows whether the server accepts, and with which error.",
+	Do:     "Find out why the server does not call accept(2): stuck, too busy, out of descriptors.",
+	Belief: "\"connect() returned, so the server has accepted me.\" \"accept() fails if the client has already reset.\"",
+	Truth: "The kernel alone completed it; the application may never accept. " +
+		"Linux returns the dead connection: accept(2) succeeds, then recv(2) says ECONNRESET and getpeername(2) ENOTCONN.",
+	Refs: []string{"listen(2)", "accept(2)", "getpeername(2)", "inet_csk_accept", "tcp_conn_request"},
 }
 
 func findNeverAccepted(a, b *facts, s Scope) *finding {

@@ -20,17 +20,15 @@ var orphanLimit = Rule{
 	Cause: OrphanLimit, Class: Aborted, find: findOrphanLimit, describe: describeOrphanLimit,
 	symptoms: map[string]int{"ECONNRESET": 15, "TCP_ABORT_ON_MEMORY": 1, "TCPAbortOnMemory": 1, "TCPAbortFailed": 1, "OutRsts": 12,
 		"TCPMemoryPressures": 1, "FIN_WAIT1": 4, "LAST_ACK": 3},
-	Text: Text{
-		What: "The kernel reset a closed socket, because too many of them wait or TCP memory is short. " +
-			"A socket that its process has closed, but that has not finished closing, is an orphan. tcp_check_oom looks at net.ipv4.tcp_max_orphans and net.ipv4.tcp_mem at the close (__tcp_close), and again at each retransmit or probe timer (tcp_out_of_resources), where an orphan counts for more if its peer has long been silent or an ICMP error has come for it. " +
-			"At close the RST always goes out; from the timer it does unless the socket has sent nothing for a long time. What was in the send queue is lost. " +
-			"TCPAbortOnMemory moves, from 6.12 the reset reason is TCP_ABORT_ON_MEMORY (13), and the kernel log has \"too many orphaned sockets\" or \"out of memory -- consider tuning tcp_mem\".",
-		Prove: "`nstat -az TcpExtTCPAbortOnMemory` moves. " +
-			"`cat /proc/net/sockstat` shows orphan and mem (in pages), `sysctl net.ipv4.tcp_max_orphans net.ipv4.tcp_mem` the limits. " +
-			"`dmesg | grep -e orphaned -e tcp_mem` shows what the kernel said.",
-		Do:   "Find out which peers let closed sockets wait (ss -tan state fin-wait-1, state last-ack). Then raise net.ipv4.tcp_max_orphans or net.ipv4.tcp_mem if the load is legitimate.",
-		Refs: []string{"tcp(7)", "__tcp_close", "tcp_check_oom", "tcp_out_of_resources"},
-	},
+	What: "The kernel reset a closed socket, because too many of them wait or TCP memory is short. " +
+		"A socket that its process has closed, but that has not finished closing, is an orphan. tcp_check_oom looks at net.ipv4.tcp_max_orphans and net.ipv4.tcp_mem at the close (__tcp_close), and again at each retransmit or probe timer (tcp_out_of_resources), where an orphan counts for more if its peer has long been silent or an ICMP error has come for it. " +
+		"At close the RST always goes out; from the timer it does unless the socket has sent nothing for a long time. What was in the send queue is lost. " +
+		"TCPAbortOnMemory moves, from 6.12 the reset reason is TCP_ABORT_ON_MEMORY (13), and the kernel log has \"too many orphaned sockets\" or \"out of memory -- consider tuning tcp_mem\".",
+	Prove: "`nstat -az TcpExtTCPAbortOnMemory` moves. " +
+		"`cat /proc/net/sockstat` shows orphan and mem (in pages), `sysctl net.ipv4.tcp_max_orphans net.ipv4.tcp_mem` the limits. " +
+		"`dmesg | grep -e orphaned -e tcp_mem` shows what the kernel said.",
+	Do:   "Find out which peers let closed sockets wait (ss -tan state fin-wait-1, state last-ack). Then raise net.ipv4.tcp_max_orphans or net.ipv4.tcp_mem if the load is legitimate.",
+	Refs: []string{"tcp(7)", "__tcp_close", "tcp_check_oom", "tcp_out_of_resources"},
 }
 
 func findOrphanLimit(a, b *facts, s Scope) *finding {
@@ -53,19 +51,17 @@ var orphanTimeout = Rule{
 	Cause: OrphanTimeout, Class: TimedOut, find: findOrphanTimeout, describe: describeOrphanTimeout, resends: true,
 	symptoms: map[string]int{"NO_SOCKET": 7, "TCPAbortOnTimeout": 3, "TCPTimeouts": 4, "TCPWinProbe": 4, "RetransSegs": 4, "FIN_WAIT1": 2,
 		"LAST_ACK": 1, "CLOSING": 2},
-	Text: Text{
-		What: "The process had closed, and the peer never acknowledged the rest or the FIN. " +
-			"close(2) has returned 0, and the socket without owner (FIN_WAIT1, CLOSING or LAST_ACK, SOCK_DEAD) goes on sending on its own, but with less patience: net.ipv4.tcp_orphan_retries attempts, where the default 0 means 8 while the waits are short. It gives up on a window that never opens, too, even if the probes are answered. " +
-			"No packet is sent and no error is reported, since nobody is left to read it: this is the silent loss. " +
-			"TCPAbortOnTimeout moves. If the peer still lives, its next segment is answered with a RST, because the socket is gone.",
-		Prove: "`ss -tanoe state fin-wait-1` (or state last-ack, state closing) shows the socket with Send-Q above 0, a timer, and no process. " +
-			"`nstat -az TcpExtTCPAbortOnTimeout` moves by 1. " +
-			"`sysctl net.ipv4.tcp_orphan_retries` shows the limit.",
-		Do:     "Where the data matters, do not let close(2) be the last word: shutdown(SHUT_WR), read to the end (the peer's FIN is its receipt), then close(2).",
-		Belief: "\"SO_LINGER with a time guarantees delivery.\"",
-		Truth:  "It waits for the acknowledgement of the peer's kernel, not for its process to read; when the time is over, close(2) returns without an error and the sending goes on in the background. Only an answer from the peer's application proves delivery.",
-		Refs:   []string{"RFC 9293 3.8.3", "close(2)", "socket(7)", "tcp(7)", "tcp_orphan_retries", "tcp_write_timeout"},
-	},
+	What: "The process had closed, and the peer never acknowledged the rest or the FIN. " +
+		"close(2) has returned 0, and the socket without owner (FIN_WAIT1, CLOSING or LAST_ACK, SOCK_DEAD) goes on sending on its own, but with less patience: net.ipv4.tcp_orphan_retries attempts, where the default 0 means 8 while the waits are short. It gives up on a window that never opens, too, even if the probes are answered. " +
+		"No packet is sent and no error is reported, since nobody is left to read it: this is the silent loss. " +
+		"TCPAbortOnTimeout moves. If the peer still lives, its next segment is answered with a RST, because the socket is gone.",
+	Prove: "`ss -tanoe state fin-wait-1` (or state last-ack, state closing) shows the socket with Send-Q above 0, a timer, and no process. " +
+		"`nstat -az TcpExtTCPAbortOnTimeout` moves by 1. " +
+		"`sysctl net.ipv4.tcp_orphan_retries` shows the limit.",
+	Do:     "Where the data matters, do not let close(2) be the last word: shutdown(SHUT_WR), read to the end (the peer's FIN is its receipt), then close(2).",
+	Belief: "\"SO_LINGER with a time guarantees delivery.\"",
+	Truth:  "It waits for the acknowledgement of the peer's kernel, not for its process to read; when the time is over, close(2) returns without an error and the sending goes on in the background. Only an answer from the peer's application proves delivery.",
+	Refs:   []string{"RFC 9293 3.8.3", "close(2)", "socket(7)", "tcp(7)", "tcp_orphan_retries", "tcp_write_timeout"},
 }
 
 func findOrphanTimeout(a, b *facts, s Scope) *finding {
@@ -82,19 +78,17 @@ func describeOrphanTimeout(t *trial) string {
 var finWait2Timeout = Rule{
 	Cause: FinWait2Timeout, Class: TimedOut, find: findFinWait2Timeout, describe: describeFinWait2Timeout,
 	symptoms: map[string]int{"EPIPE": 7, "NO_SOCKET": 3, "TCP_STATE": 5, "TW": 4, "FIN_WAIT2": 2},
-	Text: Text{
-		What: "The process had closed, and the peer never sent its FIN; the kernel stopped waiting. " +
-			"A closed socket whose FIN is acknowledged becomes a FIN_WAIT2 mini-socket (tcp_time_wait) for net.ipv4.tcp_fin_timeout (60 s) or TCP_LINGER2, and then vanishes without a packet (inet_twsk_kill). " +
-			"Above 60 s the full socket waits for the surplus first. Where the full socket had to be kept, because its lock was held as the ACK came, tcp_keepalive_timer ends it with a RST (from 6.12 reason TCP_STATE, 14). " +
-			"The peer is still in CLOSE_WAIT: whatever it sends now is answered with a RST, because the socket is gone. No TCPAbort counter moves.",
-		Prove: "`ss -tanoe state fin-wait-2` shows it with timer:(timewait,…) and without a process until it goes. " +
-			"At the peer, `ss -tanp state close-wait` names the process that has not closed. " +
-			"`sysctl net.ipv4.tcp_fin_timeout` shows the time.",
-		Do:     "Look at the peer: its process has not closed (CLOSE_WAIT there). If it answers late on purpose, use shutdown(SHUT_WR) here and close only after its end.",
-		Belief: "\"tcp_fin_timeout shortens TIME_WAIT.\"",
-		Truth:  "It limits how long a closed socket stays in FIN_WAIT2, nothing else. TIME_WAIT is a fixed 60 s (TCP_TIMEWAIT_LEN).",
-		Refs:   []string{"RFC 9293 3.6", "tcp(7)", "tcp_time_wait", "inet_twsk_kill", "tcp_keepalive_timer"},
-	},
+	What: "The process had closed, and the peer never sent its FIN; the kernel stopped waiting. " +
+		"A closed socket whose FIN is acknowledged becomes a FIN_WAIT2 mini-socket (tcp_time_wait) for net.ipv4.tcp_fin_timeout (60 s) or TCP_LINGER2, and then vanishes without a packet (inet_twsk_kill). " +
+		"Above 60 s the full socket waits for the surplus first. Where the full socket had to be kept, because its lock was held as the ACK came, tcp_keepalive_timer ends it with a RST (from 6.12 reason TCP_STATE, 14). " +
+		"The peer is still in CLOSE_WAIT: whatever it sends now is answered with a RST, because the socket is gone. No TCPAbort counter moves.",
+	Prove: "`ss -tanoe state fin-wait-2` shows it with timer:(timewait,…) and without a process until it goes. " +
+		"At the peer, `ss -tanp state close-wait` names the process that has not closed. " +
+		"`sysctl net.ipv4.tcp_fin_timeout` shows the time.",
+	Do:     "Look at the peer: its process has not closed (CLOSE_WAIT there). If it answers late on purpose, use shutdown(SHUT_WR) here and close only after its end.",
+	Belief: "\"tcp_fin_timeout shortens TIME_WAIT.\"",
+	Truth:  "It limits how long a closed socket stays in FIN_WAIT2, nothing else. TIME_WAIT is a fixed 60 s (TCP_TIMEWAIT_LEN).",
+	Refs:   []string{"RFC 9293 3.6", "tcp(7)", "tcp_time_wait", "inet_twsk_kill", "tcp_keepalive_timer"},
 }
 
 func findFinWait2Timeout(a, b *facts, s Scope) *finding {
@@ -187,17 +181,15 @@ func (f *facts) resetInFinWait2() bool {
 var linger2Negative = Rule{
 	Cause: Linger2Negative, Class: Aborted, find: findLinger2Negative, describe: describeLinger2Negative,
 	symptoms: map[string]int{"TCP_ABORT_ON_DATA": 3, "TCP_ABORT_ON_LINGER": 1, "TCPAbortOnData": 4, "TCPAbortOnLinger": 1, "OutRsts": 13},
-	Text: Text{
-		What: "A process closed with TCP_LINGER2 below zero: its kernel keeps no FIN_WAIT2 at all. " +
-			"If close(2) finds the socket in FIN_WAIT2, __tcp_close sends RST with ACK at once (TCPAbortOnLinger, from 6.12 reason TCP_ABORT_ON_LINGER, 12). If the FIN is still on its way, tcp_rcv_state_process answers the ACK for it with a bare RST (TCPAbortOnData, reason TCP_ABORT_ON_DATA, 8). " +
-			"TCP_ABORT_ON_LINGER is about this option, not about SO_LINGER. " +
-			"When all data had been acknowledged, the peer has read everything and then the end of file: the RST is harmless. It is not harmless if the peer still had to answer.",
-		Prove: "`strace -f -e trace=setsockopt,close -p PID` shows TCP_LINGER2 set to a negative value. " +
-			"`nstat -az TcpExtTCPAbortOnLinger TcpExtTCPAbortOnData` shows one of them moving. " +
-			"`tcpdump -nni any tcp port PORT` shows [F.], its ACK, and a RST from the same end right behind.",
-		Do:   "Leave TCP_LINGER2 alone or set a time above zero, if the peer is to answer after the close.",
-		Refs: []string{"tcp(7)", "RFC 9293 3.6", "__tcp_close", "tcp_rcv_state_process"},
-	},
+	What: "A process closed with TCP_LINGER2 below zero: its kernel keeps no FIN_WAIT2 at all. " +
+		"If close(2) finds the socket in FIN_WAIT2, __tcp_close sends RST with ACK at once (TCPAbortOnLinger, from 6.12 reason TCP_ABORT_ON_LINGER, 12). If the FIN is still on its way, tcp_rcv_state_process answers the ACK for it with a bare RST (TCPAbortOnData, reason TCP_ABORT_ON_DATA, 8). " +
+		"TCP_ABORT_ON_LINGER is about this option, not about SO_LINGER. " +
+		"When all data had been acknowledged, the peer has read everything and then the end of file: the RST is harmless. It is not harmless if the peer still had to answer.",
+	Prove: "`strace -f -e trace=setsockopt,close -p PID` shows TCP_LINGER2 set to a negative value. " +
+		"`nstat -az TcpExtTCPAbortOnLinger TcpExtTCPAbortOnData` shows one of them moving. " +
+		"`tcpdump -nni any tcp port PORT` shows [F.], its ACK, and a RST from the same end right behind.",
+	Do:   "Leave TCP_LINGER2 alone or set a time above zero, if the peer is to answer after the close.",
+	Refs: []string{"tcp(7)", "RFC 9293 3.6", "__tcp_close", "tcp_rcv_state_process"},
 }
 
 func findLinger2Negative(a, b *facts, s Scope) *finding {

@@ -18,18 +18,16 @@ const (
 var sockDestroy = Rule{
 	Cause: SockDestroy, Class: Aborted, find: findSockDestroy, describe: describeSockDestroy,
 	symptoms: map[string]int{"ECONNRESET": 12, "ECONNABORTED": 1, "ENOTCONN": 6, "TCP_STATE": 3, "EstabResets": 6, "OutRsts": 9},
-	Text: Text{
-		What: "Somebody destroyed the socket from outside; neither application closed it. " +
-			"ss -K and other users of sock_diag send SOCK_DESTROY, which goes through tcp_diag_destroy to tcp_abort; from 6.5 the BPF function bpf_sock_destroy gets there too. " +
-			"tcp_abort sends RST with ACK while the state is still live, sets sk_err to ECONNABORTED and ends the socket. The local process reads ECONNABORTED, the peer ECONNRESET. " +
-			"5.10 skips sockets that no process holds any more, and cannot destroy a TIME_WAIT; 6.1 and later do both. " +
-			"EstabResets and OutRsts move, no TCPAbort counter does; from 6.12 the reset reason is TCP_STATE (14). The kernel needs CONFIG_INET_DIAG_DESTROY.",
-		Prove: "`bpftrace -e 'kprobe:tcp_abort { printf(\"%d %s\\n\", pid, comm); }'` names the process. " +
-			"`strace -f -e trace=read,recvfrom,write,sendto -p PID` at the victim shows ECONNABORTED, which nothing on the wire causes on an established connection. " +
-			"`ss -E` prints sockets as they go.",
-		Do:   "Find out why that process destroys sockets: a script with ss -K, a network manager, an agent of the load balancer or service mesh.",
-		Refs: []string{"ss(8)", "sock_diag(7)", "capabilities(7)", "tcp_diag_destroy", "tcp_abort", "bpf_sock_destroy"},
-	},
+	What: "Somebody destroyed the socket from outside; neither application closed it. " +
+		"ss -K and other users of sock_diag send SOCK_DESTROY, which goes through tcp_diag_destroy to tcp_abort; from 6.5 the BPF function bpf_sock_destroy gets there too. " +
+		"tcp_abort sends RST with ACK while the state is still live, sets sk_err to ECONNABORTED and ends the socket. The local process reads ECONNABORTED, the peer ECONNRESET. " +
+		"5.10 skips sockets that no process holds any more, and cannot destroy a TIME_WAIT; 6.1 and later do both. " +
+		"EstabResets and OutRsts move, no TCPAbort counter does; from 6.12 the reset reason is TCP_STATE (14). The kernel needs CONFIG_INET_DIAG_DESTROY.",
+	Prove: "`bpftrace -e 'kprobe:tcp_abort { printf(\"%d %s\\n\", pid, comm); }'` names the process. " +
+		"`strace -f -e trace=read,recvfrom,write,sendto -p PID` at the victim shows ECONNABORTED, which nothing on the wire causes on an established connection. " +
+		"`ss -E` prints sockets as they go.",
+	Do:   "Find out why that process destroys sockets: a script with ss -K, a network manager, an agent of the load balancer or service mesh.",
+	Refs: []string{"ss(8)", "sock_diag(7)", "capabilities(7)", "tcp_diag_destroy", "tcp_abort", "bpf_sock_destroy"},
 }
 
 func findSockDestroy(a, b *facts, s Scope) *finding {
@@ -75,17 +73,15 @@ func describeSockDestroy(t *trial) string {
 var repairClose = Rule{
 	Cause: RepairClose, Class: Aborted, find: findRepairClose, describe: describeRepairClose,
 	symptoms: map[string]int{"ECONNABORTED": 2, "NO_SOCKET": 4, "EstabResets": 9},
-	Text: Text{
-		What: "The socket was closed in repair mode and vanished without any packet. " +
-			"With TCP_REPAIR on, __tcp_close calls tcp_disconnect, which sends neither FIN nor RST, sets sk_err to ECONNABORTED and goes to CLOSE. " +
-			"This is how checkpoint tools such as CRIU move a connection from one host to another. " +
-			"If nothing restores it there, the peer learns nothing until it sends: then it meets a kernel without that socket, and its segment is answered with a bare RST (reason NO_SOCKET).",
-		Prove: "`strace -f -e trace=setsockopt,close -p PID` shows TCP_REPAIR set to 1 before the close. " +
-			"`tcpdump -nni any tcp port PORT` shows nothing at that moment. " +
-			"`nstat -az TcpEstabResets TcpOutRsts` shows the first moving without the second.",
-		Do:   "Set TCP_REPAIR back to 0 before the close, unless the connection is really being moved to another socket.",
-		Refs: []string{"capabilities(7)", "__tcp_close", "tcp_disconnect"},
-	},
+	What: "The socket was closed in repair mode and vanished without any packet. " +
+		"With TCP_REPAIR on, __tcp_close calls tcp_disconnect, which sends neither FIN nor RST, sets sk_err to ECONNABORTED and goes to CLOSE. " +
+		"This is how checkpoint tools such as CRIU move a connection from one host to another. " +
+		"If nothing restores it there, the peer learns nothing until it sends: then it meets a kernel without that socket, and its segment is answered with a bare RST (reason NO_SOCKET).",
+	Prove: "`strace -f -e trace=setsockopt,close -p PID` shows TCP_REPAIR set to 1 before the close. " +
+		"`tcpdump -nni any tcp port PORT` shows nothing at that moment. " +
+		"`nstat -az TcpEstabResets TcpOutRsts` shows the first moving without the second.",
+	Do:   "Set TCP_REPAIR back to 0 before the close, unless the connection is really being moved to another socket.",
+	Refs: []string{"capabilities(7)", "__tcp_close", "tcp_disconnect"},
 }
 
 func findRepairClose(a, b *facts, s Scope) *finding {
@@ -103,14 +99,12 @@ func describeRepairClose(t *trial) string {
 var namespaceRemoved = Rule{
 	Cause: NamespaceRemoved, Class: Aborted, find: findNamespaceRemoved, describe: describeNamespaceRemoved,
 	symptoms: map[string]int{"FIN_WAIT2": 5},
-	Text: Text{
-		What: "The process had closed, and its namespace was removed before the peer's FIN came. " +
-			"A closed socket whose FIN is acknowledged is a FIN_WAIT2 mini-socket, which does not keep its namespace alive: when the last process and descriptor of it go (a container stops, `ip netns del`), cleanup_net purges it (inet_twsk_purge). " +
-			"No packet is sent. The addresses vanish with the namespace, so what the peer sends now is answered by nobody, or by whoever gets the address next.",
-		Prove: "`ip netns list` or the container's state shows that it is gone; at the peer `ss -tan state close-wait` still shows the connection.",
-		Do:    "Nothing at this end: it had finished. Let the peer close when it reads the end of the stream, before the container is removed.",
-		Refs:  []string{"network_namespaces(7)", "ip-netns(8)", "inet_twsk_purge", "cleanup_net"},
-	},
+	What: "The process had closed, and its namespace was removed before the peer's FIN came. " +
+		"A closed socket whose FIN is acknowledged is a FIN_WAIT2 mini-socket, which does not keep its namespace alive: when the last process and descriptor of it go (a container stops, `ip netns del`), cleanup_net purges it (inet_twsk_purge). " +
+		"No packet is sent. The addresses vanish with the namespace, so what the peer sends now is answered by nobody, or by whoever gets the address next.",
+	Prove: "`ip netns list` or the container's state shows that it is gone; at the peer `ss -tan state close-wait` still shows the connection.",
+	Do:    "Nothing at this end: it had finished. Let the peer close when it reads the end of the stream, before the container is removed.",
+	Refs:  []string{"network_namespaces(7)", "ip-netns(8)", "inet_twsk_purge", "cleanup_net"},
 }
 
 func findNamespaceRemoved(a, b *facts, s Scope) *finding {

@@ -23,19 +23,17 @@ var noSocket = Rule{
 	Cause: NoSocket, Class: Aborted, find: findNoSocket, describe: describeNoSocket, hint: moved,
 	symptoms: map[string]int{"ECONNRESET": 7, "EPIPE": 5, "SIGPIPE": 5, "recv() failed (104": 6, "NOT_SPECIFIED": 1, "NO_SOCKET": 2, "TCP_FLAGS": 1,
 		"ERROR": 1, "OutRsts": 1, "TCPTimeWaitOverflow": 4, "SyncookiesFailed": 1},
-	Text: Text{
-		What: "A segment met a kernel that has no such connection any more, and a RST came back. " +
-			"tcp_v4_rcv (tcp_v6_rcv) finds no socket for the addresses and ports, and tcp_v4_send_reset answers with a bare RST whose sequence number is the segment's acknowledgement number. An ACK that reaches a listener without a matching request gets the same. " +
-			"The connection had ended there before: a restart, a FIN_WAIT2 that ran out (a late answer then finds nothing), a retransmission timeout that the other end never heard of, a connection moved away, or segments that lost their address translation and reached the wrong stack. " +
-			"Only OutRsts counts it; from 6.12 the reset reason is NO_SOCKET (1), or TCP_FLAGS (6) at a listener. Up to 6.1 the tracepoint tcp_send_reset does not fire without a socket.",
-		Prove: "`tcpdump -nni any tcp port PORT` on the host that answers shows a segment, then [R] without ACK. " +
-			"`ss -tan` there has no such connection. " +
-			"`bpftrace -e 'kprobe:tcp_v4_send_reset /arg0 == 0/ { printf(\"no socket\\n\"); }'` fires for each (tcp_v6_send_reset for IPv6).",
-		Do:     "Look for what ended the connection at that host before: a restart, a timeout, an address translation that forgot it. The RST is only the echo.",
-		Belief: "\"The RST in the capture is the cause.\"",
-		Truth:  "It is often the echo: look for the earlier FIN, close, timeout or idle gap. After a complete and acknowledged exchange it is harmless.",
-		Refs:   []string{"RFC 9293 3.5.2", "RFC 9293 3.10.7.1", "tcp_v4_rcv", "tcp_v4_send_reset", "tcp_check_req"},
-	},
+	What: "A segment met a kernel that has no such connection any more, and a RST came back. " +
+		"tcp_v4_rcv (tcp_v6_rcv) finds no socket for the addresses and ports, and tcp_v4_send_reset answers with a bare RST whose sequence number is the segment's acknowledgement number. An ACK that reaches a listener without a matching request gets the same. " +
+		"The connection had ended there before: a restart, a FIN_WAIT2 that ran out (a late answer then finds nothing), a retransmission timeout that the other end never heard of, a connection moved away, or segments that lost their address translation and reached the wrong stack. " +
+		"Only OutRsts counts it; from 6.12 the reset reason is NO_SOCKET (1), or TCP_FLAGS (6) at a listener. Up to 6.1 the tracepoint tcp_send_reset does not fire without a socket.",
+	Prove: "`tcpdump -nni any tcp port PORT` on the host that answers shows a segment, then [R] without ACK. " +
+		"`ss -tan` there has no such connection. " +
+		"`bpftrace -e 'kprobe:tcp_v4_send_reset /arg0 == 0/ { printf(\"no socket\\n\"); }'` fires for each (tcp_v6_send_reset for IPv6).",
+	Do:     "Look for what ended the connection at that host before: a restart, a timeout, an address translation that forgot it. The RST is only the echo.",
+	Belief: "\"The RST in the capture is the cause.\"",
+	Truth:  "It is often the echo: look for the earlier FIN, close, timeout or idle gap. After a complete and acknowledged exchange it is harmless.",
+	Refs:   []string{"RFC 9293 3.5.2", "RFC 9293 3.10.7.1", "tcp_v4_rcv", "tcp_v4_send_reset", "tcp_check_req"},
 }
 
 func findNoSocket(a, b *facts, s Scope) *finding {
@@ -84,18 +82,16 @@ var portReuse = Rule{
 	Cause: PortReuse, Class: Aborted, own: true, find: findPortReuse, describe: describePortReuse, hint: neverClosed,
 	symptoms: map[string]int{"ECONNRESET": 10, "TCP_INVALID_ACK_SEQUENCE": 1, "TCP_RFC7323_PAWS": 1, "TCP_TOO_OLD_ACK": 2, "TCP_ACK_UNSENT_DATA": 2,
 		"TCP_OLD_ACK": 2, "TCP_TIMEWAIT_SOCKET": 2, "OutRsts": 11, "TCPChallengeACK": 1, "TCPSYNChallenge": 1, "PAWSEstab": 3},
-	Text: Text{
-		What: "A new SYN came from the addresses and ports of an old connection that was still open. " +
-			"The old end does not believe a SYN on an established connection: tcp_validate_incoming sends a challenge ACK (TCPSYNChallenge, TCPChallengeACK). The new end, in SYN_SENT, cannot use that ACK and its kernel answers with a bare RST that fits the old connection exactly, which ends it; the SYN is then sent again and succeeds. " +
-			"The owner of the old end gets ECONNRESET. From 6.12 the RST's reason is TCP_INVALID_ACK_SEQUENCE (2). " +
-			"It means that the other end lost the old connection without closing it: a crash, a machine restored from a snapshot, a NAT or load balancer that reused the port.",
-		Prove: "`nstat -az TcpExtTCPSYNChallenge TcpExtTCPChallengeACK` moves at the host with the old end. " +
-			"`tcpdump -nni any tcp port PORT` shows [S] on an open connection, [.] in answer, [R], then a second [S] and [S.].",
-		Do:     "Find out why the other end forgot the old connection without closing it: a crash, a restored machine, a NAT that reuses ports early. Keepalive at this end clears such leftovers sooner.",
-		Belief: "\"tcp_tw_recycle is a good tuning.\"",
-		Truth:  "It was removed in 4.12, because it refused new connections of clients behind one NAT by their timestamps. A TIME_WAIT gives way to a new SYN with a newer timestamp or sequence number by itself.",
-		Refs:   []string{"RFC 9293 3.5.1", "RFC 5961 4", "RFC 6191", "RFC 7323 5", "tcp_validate_incoming", "tcp_rcv_state_process"},
-	},
+	What: "A new SYN came from the addresses and ports of an old connection that was still open. " +
+		"The old end does not believe a SYN on an established connection: tcp_validate_incoming sends a challenge ACK (TCPSYNChallenge, TCPChallengeACK). The new end, in SYN_SENT, cannot use that ACK and its kernel answers with a bare RST that fits the old connection exactly, which ends it; the SYN is then sent again and succeeds. " +
+		"The owner of the old end gets ECONNRESET. From 6.12 the RST's reason is TCP_INVALID_ACK_SEQUENCE (2). " +
+		"It means that the other end lost the old connection without closing it: a crash, a machine restored from a snapshot, a NAT or load balancer that reused the port.",
+	Prove: "`nstat -az TcpExtTCPSYNChallenge TcpExtTCPChallengeACK` moves at the host with the old end. " +
+		"`tcpdump -nni any tcp port PORT` shows [S] on an open connection, [.] in answer, [R], then a second [S] and [S.].",
+	Do:     "Find out why the other end forgot the old connection without closing it: a crash, a restored machine, a NAT that reuses ports early. Keepalive at this end clears such leftovers sooner.",
+	Belief: "\"tcp_tw_recycle is a good tuning.\"",
+	Truth:  "It was removed in 4.12, because it refused new connections of clients behind one NAT by their timestamps. A TIME_WAIT gives way to a new SYN with a newer timestamp or sequence number by itself.",
+	Refs:   []string{"RFC 9293 3.5.1", "RFC 5961 4", "RFC 6191", "RFC 7323 5", "tcp_validate_incoming", "tcp_rcv_state_process"},
 }
 
 // findPortReuse: the other side opened a new connection from the same address and
@@ -130,21 +126,19 @@ func neverClosed(t *trial) (says, do string) {
 var pathReset = Rule{
 	Cause: PathReset, Class: Aborted, find: findPathReset, describe: describePathReset,
 	symptoms: map[string]int{"ECONNRESET": 9, "ECONNREFUSED": 2, "EstabResets": 8, "TCPChallengeACK": 2},
-	Text: Text{
-		What: "A RST came in the name of the peer, but the peer's TCP stack did not send it. " +
-			"The receiver cannot tell: tcp_validate_incoming accepts any RST whose sequence number is exactly the next one, and tcp_reset ends the connection with ECONNRESET. " +
-			"Senders of such segments are packet filters (nft reject with tcp reset, iptables REJECT --reject-with tcp-reset: nf_send_reset, nf_send_reset6), raw sockets, user-space stacks, and firewalls, load balancers and address translators on the path that dropped the flow. " +
-			"nf_send_reset goes past the TCP stack: OutRsts does not move, and the tracepoint tcp_send_reset does not fire. " +
-			"With both ends on this machine that is proof. Of a remote peer, tcpbye compares the TTL (or hop limit) of the RST with that of the peer's segment of the handshake: more than two hops apart, another machine is the likely sender. The same holds for a timestamp option (RFC 7323) of a RST with an ACK that is older than one that the peer had sent before: its clock never runs backwards. It says no more than likely, because a route can change, and some stacks give their resets a TTL of their own. A RST without the option says nothing: an answer for a socket that is not there has none.",
-		Prove: "`tcpdump -nnvi any tcp port PORT` prints ttl and id: compare those of the RST with those of the peer's other segments. " +
-			"`nft list ruleset | grep -n reset` and `iptables-save | grep tcp-reset` show local rules. " +
-			"`bpftrace -e 'kprobe:nf_send_reset { printf(\"reject\\n\"); }'` fires if the filter did it (the function lives in the module nf_reject_ipv4). " +
-			"Capture at both ends: a RST that one end receives and the other never sent was made in between.",
-		Do:     "Look for reject rules on this host, then for firewalls, load balancers and NAT between the two; keepalive below their idle limit keeps the flow known to them.",
-		Belief: "\"The source address of the RST is the guilty host.\"",
-		Truth:  "Devices on the path put the peer's address on the resets that they make, and sometimes a third stack, reached by a segment without its address translation, answers in good faith. Only a tcp_send_reset event (or OutRsts) on that host proves that it sent the RST.",
-		Refs:   []string{"RFC 5961 3", "RFC 9293 3.5.3", "nft(8)", "iptables-extensions(8)", "nf_send_reset", "tcp_validate_incoming", "tcp_reset"},
-	},
+	What: "A RST came in the name of the peer, but the peer's TCP stack did not send it. " +
+		"The receiver cannot tell: tcp_validate_incoming accepts any RST whose sequence number is exactly the next one, and tcp_reset ends the connection with ECONNRESET. " +
+		"Senders of such segments are packet filters (nft reject with tcp reset, iptables REJECT --reject-with tcp-reset: nf_send_reset, nf_send_reset6), raw sockets, user-space stacks, and firewalls, load balancers and address translators on the path that dropped the flow. " +
+		"nf_send_reset goes past the TCP stack: OutRsts does not move, and the tracepoint tcp_send_reset does not fire. " +
+		"With both ends on this machine that is proof. Of a remote peer, tcpbye compares the TTL (or hop limit) of the RST with that of the peer's segment of the handshake: more than two hops apart, another machine is the likely sender. The same holds for a timestamp option (RFC 7323) of a RST with an ACK that is older than one that the peer had sent before: its clock never runs backwards. It says no more than likely, because a route can change, and some stacks give their resets a TTL of their own. A RST without the option says nothing: an answer for a socket that is not there has none.",
+	Prove: "`tcpdump -nnvi any tcp port PORT` prints ttl and id: compare those of the RST with those of the peer's other segments. " +
+		"`nft list ruleset | grep -n reset` and `iptables-save | grep tcp-reset` show local rules. " +
+		"`bpftrace -e 'kprobe:nf_send_reset { printf(\"reject\\n\"); }'` fires if the filter did it (the function lives in the module nf_reject_ipv4). " +
+		"Capture at both ends: a RST that one end receives and the other never sent was made in between.",
+	Do:     "Look for reject rules on this host, then for firewalls, load balancers and NAT between the two; keepalive below their idle limit keeps the flow known to them.",
+	Belief: "\"The source address of the RST is the guilty host.\"",
+	Truth:  "Devices on the path put the peer's address on the resets that they make, and sometimes a third stack, reached by a segment without its address translation, answers in good faith. Only a tcp_send_reset event (or OutRsts) on that host proves that it sent the RST.",
+	Refs:   []string{"RFC 5961 3", "RFC 9293 3.5.3", "nft(8)", "iptables-extensions(8)", "nf_send_reset", "tcp_validate_incoming", "tcp_reset"},
 }
 
 func findPathReset(a, b *facts, s Scope) *finding {
@@ -229,20 +223,18 @@ func (r *Reset) orElse() string {
 var peerAbort = Rule{
 	Cause: PeerAbort, Class: Aborted, own: true, find: findPeerAbort, describe: describePeerAbort, probe: acceptedAndReset,
 	symptoms: map[string]int{"ECONNRESET": 2, "EPIPE": 4, "ENOTCONN": 1, "SIGPIPE": 4, "recv() failed (104": 4, "EstabResets": 1},
-	Text: Text{
-		What: "The peer, or something that answers for it, aborted the connection with RST and ACK. " +
-			"A Linux stack puts an ACK on a RST that it sends of its own accord (tcp_send_active_reset): a close over unread data, SO_LINGER at zero, a listener closed with the connection in its queue, keepalive given up, ss -K. A RST that only answers a segment is bare. " +
-			"Here tcp_validate_incoming checks the sequence number and tcp_reset sets sk_err: ECONNRESET, or EPIPE if the peer's FIN had come before. " +
-			"The send queue is purged, but what was received stays readable. EstabResets moves at this end.",
-		Prove: "`tcpdump -nni any tcp port PORT` shows [R.] that no segment of this end had provoked. " +
-			"At the peer: `nstat -az TcpExtTCPAbortOnClose TcpExtTCPAbortOnData TcpExtTCPAbortOnTimeout` says which kind of abort it was, and tcpbye there names the process.",
-		Do:     "Trace at the peer to learn which process aborted and why; most often it closed with input unread. Here: after a failed write, still read what has arrived.",
-		Belief: "\"send() succeeded, so the peer got it.\" \"ECONNRESET means that the peer crashed, or a firewall.\" \"A RST wipes what I have already received.\"",
-		Truth: "It reached the local kernel, nothing more: a RST that comes later destroys what is unacknowledged (measured: 472,000 of 600,000 bytes), and even what is acknowledged need not have been read. " +
-			"Most often a healthy program closed with input unread; a process that is killed with nothing unread says goodbye with a FIN. " +
-			"On Linux queued bytes stay readable, then ECONNRESET comes once: after a write error, read what is left (other systems may discard it).",
-		Refs: []string{"RFC 9293 3.5.2", "RFC 9293 3.5.3", "RFC 5961 3", "send(2)", "recv(2)", "tcp_send_active_reset", "tcp_reset"},
-	},
+	What: "The peer, or something that answers for it, aborted the connection with RST and ACK. " +
+		"A Linux stack puts an ACK on a RST that it sends of its own accord (tcp_send_active_reset): a close over unread data, SO_LINGER at zero, a listener closed with the connection in its queue, keepalive given up, ss -K. A RST that only answers a segment is bare. " +
+		"Here tcp_validate_incoming checks the sequence number and tcp_reset sets sk_err: ECONNRESET, or EPIPE if the peer's FIN had come before. " +
+		"The send queue is purged, but what was received stays readable. EstabResets moves at this end.",
+	Prove: "`tcpdump -nni any tcp port PORT` shows [R.] that no segment of this end had provoked. " +
+		"At the peer: `nstat -az TcpExtTCPAbortOnClose TcpExtTCPAbortOnData TcpExtTCPAbortOnTimeout` says which kind of abort it was, and tcpbye there names the process.",
+	Do:     "Trace at the peer to learn which process aborted and why; most often it closed with input unread. Here: after a failed write, still read what has arrived.",
+	Belief: "\"send() succeeded, so the peer got it.\" \"ECONNRESET means that the peer crashed, or a firewall.\" \"A RST wipes what I have already received.\"",
+	Truth: "It reached the local kernel, nothing more: a RST that comes later destroys what is unacknowledged (measured: 472,000 of 600,000 bytes), and even what is acknowledged need not have been read. " +
+		"Most often a healthy program closed with input unread; a process that is killed with nothing unread says goodbye with a FIN. " +
+		"On Linux queued bytes stay readable, then ECONNRESET comes once: after a write error, read what is left (other systems may discard it).",
+	Refs: []string{"RFC 9293 3.5.2", "RFC 9293 3.5.3", "RFC 5961 3", "send(2)", "recv(2)", "tcp_send_active_reset", "tcp_reset"},
 }
 
 // acceptedAndReset: it came from a listener here, and whoever had connected reset it.
@@ -277,18 +269,16 @@ var peerGone = Rule{
 	Cause: PeerGone, Class: Aborted, own: true, find: findPeerGone, describe: describePeerGone, probe: acceptedAndReset,
 	symptoms: map[string]int{"ECONNRESET": 3, "EPIPE": 2, "SIGPIPE": 2, "EOF": 4, "read() = 0": 6, "upstream prematurely closed connection": 3,
 		"recv() failed (104": 5, "EstabResets": 2},
-	Text: Text{
-		What: "The peer, or something that answers for it, no longer takes part: a bare RST came back. " +
-			"A RST without ACK answers a segment: its sequence number is taken from that segment's acknowledgement number. A Linux peer sends it when the process has closed and data still comes, or when its kernel has no such connection any more (a restart, a timeout); a device on the path does so when it has forgotten the flow. " +
-			"From this end alone these look the same. What the answered segment carried was read by nobody. " +
-			"tcp_reset sets sk_err: EPIPE if the peer's FIN had come before (CLOSE_WAIT), else ECONNRESET. EstabResets moves at this end.",
-		Prove: "`tcpdump -nni any tcp port PORT` shows a segment of this end, then [R] without ACK. A [F.] from the peer before it means that the peer had closed; a long silence before it points to a timeout or to the path. " +
-			"`ss -tan` at the peer says whether the connection still exists there: if it does, the RST came from the path.",
-		Do:     "Look at what came before the RST: with a FIN, the peer's close is the cause; after long silence, shorten keepalive or the pool's idle time. Tracing at the peer decides it.",
-		Belief: "\"A reset always shows as ECONNRESET.\"",
-		Truth:  "After the peer's FIN it shows as end of file on read and as EPIPE on write. Once another call has collected the error (a failed write, SO_ERROR), it shows as a clean end of file, and some runtimes and TLS libraries hide it altogether.",
-		Refs:   []string{"RFC 9293 3.5.1", "RFC 9293 3.5.2", "recv(2)", "send(2)", "tcp_v4_send_reset", "tcp_reset"},
-	},
+	What: "The peer, or something that answers for it, no longer takes part: a bare RST came back. " +
+		"A RST without ACK answers a segment: its sequence number is taken from that segment's acknowledgement number. A Linux peer sends it when the process has closed and data still comes, or when its kernel has no such connection any more (a restart, a timeout); a device on the path does so when it has forgotten the flow. " +
+		"From this end alone these look the same. What the answered segment carried was read by nobody. " +
+		"tcp_reset sets sk_err: EPIPE if the peer's FIN had come before (CLOSE_WAIT), else ECONNRESET. EstabResets moves at this end.",
+	Prove: "`tcpdump -nni any tcp port PORT` shows a segment of this end, then [R] without ACK. A [F.] from the peer before it means that the peer had closed; a long silence before it points to a timeout or to the path. " +
+		"`ss -tan` at the peer says whether the connection still exists there: if it does, the RST came from the path.",
+	Do:     "Look at what came before the RST: with a FIN, the peer's close is the cause; after long silence, shorten keepalive or the pool's idle time. Tracing at the peer decides it.",
+	Belief: "\"A reset always shows as ECONNRESET.\"",
+	Truth:  "After the peer's FIN it shows as end of file on read and as EPIPE on write. Once another call has collected the error (a failed write, SO_ERROR), it shows as a clean end of file, and some runtimes and TLS libraries hide it altogether.",
+	Refs:   []string{"RFC 9293 3.5.1", "RFC 9293 3.5.2", "recv(2)", "send(2)", "tcp_v4_send_reset", "tcp_reset"},
 }
 
 func findPeerGone(a, b *facts, s Scope) *finding {

@@ -36,7 +36,15 @@ type Rule struct {
 	// symptoms are those that the cause can be behind, by their first names, with its place
 	// among the causes of each: 1 is the likeliest.
 	symptoms map[string]int
-	Text     // what explain prints
+
+	// What is known of the cause beyond one connection: tcpbye explain, the man page and
+	// the README print it. Commands stand in backquotes.
+	What   string   // what happens, in the kernel and on the wire; the first sentence stands alone in lists
+	Prove  string   // how to prove it with standard tools
+	Do     string   // what to do, in two sentences at most: it is the verdict's advice, too
+	Belief string   // what people believe, in their words; "" none
+	Truth  string   // what is true instead, in the same order
+	Refs   []string // RFC sections, man pages, kernel functions
 }
 
 // rules in the order in which they are tried: the first that matches names the cause.

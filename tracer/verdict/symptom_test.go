@@ -235,7 +235,7 @@ func TestSymptomExplain(t *testing.T) {
 		at := 0
 		flat := strings.Join(strings.Fields(text), " ")
 		for _, c := range s.Causes {
-			i := strings.Index(flat[at:], string(c)+" "+ruleOf(c).Text.Summary())
+			i := strings.Index(flat[at:], string(c)+" "+ruleOf(c).Summary())
 			if i < 0 {
 				t.Errorf("%s: %s and its first sentence do not stand in their place", s.Names[0], c)
 				continue

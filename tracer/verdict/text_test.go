@@ -74,7 +74,7 @@ func TestTextsAreComplete(t *testing.T) {
 func TestTextsAreWellFormed(t *testing.T) {
 	summaries := map[string]Cause{}
 	for _, r := range Rules() {
-		c, x := r.Cause, r.Text
+		c, x := r.Cause, r
 		s := x.Summary()
 		if n := utf8.RuneCountInString(s); n > 90 || n == 0 {
 			t.Errorf("%s: the first sentence has %d columns: %q", c, n, s)
@@ -121,7 +121,7 @@ func TestTextsAreWellFormed(t *testing.T) {
 
 // The teaching that the tool stands for.
 func TestDataAfterCloseTeachesTheThreeSteps(t *testing.T) {
-	do := ruleOf(DataAfterClose).Text.Do
+	do := ruleOf(DataAfterClose).Do
 	for _, want := range []string{"shutdown(SHUT_WR), read to the end, then close(2)", "tcpbye demo shutdown"} {
 		if !strings.Contains(do, want) {
 			t.Errorf("the advice does not say %q: %s", want, do)
@@ -181,7 +181,7 @@ func TestEveryMisconceptionIsAnswered(t *testing.T) {
 			t.Errorf("%s stands twice", number)
 		}
 		seen[number] = true
-		x := ruleOf(m.cause).Text
+		x := ruleOf(m.cause)
 		if !strings.Contains(x.Belief, m.belief) {
 			t.Errorf("%s: the belief of %s does not say %q", m.key, m.cause, m.belief)
 		}
@@ -196,7 +196,7 @@ func TestTruthAnswersInOrder(t *testing.T) {
 	type place struct{ belief, truth int }
 	last := map[Cause]place{}
 	for _, m := range misconceptions {
-		x := ruleOf(m.cause).Text
+		x := ruleOf(m.cause)
 		p := place{strings.Index(x.Belief, m.belief), strings.Index(x.Truth, m.truth)}
 		if q, ok := last[m.cause]; ok && (p.belief > q.belief) != (p.truth > q.truth) {
 			t.Errorf("%s: %s is answered out of order", m.cause, m.key)

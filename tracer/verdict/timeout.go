@@ -86,20 +86,18 @@ var retransmitTimeout = Rule{
 	symptoms: map[string]int{"ETIMEDOUT": 2, "ECONNREFUSED": 5, "EHOSTUNREACH": 4, "ENETUNREACH": 4, "upstream timed out": 5, "NO_SOCKET": 5,
 		"TCPAbortOnTimeout": 1, "EstabResets": 11, "TCPTimeouts": 1, "PAWSEstab": 1, "RetransSegs": 1, "TCPBacklogDrop": 1, "TCPRetransFail": 2,
 		"OutOfWindowIcmps": 3, "TCPMD5NotFound": 2, "ESTABLISHED": 4},
-	Text: Text{
-		What: "The peer never acknowledged data that was sent again and again, so this kernel gave up. " +
-			"tcp_retransmit_timer sends the first unacknowledged segment again with doubled waits, until net.ipv4.tcp_retries2 (15, about 15 minutes with the smallest timeout) is used up; then tcp_write_err, inlined into it, ends the socket. " +
-			"No packet is sent: the peer may hold its end in ESTABLISHED for ever, and when it sends, it is answered with a RST, because the socket is gone. " +
-			"The process gets ETIMEDOUT, or the error of an ICMP message that came in the meantime (sk_err_soft), such as EHOSTUNREACH. " +
-			"TCPTimeouts and RetransSegs count the attempts, TCPAbortOnTimeout the end.",
-		Prove: "`ss -tanoi` shows timer:(on,…,N) with N growing, and unacked and backoff. " +
-			"`nstat -az TcpExtTCPTimeouts TcpRetransSegs TcpExtTCPAbortOnTimeout` moves. " +
-			"`tcpdump -nni any tcp port PORT` shows the same segment leave at doubled intervals, and nothing come back.",
-		Do:     "Look for what swallowed the segments: a host that is down, a route, or a NAT or firewall that dropped the idle flow. Set TCP_USER_TIMEOUT to learn of it sooner.",
-		Belief: "\"When a connection times out, the peer is told.\"",
-		Truth:  "Giving up after retransmissions sends nothing, and the peer stays ESTABLISHED until it sends or probes itself. Only the end by keepalive sends a RST.",
-		Refs:   []string{"RFC 9293 3.8.3", "RFC 6298", "tcp(7)", "tcp_retransmit_timer", "tcp_write_timeout", "tcp_write_err"},
-	},
+	What: "The peer never acknowledged data that was sent again and again, so this kernel gave up. " +
+		"tcp_retransmit_timer sends the first unacknowledged segment again with doubled waits, until net.ipv4.tcp_retries2 (15, about 15 minutes with the smallest timeout) is used up; then tcp_write_err, inlined into it, ends the socket. " +
+		"No packet is sent: the peer may hold its end in ESTABLISHED for ever, and when it sends, it is answered with a RST, because the socket is gone. " +
+		"The process gets ETIMEDOUT, or the error of an ICMP message that came in the meantime (sk_err_soft), such as EHOSTUNREACH. " +
+		"TCPTimeouts and RetransSegs count the attempts, TCPAbortOnTimeout the end.",
+	Prove: "`ss -tanoi` shows timer:(on,…,N) with N growing, and unacked and backoff. " +
+		"`nstat -az TcpExtTCPTimeouts TcpRetransSegs TcpExtTCPAbortOnTimeout` moves. " +
+		"`tcpdump -nni any tcp port PORT` shows the same segment leave at doubled intervals, and nothing come back.",
+	Do:     "Look for what swallowed the segments: a host that is down, a route, or a NAT or firewall that dropped the idle flow. Set TCP_USER_TIMEOUT to learn of it sooner.",
+	Belief: "\"When a connection times out, the peer is told.\"",
+	Truth:  "Giving up after retransmissions sends nothing, and the peer stays ESTABLISHED until it sends or probes itself. Only the end by keepalive sends a RST.",
+	Refs:   []string{"RFC 9293 3.8.3", "RFC 6298", "tcp(7)", "tcp_retransmit_timer", "tcp_write_timeout", "tcp_write_err"},
 }
 
 func findRetransmitTimeout(a, b *facts, s Scope) *finding {
@@ -190,19 +188,17 @@ var userTimeout = Rule{
 	Cause: UserTimeout, Class: TimedOut, find: findUserTimeout, describe: describeUserTimeout, resends: true,
 	symptoms: map[string]int{"ETIMEDOUT": 5, "ECONNREFUSED": 6, "EHOSTUNREACH": 6, "TCPAbortOnTimeout": 5, "TCPTimeouts": 3, "TCPWinProbe": 3,
 		"PAWSEstab": 4, "RetransSegs": 3, "TCPBacklogDrop": 2},
-	Text: Text{
-		What: "Data stayed unacknowledged for longer than TCP_USER_TIMEOUT, so this kernel gave up. " +
-			"The option (milliseconds, off by default) replaces net.ipv4.tcp_retries2 in tcp_retransmit_timer, and also limits how long tcp_write_timer_handler probes a zero window, even if the peer answers the probes. " +
-			"No packet is sent: the peer may still think that the connection is open. The process gets ETIMEDOUT, or the error of an ICMP message that came in the meantime. " +
-			"TCPAbortOnTimeout moves. Several runtimes and RPC libraries set the option without being asked.",
-		Prove: "`strace -f -e trace=setsockopt -p PID` shows TCP_USER_TIMEOUT and its value. " +
-			"`ss -tanoi` shows timer:(on,…) or timer:(persist,…) with the age of what is unacked. " +
-			"`nstat -az TcpExtTCPAbortOnTimeout` moves by 1.",
-		Do:     "Check whether the time fits the path: it must outlast the longest interruption that is to be survived. Then look for what swallowed the segments, or why the peer did not read.",
-		Belief: "\"TCP_USER_TIMEOUT finds every dead peer.\"",
-		Truth:  "By itself it runs only while data is unacknowledged or a window is closed. An idle connection to a dead peer stays open unless keepalive is on too.",
-		Refs:   []string{"RFC 5482", "RFC 9293 3.8.3", "tcp(7)", "tcp_retransmit_timer", "tcp_write_timer_handler"},
-	},
+	What: "Data stayed unacknowledged for longer than TCP_USER_TIMEOUT, so this kernel gave up. " +
+		"The option (milliseconds, off by default) replaces net.ipv4.tcp_retries2 in tcp_retransmit_timer, and also limits how long tcp_write_timer_handler probes a zero window, even if the peer answers the probes. " +
+		"No packet is sent: the peer may still think that the connection is open. The process gets ETIMEDOUT, or the error of an ICMP message that came in the meantime. " +
+		"TCPAbortOnTimeout moves. Several runtimes and RPC libraries set the option without being asked.",
+	Prove: "`strace -f -e trace=setsockopt -p PID` shows TCP_USER_TIMEOUT and its value. " +
+		"`ss -tanoi` shows timer:(on,…) or timer:(persist,…) with the age of what is unacked. " +
+		"`nstat -az TcpExtTCPAbortOnTimeout` moves by 1.",
+	Do:     "Check whether the time fits the path: it must outlast the longest interruption that is to be survived. Then look for what swallowed the segments, or why the peer did not read.",
+	Belief: "\"TCP_USER_TIMEOUT finds every dead peer.\"",
+	Truth:  "By itself it runs only while data is unacknowledged or a window is closed. An idle connection to a dead peer stays open unless keepalive is on too.",
+	Refs:   []string{"RFC 5482", "RFC 9293 3.8.3", "tcp(7)", "tcp_retransmit_timer", "tcp_write_timer_handler"},
 }
 
 func findUserTimeout(a, b *facts, s Scope) *finding {
@@ -230,17 +226,15 @@ func describeUserTimeout(t *trial) string {
 var zeroWindowTimeout = Rule{
 	Cause: ZeroWindowTimeout, Class: TimedOut, find: findZeroWindowTimeout, describe: describeZeroWindowTimeout, resends: true,
 	symptoms: map[string]int{"ETIMEDOUT": 6, "ECONNREFUSED": 8, "EHOSTUNREACH": 7, "TCPAbortOnTimeout": 6, "TCPWinProbe": 2, "TCPToZeroWindowAdv": 3},
-	Text: Text{
-		What: "The peer kept its receive window closed and then stopped answering the probes. " +
-			"With data to send and nothing in flight, tcp_write_timer_handler runs the persist timer (tcp_probe_timer, inlined): a probe with doubled waits. An answer, even one that says zero again, starts the count anew, so the kernel waits without limit for a peer that merely does not read. " +
-			"After net.ipv4.tcp_retries2 (15) probes without any answer the kernel gives up. " +
-			"No packet is sent. The process gets ETIMEDOUT, or the error of an ICMP message that came in the meantime; TCPAbortOnTimeout moves, and what was in the send queue is lost.",
-		Prove: "`ss -tanoi` shows timer:(persist,…) with Send-Q above 0. " +
-			"`tcpdump -nni any tcp port PORT` shows win 0 from the peer, then probes at growing intervals without an answer. " +
-			"`nstat -az TcpExtTCPAbortOnTimeout TcpExtTCPWinProbe` moves.",
-		Do:   "Find out why the peer's process stopped reading before its host fell silent. Set TCP_USER_TIMEOUT if this end must not wait that long.",
-		Refs: []string{"RFC 9293 3.8.6.1", "tcp(7)", "tcp_write_timer_handler", "tcp_probe_timer"},
-	},
+	What: "The peer kept its receive window closed and then stopped answering the probes. " +
+		"With data to send and nothing in flight, tcp_write_timer_handler runs the persist timer (tcp_probe_timer, inlined): a probe with doubled waits. An answer, even one that says zero again, starts the count anew, so the kernel waits without limit for a peer that merely does not read. " +
+		"After net.ipv4.tcp_retries2 (15) probes without any answer the kernel gives up. " +
+		"No packet is sent. The process gets ETIMEDOUT, or the error of an ICMP message that came in the meantime; TCPAbortOnTimeout moves, and what was in the send queue is lost.",
+	Prove: "`ss -tanoi` shows timer:(persist,…) with Send-Q above 0. " +
+		"`tcpdump -nni any tcp port PORT` shows win 0 from the peer, then probes at growing intervals without an answer. " +
+		"`nstat -az TcpExtTCPAbortOnTimeout TcpExtTCPWinProbe` moves.",
+	Do:   "Find out why the peer's process stopped reading before its host fell silent. Set TCP_USER_TIMEOUT if this end must not wait that long.",
+	Refs: []string{"RFC 9293 3.8.6.1", "tcp(7)", "tcp_write_timer_handler", "tcp_probe_timer"},
 }
 
 func findZeroWindowTimeout(a, b *facts, s Scope) *finding {
@@ -279,19 +273,17 @@ var keepaliveTimeout = Rule{
 	symptoms: map[string]int{"ECONNRESET": 11, "ETIMEDOUT": 4, "ECONNREFUSED": 7, "EHOSTUNREACH": 5, "ENETUNREACH": 5, "NOT_SPECIFIED": 5,
 		"TCP_KEEPALIVE_TIMEOUT": 1, "TCPAbortOnTimeout": 4, "TCPAbortFailed": 4, "EstabResets": 10, "OutRsts": 7, "TCPKeepAlive": 1, "TCPMD5NotFound": 3,
 		"ESTABLISHED": 5},
-	Text: Text{
-		What: "The peer answered none of the keepalive probes, so this kernel gave up and sent a RST. " +
-			"With SO_KEEPALIVE on, tcp_keepalive_timer probes after TCP_KEEPIDLE seconds without traffic (default 7200), then every TCP_KEEPINTVL (75), and gives up after TCP_KEEPCNT probes (9) without an answer; if TCP_USER_TIMEOUT is set, that time decides instead once a probe is out. " +
-			"tcp_send_active_reset then sends RST with ACK, which the peer may or may not get, and the process reads ETIMEDOUT, or the error of an ICMP message that came in the meantime. " +
-			"TCPKeepAlive counts the probes, TCPAbortOnTimeout the end; from 6.12 the reset reason is TCP_KEEPALIVE_TIMEOUT (15). No data was under way.",
-		Prove: "`ss -tano` shows timer:(keepalive,…) and the number of unanswered probes before the end. " +
-			"`nstat -az TcpExtTCPKeepAlive TcpExtTCPAbortOnTimeout` moves. " +
-			"`tcpdump -nni any tcp port PORT` shows ACKs without data at the interval, no answers, then [R.].",
-		Do:     "Find out where the peer went: its host, or a NAT or firewall that dropped the idle flow without a word. Probe more often than the shortest idle limit on the path (TCP_KEEPIDLE).",
-		Belief: "\"Keepalive protects all connections.\"",
-		Truth:  "It is off unless the program turns it on, waits 2 hours by default, and is silent while data is unacknowledged: there retransmission decides, for about 15 minutes unless TCP_USER_TIMEOUT is set.",
-		Refs:   []string{"RFC 9293 3.8.4", "tcp(7)", "socket(7)", "tcp_keepalive_timer", "tcp_send_active_reset"},
-	},
+	What: "The peer answered none of the keepalive probes, so this kernel gave up and sent a RST. " +
+		"With SO_KEEPALIVE on, tcp_keepalive_timer probes after TCP_KEEPIDLE seconds without traffic (default 7200), then every TCP_KEEPINTVL (75), and gives up after TCP_KEEPCNT probes (9) without an answer; if TCP_USER_TIMEOUT is set, that time decides instead once a probe is out. " +
+		"tcp_send_active_reset then sends RST with ACK, which the peer may or may not get, and the process reads ETIMEDOUT, or the error of an ICMP message that came in the meantime. " +
+		"TCPKeepAlive counts the probes, TCPAbortOnTimeout the end; from 6.12 the reset reason is TCP_KEEPALIVE_TIMEOUT (15). No data was under way.",
+	Prove: "`ss -tano` shows timer:(keepalive,…) and the number of unanswered probes before the end. " +
+		"`nstat -az TcpExtTCPKeepAlive TcpExtTCPAbortOnTimeout` moves. " +
+		"`tcpdump -nni any tcp port PORT` shows ACKs without data at the interval, no answers, then [R.].",
+	Do:     "Find out where the peer went: its host, or a NAT or firewall that dropped the idle flow without a word. Probe more often than the shortest idle limit on the path (TCP_KEEPIDLE).",
+	Belief: "\"Keepalive protects all connections.\"",
+	Truth:  "It is off unless the program turns it on, waits 2 hours by default, and is silent while data is unacknowledged: there retransmission decides, for about 15 minutes unless TCP_USER_TIMEOUT is set.",
+	Refs:   []string{"RFC 9293 3.8.4", "tcp(7)", "socket(7)", "tcp_keepalive_timer", "tcp_send_active_reset"},
 }
 
 func findKeepaliveTimeout(a, b *facts, s Scope) *finding {

@@ -15,14 +15,12 @@ const (
 var unknownCause = Rule{
 	Cause: UnknownCause, Class: Unknown, describe: describeUnknown,
 	symptoms: map[string]int{"ERROR": 3},
-	Text: Text{
-		What: "What was seen does not say how the connection ended. " +
-			"Either it was open before the trace began and too little of it was seen, or events were lost, or a hook that tells two causes apart could not be attached on this kernel: the verdict names the missing ones. " +
-			"The state, the error and the counters at the end are still true; but they do not show the cause.",
-		Prove: "Narrow it down with `tcpdump -nni any tcp port PORT` (who sent FIN or RST) and `nstat` before and after (which TcpExtTCPAbort counter moved).",
-		Do:    "Trace from before the connection is opened, with every hook attached.",
-		Refs:  []string{"tcp(7)", "nstat(8)", "tcpdump(8)", "inet_sk_state_store"},
-	},
+	What: "What was seen does not say how the connection ended. " +
+		"Either it was open before the trace began and too little of it was seen, or events were lost, or a hook that tells two causes apart could not be attached on this kernel: the verdict names the missing ones. " +
+		"The state, the error and the counters at the end are still true; but they do not show the cause.",
+	Prove: "Narrow it down with `tcpdump -nni any tcp port PORT` (who sent FIN or RST) and `nstat` before and after (which TcpExtTCPAbort counter moved).",
+	Do:    "Trace from before the connection is opened, with every hook attached.",
+	Refs:  []string{"tcp(7)", "nstat(8)", "tcpdump(8)", "inet_sk_state_store"},
 }
 
 func describeUnknown(t *trial) string {

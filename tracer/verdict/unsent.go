@@ -17,18 +17,16 @@ const (
 var sendFailed = Rule{
 	Cause: SendFailed, Class: TimedOut, find: findSendFailed, describe: describeSendFailed, resends: true,
 	symptoms: map[string]int{"ETIMEDOUT": 3, "EHOSTUNREACH": 2, "ENETUNREACH": 2, "TCPRetransFail": 1},
-	Text: Text{
-		What: "This host could not send: a route, an address, a filter, a neighbor or a device failed. " +
-			"Each time the retransmission timer, the window probe or the keepalive timer tried, tcp_retransmit_skb or tcp_write_wakeup returned an error, or the segment was thrown away because ARP (neighbor discovery) had no answer; nothing reached the wire, and the timers ran out. " +
-			"EPERM is a packet filter of this host at output or postrouting (such as one that drops what conntrack calls INVALID after its table was flushed), or a BPF program of the cgroup; EHOSTUNREACH, ENETUNREACH, EACCES and EINVAL are its routes or a source address that is gone; ENETDOWN is the device; a positive number is a queueing discipline or tc. " +
-			"send(2) does not report it: the data waits in the queue. The process gets ETIMEDOUT, or the routing error; the peer hears nothing and may hold its end for ever.",
-		Prove: "`nstat -az TcpExtTCPRetransFail IpOutNoRoutes IpOutDiscards` moves at this host, and `tcpdump -nni any tcp port PORT` shows no segment leave. " +
-			"`ip -s addr`, `ip route get ADDRESS from LOCAL`, `ip neigh` and `nft list ruleset` show what is missing; with `conntrack -E` a flow that vanishes shows.",
-		Do:     "Fix this host, not the peer: its address, route, packet filter, neighbor or device, as the sentence says. Connections from an address that is gone must be opened again.",
-		Belief: "\"Connection timed out, so the other side is down.\"",
-		Truth:  "ETIMEDOUT says that no answer came. Whether a question ever left, TCP does not tell the application.",
-		Refs:   []string{"tcp(7)", "ip-neighbour(8)", "nft(8)", "tcp_retransmit_skb", "tcp_write_wakeup", "ip_queue_xmit", "arp_error_report"},
-	},
+	What: "This host could not send: a route, an address, a filter, a neighbor or a device failed. " +
+		"Each time the retransmission timer, the window probe or the keepalive timer tried, tcp_retransmit_skb or tcp_write_wakeup returned an error, or the segment was thrown away because ARP (neighbor discovery) had no answer; nothing reached the wire, and the timers ran out. " +
+		"EPERM is a packet filter of this host at output or postrouting (such as one that drops what conntrack calls INVALID after its table was flushed), or a BPF program of the cgroup; EHOSTUNREACH, ENETUNREACH, EACCES and EINVAL are its routes or a source address that is gone; ENETDOWN is the device; a positive number is a queueing discipline or tc. " +
+		"send(2) does not report it: the data waits in the queue. The process gets ETIMEDOUT, or the routing error; the peer hears nothing and may hold its end for ever.",
+	Prove: "`nstat -az TcpExtTCPRetransFail IpOutNoRoutes IpOutDiscards` moves at this host, and `tcpdump -nni any tcp port PORT` shows no segment leave. " +
+		"`ip -s addr`, `ip route get ADDRESS from LOCAL`, `ip neigh` and `nft list ruleset` show what is missing; with `conntrack -E` a flow that vanishes shows.",
+	Do:     "Fix this host, not the peer: its address, route, packet filter, neighbor or device, as the sentence says. Connections from an address that is gone must be opened again.",
+	Belief: "\"Connection timed out, so the other side is down.\"",
+	Truth:  "ETIMEDOUT says that no answer came. Whether a question ever left, TCP does not tell the application.",
+	Refs:   []string{"tcp(7)", "ip-neighbour(8)", "nft(8)", "tcp_retransmit_skb", "tcp_write_wakeup", "ip_queue_xmit", "arp_error_report"},
 }
 
 // findSendFailed: this kernel gave up since it could not send: its own layers refused
