@@ -32,9 +32,8 @@ func (f *facts) abortedAtClose() bool {
 
 var closeUnread = Rule{
 	Cause: CloseUnread, Class: Aborted, find: findCloseUnread, describe: describeCloseUnread,
-	symptoms: map[string]int{"ECONNRESET": 1, "EPIPE": 3, "ENOTCONN": 3, "SIGPIPE": 3, "unanswered": 3, "EOF": 6, "recv() failed (104": 1,
-		"client prematurely closed connection": 3, "i/o timeout": 6, "NOT_SPECIFIED": 2, "TCP_ABORT_ON_CLOSE": 1, "TCPAbortOnClose": 1,
-		"TCPAbortFailed": 2, "EstabResets": 3, "OutRsts": 3, "TCPToZeroWindowAdv": 2},
+	symptoms: map[string]int{"ECONNRESET": 1, "EPIPE": 3, "ENOTCONN": 3, "SIGPIPE": 3, "unanswered": 3, "EOF": 6, "recv() failed (104": 1, "client prematurely closed connection": 3, "i/o timeout": 6,
+		"NOT_SPECIFIED": 2, "TCP_ABORT_ON_CLOSE": 1, "TCPAbortOnClose": 1, "TCPAbortFailed": 2, "EstabResets": 3, "OutRsts": 3, "TCPToZeroWindowAdv": 2},
 	What: "A process closed while its socket still held data that it had not read. " +
 		"__tcp_close empties the receive queue first. If it finds bytes after copied_seq there, it does not send a FIN: it goes straight to CLOSE and tcp_send_active_reset sends RST with ACK, because a FIN would tell the peer that everything had been read (RFC 2525). " +
 		"Whatever was still in the send queue is thrown away too. " +
@@ -98,8 +97,8 @@ func describeCloseUnread(t *trial) string {
 
 var lingerZero = Rule{
 	Cause: LingerZero, Class: Aborted, find: findLingerZero, describe: describeLingerZero, probe: connectedAndAborted,
-	symptoms: map[string]int{"ECONNRESET": 5, "ENOTCONN": 2, "recv() failed (104": 2, "NOT_SPECIFIED": 3, "TCP_STATE": 1, "TCP_DISCONNECT_WITH_DATA": 1,
-		"TCPAbortOnData": 1, "TCPAbortFailed": 3, "EstabResets": 4, "OutRsts": 5},
+	symptoms: map[string]int{"ECONNRESET": 5, "ENOTCONN": 2, "recv() failed (104": 2, "NOT_SPECIFIED": 3, "TCP_STATE": 1, "TCP_DISCONNECT_WITH_DATA": 1, "TCPAbortOnData": 1, "TCPAbortFailed": 3,
+		"EstabResets": 4, "OutRsts": 5},
 	What: "A process closed with SO_LINGER on and a time of 0, which is an abort, not a close. " +
 		"__tcp_close calls tcp_disconnect: the state becomes CLOSE, tcp_send_active_reset sends RST with ACK, and both queues are purged, so that everything not yet acknowledged is gone. No TIME_WAIT remains. " +
 		"From LAST_ACK or CLOSING with everything sent, no RST goes out at all (tcp_need_reset), though the counter moves. " +

@@ -27,13 +27,7 @@ func act(e *event.Event) (Act, int) {
 	}
 	// MPTCP shuts its subflow down inside close(2).
 	if e.Hook == event.HookShutdown && !e.Call.Drops() {
-		switch e.Arg {
-		case 1:
-			return ActShutRd, 0
-		case 2:
-			return ActShutWr, 0
-		}
-		return ActShutRdWr, 0
+		return shuts(int(e.Arg)), 0
 	}
 	switch e.Call {
 	case event.CallDup2:
@@ -41,13 +35,8 @@ func act(e *event.Event) (Act, int) {
 	case event.CallExec:
 		return ActExec, 0
 	case event.CallShutdown:
-		switch e.Shutdown {
-		case 1:
-			return ActShutRd, 0
-		case 2:
-			return ActShutWr, 0
-		case 3:
-			return ActShutRdWr, 0
+		if e.Shutdown >= 1 && e.Shutdown <= 3 {
+			return shuts(int(e.Shutdown)), 0
 		}
 		if e.Has&event.HasSocket == 0 {
 			return NoAct, 0 // a classic tracepoint does not record which direction
@@ -62,6 +51,17 @@ func act(e *event.Event) (Act, int) {
 		}
 	}
 	return ActClose, 0
+}
+
+// shuts is the act of a shutdown(2) with that mask: 1 RCV, 2 SEND, 3 both.
+func shuts(mask int) Act {
+	switch mask {
+	case 1:
+		return ActShutRd
+	case 2:
+		return ActShutWr
+	}
+	return ActShutRdWr
 }
 
 // unixFamily is AF_UNIX.
@@ -208,7 +208,7 @@ func (f *facts) findLetGo() {
 	f.dropUnseen = true
 	for i := range f.release {
 		e := f.at(i)
-		if e.Hook != event.HookFileClose || e.Refs > 1 && !e.Call.Drops() && e.Call != event.CallIOUring && !e.Exiting() {
+		if e.Hook != event.HookFileClose || e.Refs > 1 && !drops(e.Call) && !e.Exiting() {
 			continue
 		}
 		if e.Refs <= 1 && e.TID == r.TID {
@@ -224,6 +224,9 @@ func (f *facts) findLetGo() {
 	}
 }
 
+// drops says whether a call can give up a descriptor, with its own name or by io_uring.
+func drops(c event.Call) bool { return c.Drops() || c == event.CallIOUring }
+
 // inferRelease finds the close where no hook on it is attached: a state change
 // that only the process can have made, inside a call that drops descriptors.
 func (f *facts) inferRelease() {
@@ -232,23 +235,11 @@ func (f *facts) inferRelease() {
 	}
 	for i := range f.c.Events {
 		e := &f.c.Events[i]
-		if e.Hook != event.HookSetState || e.State == e.ToState || !f.actedAt(i) {
-			continue
+		leaves := e.ToState == event.FinWait1 || e.ToState == event.LastAck || e.ToState == event.Close
+		if e.Hook == event.HookSetState && e.State != e.ToState && leaves && f.actedAt(i) && (drops(e.Call) || e.Exiting()) {
+			f.release, f.inferred = i, true
+			return
 		}
-		switch e.ToState {
-		case event.FinWait1, event.LastAck, event.Close:
-		default:
-			continue
-		}
-		switch e.Call {
-		case event.CallClose, event.CallCloseRange, event.CallDup2, event.CallExec, event.CallExit, event.CallIOUring:
-		default:
-			if !e.Exiting() {
-				continue
-			}
-		}
-		f.release, f.inferred = i, true
-		return
 	}
 }
 
@@ -285,11 +276,7 @@ func (f *facts) closeAfterShutdown() int {
 	for k := f.fin + 1; i == none && k < len(f.c.Events); k++ {
 		// Without a hook on the close: tcp_close_state sets the state that it is in.
 		e := &f.c.Events[k]
-		if e.Hook != event.HookSetState || e.State != e.ToState || !e.ByProcess() && e.Context != event.ContextUnknown {
-			continue
-		}
-		switch e.Call {
-		case event.CallClose, event.CallCloseRange, event.CallDup2, event.CallExec, event.CallExit, event.CallIOUring:
+		if e.Hook == event.HookSetState && e.State == e.ToState && (e.ByProcess() || e.Context == event.ContextUnknown) && drops(e.Call) {
 			i = k
 		}
 	}

@@ -32,6 +32,14 @@ func (f *facts) appSaw(s Scope) []string {
 	passed := false         // a read went past the FIN
 	unsure := false         // there was more, of which it is not known whether it was told
 	orphan := false
+	take := func(e *event.Event, i int) {
+		if pending != 0 && e.Has&event.HasSocket != 0 && e.Err == 0 && i > f.closed {
+			add(pending.String())
+			// send(2) may have taken it, with a SIGPIPE.
+			unsure = unsure || pending == event.Errno(unix.EPIPE) && !s.has(event.HookStreamError)
+			pending = 0
+		}
+	}
 	for i := range f.c.Events {
 		e := &f.c.Events[i]
 		if e.Has&event.HasSocket != 0 && e.SkFlags&event.SockDead != 0 {
@@ -52,18 +60,14 @@ func (f *facts) appSaw(s Scope) []string {
 			if e.ToState == event.Close && e.State != event.Close && e.Err != 0 && !orphan {
 				pending = e.Err
 			}
-			continue
 		case event.HookReceive, event.HookStreamError:
 			if e.Peeked() {
 				continue
 			}
 			errno := event.Errno(-e.Arg)
 			// It had been taken before: else it is what this call had been told (sock_error).
-			taken := errno == 0 && e.Hook == event.HookReceive || errno == event.Errno(unix.EPIPE) && e.Hook == event.HookStreamError && errno != pending
-			if taken && pending != 0 && e.Has&event.HasSocket != 0 && e.Err == 0 && i > f.closed {
-				add(pending.String())
-				unsure = unsure || pending == event.Errno(unix.EPIPE) && !s.has(event.HookStreamError)
-				pending = 0
+			if errno == 0 && e.Hook == event.HookReceive || errno == event.Errno(unix.EPIPE) && e.Hook == event.HookStreamError && errno != pending {
+				take(e, i)
 			}
 			if errno == pending {
 				pending = 0
@@ -81,15 +85,9 @@ func (f *facts) appSaw(s Scope) []string {
 					unsure = true
 				}
 			}
-			continue
 		case event.HookAbort, event.HookReset, event.HookDisconnect, event.HookErrorReport:
-			continue
-		}
-		if pending != 0 && e.Has&event.HasSocket != 0 && e.Err == 0 && i > f.closed {
-			add(pending.String()) // taken by connect(2), SO_ERROR, or a recv(2) that was not watched
-			// Or by send(2), with a SIGPIPE.
-			unsure = unsure || pending == event.Errno(unix.EPIPE) && !s.has(event.HookStreamError)
-			pending = 0
+		default:
+			take(e, i) // by connect(2), SO_ERROR, or a recv(2) that was not watched
 		}
 	}
 	if unsure {

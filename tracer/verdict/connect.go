@@ -147,10 +147,13 @@ func describeConnectCancelled(t *trial) string {
 }
 
 var connectTimeout = Rule{
-	Cause: ConnectTimeout, Class: TimedOut, find: findConnectTimeout, describe: describeConnectTimeout, resends: true, hint: answeredFromElsewhere,
-	symptoms: map[string]int{"ETIMEDOUT": 1, "EHOSTUNREACH": 3, "ENETUNREACH": 3, "i/o timeout": 2, "TCPAbortOnTimeout": 2, "AttemptFails": 2,
-		"ListenDrops": 2, "TCPTimeouts": 2, "TCPSynRetrans": 1, "PAWSEstab": 2, "RetransSegs": 2, "TCPReqQFullDrop": 1, "TCPRetransFail": 3,
-		"OutOfWindowIcmps": 2, "TCPMD5NotFound": 1, "SYN_SENT": 1},
+	Cause: ConnectTimeout, Class: TimedOut, find: findConnectTimeout,
+	describe: func(t *trial) string {
+		return fmt.Sprintf("The SYN of %s to %s was never answered; after %d more tries the kernel gave up.", end(t.a), t.a.c.Remote, t.a.end().Retransmits)
+	},
+	resends: true, hint: answeredFromElsewhere,
+	symptoms: map[string]int{"ETIMEDOUT": 1, "EHOSTUNREACH": 3, "ENETUNREACH": 3, "i/o timeout": 2, "TCPAbortOnTimeout": 2, "AttemptFails": 2, "ListenDrops": 2, "TCPTimeouts": 2, "TCPSynRetrans": 1,
+		"PAWSEstab": 2, "RetransSegs": 2, "TCPReqQFullDrop": 1, "TCPRetransFail": 3, "OutOfWindowIcmps": 2, "TCPMD5NotFound": 1, "SYN_SENT": 1},
 	What: "The SYN was never answered, so this kernel gave up connecting. " +
 		"tcp_retransmit_timer sends it again net.ipv4.tcp_syn_retries (6) times: up to 6.4 with doubled waits from 1 s, which ends after 127 s; from 6.5 the first net.ipv4.tcp_syn_linear_timeouts (4) repeats come 1 s apart and in addition, which ends after 131 s. " +
 		"connect(2) fails with ETIMEDOUT, or with the error of an ICMP message that came in the meantime, such as EHOSTUNREACH. " +
@@ -181,10 +184,6 @@ func findConnectTimeout(a, b *facts, s Scope) *finding {
 		return x
 	}
 	return nil
-}
-
-func describeConnectTimeout(t *trial) string {
-	return fmt.Sprintf("The SYN of %s to %s was never answered; after %d more tries the kernel gave up.", end(t.a), t.a.c.Remote, t.a.end().Retransmits)
 }
 
 // gaveUpConnecting says whether the repetitions of the SYN ran out.
@@ -221,8 +220,7 @@ func answeredFromElsewhere(t *trial) (says, do string) {
 
 var unreachable = Rule{
 	Cause: Unreachable, Class: Refused, find: findUnreachable, describe: describeUnreachable, hint: answeredFromElsewhere,
-	symptoms: map[string]int{"ECONNREFUSED": 3, "EHOSTUNREACH": 1, "ENETUNREACH": 1, "EADDRNOTAVAIL": 1, "AttemptFails": 3, "TCPSynRetrans": 3,
-		"TCPRetransFail": 4, "OutOfWindowIcmps": 1, "SYN_SENT": 4},
+	symptoms: map[string]int{"ECONNREFUSED": 3, "EHOSTUNREACH": 1, "ENETUNREACH": 1, "EADDRNOTAVAIL": 1, "AttemptFails": 3, "TCPSynRetrans": 3, "TCPRetransFail": 4, "OutOfWindowIcmps": 1, "SYN_SENT": 4},
 	What: "The network or this host said that the address cannot be reached. " +
 		"Either an ICMP message answered the SYN: tcp_v4_err (tcp_v6_err) ends a socket in SYN_SENT with its errno (EHOSTUNREACH, ENETUNREACH, ECONNREFUSED for port unreachable), unless the process holds the socket's lock at that instant; then the errno is only kept in sk_err_soft and reported if the attempt times out. " +
 		"Or no SYN was sent at all: connect(2) found no route (ENETUNREACH), or no free local port (EADDRNOTAVAIL), or the address and port that it was bound to have such a connection already. " +
@@ -317,9 +315,13 @@ func (f *facts) whyNotConnected() string {
 }
 
 var handshakeReset = Rule{
-	Cause: HandshakeReset, Class: Refused, find: findHandshakeReset, describe: describeHandshakeReset, unaccepted: true, probe: acceptedAndReset,
-	symptoms: map[string]int{"TCP_TOO_OLD_ACK": 1, "TCP_ACK_UNSENT_DATA": 1, "TCP_FLAGS": 2, "TCP_OLD_ACK": 1, "INVALID_SYN": 2, "ERROR": 2,
-		"AttemptFails": 4, "EmbryonicRsts": 1, "TCPReqQFullDrop": 3, "SyncookiesFailed": 2, "SYN_RECV": 2},
+	Cause: HandshakeReset, Class: Refused, find: findHandshakeReset,
+	describe: func(t *trial) string {
+		return fmt.Sprintf("%s reset the connection before the handshake was complete.", t.a.c.Remote)
+	},
+	unaccepted: true, probe: acceptedAndReset,
+	symptoms: map[string]int{"TCP_TOO_OLD_ACK": 1, "TCP_ACK_UNSENT_DATA": 1, "TCP_FLAGS": 2, "TCP_OLD_ACK": 1, "INVALID_SYN": 2, "ERROR": 2, "AttemptFails": 4, "EmbryonicRsts": 1, "TCPReqQFullDrop": 3,
+		"SyncookiesFailed": 2, "SYN_RECV": 2},
 	What: "The peer reset the connection before the handshake was complete. " +
 		"It sent a SYN, got the SYN-ACK, and answered with a RST. Usually only a request socket exists then: tcp_check_req drops it, there is no state change to see, and accept(2) never hears of it. A full socket in SYN_RECV (fast open, simultaneous open) goes to CLOSE. " +
 		"EmbryonicRsts and AttemptFails move at the server. tcp_check_req of 6.1.192, 6.12.117 and 7.2 demands the exact sequence number of such a RST; that of 5.10 and 6.18.15 takes any within the window. " +
@@ -339,8 +341,4 @@ func findHandshakeReset(a, b *facts, s Scope) *finding {
 		return nil
 	}
 	return &finding{by: byPeer, a: []int{a.reset, a.closed}, likely: true}
-}
-
-func describeHandshakeReset(t *trial) string {
-	return fmt.Sprintf("%s reset the connection before the handshake was complete.", t.a.c.Remote)
 }

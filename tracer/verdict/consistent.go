@@ -1,6 +1,7 @@
 package verdict
 
 import (
+	"cmp"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -18,25 +19,8 @@ import (
 
 // contradiction is what is missing in the story of an end that has this cause.
 func (f *facts) contradiction(peer *facts, cause Cause, s Scope) string {
-	for _, missing := range []string{
-		f.unseenChange(),
-		f.unseenBirth(peer),
-		f.unseenRestart(),
-		f.unseenHandshake(),
-		f.unseenAccept(s),
-		f.unseenEnd(),
-		f.unseenFin(s),
-		f.unseenAnswer(peer, cause),
-		f.unseenSending(peer),
-		f.unseenClose(s),
-		f.unseenReset(peer, cause, s),
-		f.unseenAct(s),
-	} {
-		if missing != "" {
-			return missing
-		}
-	}
-	return ""
+	return cmp.Or(f.unseenChange(), f.unseenBirth(peer), f.unseenRestart(), f.unseenHandshake(), f.unseenAccept(s), f.unseenEnd(),
+		f.unseenFin(s), f.unseenAnswer(peer, cause), f.unseenSending(peer), f.unseenClose(s), f.unseenReset(peer, cause, s), f.unseenAct(s))
 }
 
 // racing is how far from a change of state a hook that does not hold the socket's

@@ -3,7 +3,6 @@ package verdict
 import (
 	"fmt"
 	"net/netip"
-	"strconv"
 	"time"
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
@@ -200,9 +199,8 @@ func describeGraceful(t *trial) string {
 
 var orderlyClose = Rule{
 	Cause: OrderlyClose, Class: Graceful, find: findOrderlyClose, describe: describeGraceful,
-	symptoms: map[string]int{"EADDRINUSE": 1, "EADDRNOTAVAIL": 2, "unanswered": 1, "EOF": 1, "read() = 0": 1,
-		"upstream prematurely closed connection": 2, "client prematurely closed connection": 1, "TCPTimeWaitOverflow": 1, "TW": 1, "TIME_WAIT": 1,
-		"LAST_ACK": 2},
+	symptoms: map[string]int{"EADDRINUSE": 1, "EADDRNOTAVAIL": 2, "unanswered": 1, "EOF": 1, "read() = 0": 1, "upstream prematurely closed connection": 2, "client prematurely closed connection": 1,
+		"TCPTimeWaitOverflow": 1, "TW": 1, "TIME_WAIT": 1, "LAST_ACK": 2},
 	What: "Both ends closed, each with a FIN that the other end acknowledged. " +
 		"When the last reference to the first closer's socket goes (close(2), exit, exec or dup2), __tcp_close finds nothing unread, tcp_close_state moves ESTABLISHED to FIN_WAIT1, and tcp_send_fin queues the FIN behind whatever is still to be sent. " +
 		"Its acknowledgement makes that FIN_WAIT2. At the other end tcp_fin turns ESTABLISHED into CLOSE_WAIT and lets read(2) return 0; that end's own close sends the second FIN from LAST_ACK. " +
@@ -223,8 +221,7 @@ func findOrderlyClose(a, b *facts, s Scope) *finding {
 
 var halfClose = Rule{
 	Cause: HalfClose, Class: Graceful, find: findHalfClose, describe: describeGraceful,
-	symptoms: map[string]int{"unanswered": 2, "EOF": 3, "read() = 0": 2, "client prematurely closed connection": 2, "TW": 2, "CLOSE_WAIT": 2,
-		"FIN_WAIT2": 3, "TIME_WAIT": 2},
+	symptoms: map[string]int{"unanswered": 2, "EOF": 3, "read() = 0": 2, "client prematurely closed connection": 2, "TW": 2, "CLOSE_WAIT": 2, "FIN_WAIT2": 3, "TIME_WAIT": 2},
 	What: "One end shut down its sending side and went on reading; later the other end closed. " +
 		"shutdown(SHUT_WR) goes through inet_shutdown and tcp_shutdown: it sets SEND_SHUTDOWN only, moves ESTABLISHED to FIN_WAIT1 and sends the FIN behind the queued data. " +
 		"The other end reads 0, is in CLOSE_WAIT and may send as long as it likes: its data is acknowledged and readable here. " +
@@ -334,17 +331,4 @@ func (o *Orderly) Append(b []byte) []byte {
 		return append(b, " Both FINs were acknowledged and nothing was lost."...)
 	}
 	return append(b, " Both FINs were acknowledged and nothing was lost at this end."...)
-}
-
-func appendNamed(b []byte, p *conn.Process) []byte {
-	if event.Outside(p.PID) {
-		return append(b, named(p)...)
-	}
-	b = append(b, event.Quote(p.Comm)...)
-	b = append(b, " (pid "...)
-	return append(strconv.AppendUint(b, uint64(p.PID), 10), ')')
-}
-
-func appendSeconds(b []byte, d time.Duration) []byte {
-	return append(strconv.AppendFloat(b, d.Seconds(), 'f', 3, 64), " s"...)
 }

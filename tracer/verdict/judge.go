@@ -174,27 +174,21 @@ func (t *trial) class() Class {
 
 // ender says whose doing it was, seen from the judged end.
 func (t *trial) ender() Ender {
-	here := func(here, there Ender) Ender {
-		if t.here() {
-			return here
-		}
-		return there
+	if t.here() {
+		return enders[t.x.by].here
 	}
-	switch t.x.by {
-	case byProcess:
-		return here(LocalProcess, PeerProcess)
-	case byKernel:
-		return here(LocalKernel, PeerKernel)
-	case byOther:
-		return here(PeerKernel, LocalKernel)
-	case byPeer:
-		return here(Peer, LocalKernel) // seen from there, nothing more was known of this end
-	case byPath:
-		return Path
-	case byAdmin:
-		return Admin
-	}
-	return NoEnder
+	return enders[t.x.by].there
+}
+
+// enders are who ended it, seen from the end where the cause lies and from the other.
+var enders = [...]struct{ here, there Ender }{
+	byNobody:  {NoEnder, NoEnder},
+	byProcess: {LocalProcess, PeerProcess},
+	byKernel:  {LocalKernel, PeerKernel},
+	byOther:   {PeerKernel, LocalKernel},
+	byPeer:    {Peer, LocalKernel}, // nothing more is known of the peer; from there, that end is this one
+	byPath:    {Path, Path},
+	byAdmin:   {Admin, Admin},
 }
 
 // peerFin is how the other direction was ended.

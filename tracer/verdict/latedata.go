@@ -14,9 +14,9 @@ const (
 
 var dataAfterClose = Rule{
 	Cause: DataAfterClose, Class: Aborted, find: findDataAfterClose, describe: describeDataAfterClose,
-	symptoms: map[string]int{"ECONNRESET": 4, "EPIPE": 1, "SIGPIPE": 1, "unanswered": 4, "EOF": 2, "read() = 0": 5,
-		"upstream prematurely closed connection": 1, "client prematurely closed connection": 4, "NOT_SPECIFIED": 4, "TCP_ABORT_ON_DATA": 1,
-		"TCP_TIMEWAIT_SOCKET": 1, "TCPAbortOnData": 2, "OutRsts": 4, "TCPTimeWaitOverflow": 3, "FIN_WAIT2": 4, "FIN_WAIT1": 3},
+	symptoms: map[string]int{"ECONNRESET": 4, "EPIPE": 1, "SIGPIPE": 1, "unanswered": 4, "EOF": 2, "read() = 0": 5, "upstream prematurely closed connection": 1,
+		"client prematurely closed connection": 4, "NOT_SPECIFIED": 4, "TCP_ABORT_ON_DATA": 1, "TCP_TIMEWAIT_SOCKET": 1, "TCPAbortOnData": 2, "OutRsts": 4, "TCPTimeWaitOverflow": 3, "FIN_WAIT2": 4,
+		"FIN_WAIT1": 3},
 	What: "Data came for a socket whose process had closed it; the kernel answered with a RST. " +
 		"close(2) ends both directions: the FIN says only that this end sends no more, but nobody is left to read either. What happens to data that comes then depends on how far the close has got. " +
 		"If the FIN has been acknowledged, the socket has become a FIN_WAIT2 mini-socket: tcp_timewait_state_process returns TCP_TW_RST, the mini-socket is killed, and only OutRsts counts it (reason TCP_TIMEWAIT_SOCKET, 9). " +
@@ -112,7 +112,10 @@ func (f *facts) fresh(e *event.Event) bool {
 }
 
 var dataAfterShutdown = Rule{
-	Cause: DataAfterShutdown, Class: Aborted, find: findDataAfterShutdown, describe: describeDataAfterShutdown,
+	Cause: DataAfterShutdown, Class: Aborted, find: findDataAfterShutdown,
+	describe: func(t *trial) string {
+		return fmt.Sprintf("%s shut down both directions%s and kept the descriptor. What %s sent after that was answered with a RST.", t.who(), spaced(t.how()), t.other())
+	},
 	symptoms: map[string]int{"ECONNRESET": 8, "EPIPE": 6, "SIGPIPE": 6, "TCP_ABORT_ON_DATA": 2, "TCPAbortOnData": 3, "OutRsts": 10},
 	What: "Data came for a socket with both directions shut down whose descriptor was still open. " +
 		"shutdown(SHUT_RDWR), or SHUT_RD and SHUT_WR one after the other, sends a FIN and sets RCV_SHUTDOWN. In FIN_WAIT1 and later, tcp_rcv_state_process answers new data on such a socket as if it had been closed: tcp_reset runs locally, although no RST came in, and a bare RST goes out. " +
@@ -140,8 +143,4 @@ func findDataAfterShutdown(a, b *facts, s Scope) *finding {
 		x.b = []int{b.reset, b.closed}
 	}
 	return x.did(a, a.actEvent(a.finAct))
-}
-
-func describeDataAfterShutdown(t *trial) string {
-	return fmt.Sprintf("%s shut down both directions%s and kept the descriptor. What %s sent after that was answered with a RST.", t.who(), spaced(t.how()), t.other())
 }

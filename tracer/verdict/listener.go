@@ -19,9 +19,8 @@ const (
 
 var acceptOverflow = Rule{
 	Cause: AcceptOverflow, Class: Refused, find: findAcceptOverflow, describe: describeAcceptOverflow, unaccepted: true, resends: true,
-	symptoms: map[string]int{"ETIMEDOUT": 7, "ECONNREFUSED": 4, "upstream timed out": 4, "i/o timeout": 3, "TCP_FLAGS": 3, "INVALID_SYN": 1,
-		"TCPAbortOnTimeout": 7, "AttemptFails": 5, "ListenOverflows": 1, "ListenDrops": 1, "EmbryonicRsts": 2, "TCPTimeouts": 5, "TCPSynRetrans": 2,
-		"TCPReqQFullDrop": 2, "SYN_SENT": 2, "SYN_RECV": 1},
+	symptoms: map[string]int{"ETIMEDOUT": 7, "ECONNREFUSED": 4, "upstream timed out": 4, "i/o timeout": 3, "TCP_FLAGS": 3, "INVALID_SYN": 1, "TCPAbortOnTimeout": 7, "AttemptFails": 5,
+		"ListenOverflows": 1, "ListenDrops": 1, "EmbryonicRsts": 2, "TCPTimeouts": 5, "TCPSynRetrans": 2, "TCPReqQFullDrop": 2, "SYN_SENT": 2, "SYN_RECV": 1},
 	What: "The listener's accept queue was full, so the kernel would not complete the handshake. " +
 		"The queue holds completed connections until accept(2) takes them; its length is the smaller of listen(2)'s backlog and net.core.somaxconn, plus one. When it is full, tcp_conn_request drops new SYNs silently: the client tries again and hangs in SYN_SENT. " +
 		"If it fills up between SYN and final ACK, that ACK is dropped as well and the client believes that it is connected. Only in that last case, and only with net.ipv4.tcp_abort_on_overflow=1, does tcp_check_req send a RST (from 6.12 with the misleading reason INVALID_SYN, 10). " +
@@ -65,8 +64,12 @@ func describeAcceptOverflow(t *trial) string {
 }
 
 var listenerClosed = Rule{
-	Cause: ListenerClosed, Class: Aborted, find: findListenerClosed, describe: describeListenerClosed, unaccepted: true,
-	symptoms: map[string]int{"ECONNRESET": 6, "recv() failed (104": 3, "TCP_STATE": 2, "EstabResets": 5, "OutRsts": 6, "TCPMigrateReqSuccess": 1},
+	Cause: ListenerClosed, Class: Aborted, find: findListenerClosed,
+	describe: func(t *trial) string {
+		return fmt.Sprintf("The connection was complete and waited in the accept queue of the listener at %s. %s closed the listener, so the kernel reset the connection. The application never saw it: what %s had sent was not processed.", t.a.c.Local, t.who(), t.other())
+	},
+	unaccepted: true,
+	symptoms:   map[string]int{"ECONNRESET": 6, "recv() failed (104": 3, "TCP_STATE": 2, "EstabResets": 5, "OutRsts": 6, "TCPMigrateReqSuccess": 1},
 	What: "The listener was closed while this connection still waited in its accept queue. " +
 		"The kernel completes handshakes by itself; a connection waits in the listener's queue until accept(2) takes it. When the listener goes (close, exit, shutdown, SOCK_DESTROY), inet_csk_listen_stop walks the queue and inet_child_forget calls tcp_disconnect for each child: RST with ACK. " +
 		"A child that completes at that very moment gets the same from inet_csk_reqsk_queue_add. " +
@@ -113,11 +116,6 @@ func findListenerClosed(a, b *facts, s Scope) *finding {
 	return x
 }
 
-func describeListenerClosed(t *trial) string {
-	return fmt.Sprintf("The connection was complete and waited in the accept queue of the listener at %s. %s closed the listener, so the kernel reset the connection. The application never saw it: what %s had sent was not processed.",
-		t.a.c.Local, t.who(), t.other())
-}
-
 // unheld says, without the hook that tells it, whether this end went with its
 // listener: no process ever held it, it is no orphan either, and it ended inside
 // somebody's close.
@@ -141,8 +139,12 @@ func (f *facts) left(b *facts, s Scope) bool {
 }
 
 var neverAccepted = Rule{
-	Cause: NeverAccepted, Class: Open, open: true, find: findNeverAccepted, describe: describeNeverAccepted, unaccepted: true,
-	symptoms: map[string]int{"ENOTCONN": 4, "upstream timed out": 2, "i/o timeout": 4, "ListenOverflows": 2, "CLOSE_WAIT": 3, "ESTABLISHED": 3},
+	Cause: NeverAccepted, Class: Open, open: true, find: findNeverAccepted,
+	describe: func(t *trial) string {
+		return fmt.Sprintf("The kernel completed the handshake with %s, but the application that listens on %s has not accepted the connection.", t.a.c.Remote, t.a.c.Local)
+	},
+	unaccepted: true,
+	symptoms:   map[string]int{"ENOTCONN": 4, "upstream timed out": 2, "i/o timeout": 4, "ListenOverflows": 2, "CLOSE_WAIT": 3, "ESTABLISHED": 3},
 	What: "The kernel completed the handshake, but the application has not accepted the connection. " +
 		"The three-way handshake needs no process: the new socket is ESTABLISHED and waits in the listener's accept queue. The client can send, and its data is acknowledged up to the receive buffer. " +
 		"Until inet_csk_accept takes it the socket belongs to no descriptor, so no process shows for it. " +
@@ -164,10 +166,6 @@ func findNeverAccepted(a, b *facts, s Scope) *finding {
 	// A return probe has a limited number of instances, and accept(2) sleeps in
 	// one: with many waiting, an accept can be missed.
 	return &finding{needs: []event.Hook{event.HookAccept}, likely: true}
-}
-
-func describeNeverAccepted(t *trial) string {
-	return fmt.Sprintf("The kernel completed the handshake with %s, but the application that listens on %s has not accepted the connection.", t.a.c.Remote, t.a.c.Local)
 }
 
 func (f *facts) accepted() bool {

@@ -17,7 +17,10 @@ const (
 )
 
 var closeWaitLeak = Rule{
-	Cause: CloseWaitLeak, Class: Open, open: true, find: findCloseWaitLeak, describe: describeCloseWaitLeak,
+	Cause: CloseWaitLeak, Class: Open, open: true, find: findCloseWaitLeak,
+	describe: func(t *trial) string {
+		return fmt.Sprintf("%s has finished (FIN), and %s has not closed its end. No timer will: only the process can.", t.other(), end(t.a))
+	},
 	symptoms: map[string]int{"EADDRINUSE": 6, "EADDRNOTAVAIL": 3, "read() = 0": 4, "CLOSE_WAIT": 1},
 	What: "The peer has finished, and the process at this end has not closed its socket. " +
 		"The peer's FIN came in (tcp_fin): the state is CLOSE_WAIT, and read(2) returns 0 once everything before it has been read. From here on only this end's process can go further, with shutdown(2) or close(2); no timer exists for it (keepalive ends it only if the peer is gone). " +
@@ -38,12 +41,11 @@ func findCloseWaitLeak(a, b *facts, s Scope) *finding {
 	return &finding{a: []int{a.peerFin}, needs: []event.Hook{event.HookTwskKill, event.HookSendReset}}
 }
 
-func describeCloseWaitLeak(t *trial) string {
-	return fmt.Sprintf("%s has finished (FIN), and %s has not closed its end. No timer will: only the process can.", t.other(), end(t.a))
-}
-
 var finWait2Held = Rule{
-	Cause: FinWait2Held, Class: Open, open: true, find: findFinWait2Held, describe: describeFinWait2Held,
+	Cause: FinWait2Held, Class: Open, open: true, find: findFinWait2Held,
+	describe: func(t *trial) string {
+		return fmt.Sprintf("%s shut down its sending side and still holds the descriptor; %s has not sent its FIN. No timer applies while a process holds the socket.", end(t.a), t.other())
+	},
 	symptoms: map[string]int{"EADDRINUSE": 4, "FIN_WAIT2": 1},
 	What: "One end shut its sending side down and still holds the socket; the peer has not finished. " +
 		"shutdown(2) sent the FIN and the peer acknowledged it: FIN_WAIT2. While a process holds the socket, no timer applies; net.ipv4.tcp_fin_timeout and TCP_LINGER2 count only after close(2). " +
@@ -64,12 +66,11 @@ func findFinWait2Held(a, b *facts, s Scope) *finding {
 	return x
 }
 
-func describeFinWait2Held(t *trial) string {
-	return fmt.Sprintf("%s shut down its sending side and still holds the descriptor; %s has not sent its FIN. No timer applies while a process holds the socket.", end(t.a), t.other())
-}
-
 var finStuck = Rule{
-	Cause: FinStuck, Class: Open, open: true, find: findFinStuck, describe: describeFinStuck,
+	Cause: FinStuck, Class: Open, open: true, find: findFinStuck,
+	describe: func(t *trial) string {
+		return fmt.Sprintf("%s closed, but its FIN has not been acknowledged by %s yet: it waits behind data in the send queue, or for its acknowledgement.", t.who(), t.other())
+	},
 	symptoms: map[string]int{"EADDRINUSE": 5, "TCPWinProbe": 1, "TCPToZeroWindowAdv": 4, "FIN_WAIT1": 1},
 	What: "Closing has begun, but the FIN is not acknowledged: it may not even have been sent. " +
 		"tcp_send_fin queues the FIN behind the data. In FIN_WAIT1 it waits for the congestion window, for the peer's receive window (persist timer, Send-Q above 0) or for its acknowledgement (retransmit timer). " +
@@ -90,10 +91,6 @@ func findFinStuck(a, b *facts, s Scope) *finding {
 	x.did(a, a.actEvent(a.finAct))
 	x.by = byNobody
 	return x
-}
-
-func describeFinStuck(t *trial) string {
-	return fmt.Sprintf("%s closed, but its FIN has not been acknowledged by %s yet: it waits behind data in the send queue, or for its acknowledgement.", t.who(), t.other())
 }
 
 var descriptorHeld = Rule{
@@ -150,8 +147,7 @@ func describeDescriptorHeld(t *trial) string {
 
 var stillOpen = Rule{
 	Cause: StillOpen, Class: Open, open: true, own: true, find: findStillOpen, describe: describeStillOpen,
-	symptoms: map[string]int{"upstream timed out": 1, "i/o timeout": 5, "TCPKeepAlive": 2, "TCPWinProbe": 5, "RetransSegs": 5, "TCPToZeroWindowAdv": 1,
-		"TCPBacklogDrop": 3, "ESTABLISHED": 1},
+	symptoms: map[string]int{"upstream timed out": 1, "i/o timeout": 5, "TCPKeepAlive": 2, "TCPWinProbe": 5, "RetransSegs": 5, "TCPToZeroWindowAdv": 1, "TCPBacklogDrop": 3, "ESTABLISHED": 1},
 	What: "The connection is open, and neither end has begun to close it. " +
 		"No FIN and no RST has been seen in either direction. Without keepalive an idle connection costs no packet and has no time limit: it stays even if the peer's host has vanished. " +
 		"Devices on the path are less patient: NAT, firewalls and load balancers forget idle flows after minutes.",

@@ -17,9 +17,11 @@ const (
 )
 
 var orphanLimit = Rule{
-	Cause: OrphanLimit, Class: Aborted, find: findOrphanLimit, describe: describeOrphanLimit,
-	symptoms: map[string]int{"ECONNRESET": 15, "TCP_ABORT_ON_MEMORY": 1, "TCPAbortOnMemory": 1, "TCPAbortFailed": 1, "OutRsts": 12,
-		"TCPMemoryPressures": 1, "FIN_WAIT1": 4, "LAST_ACK": 3},
+	Cause: OrphanLimit, Class: Aborted, find: findOrphanLimit,
+	describe: func(t *trial) string {
+		return fmt.Sprintf("%s had closed, and this machine has too many closed sockets that still wait for their peer (tcp_max_orphans), or too little TCP memory (tcp_mem): the kernel reset the connection.", end(t.a))
+	},
+	symptoms: map[string]int{"ECONNRESET": 15, "TCP_ABORT_ON_MEMORY": 1, "TCPAbortOnMemory": 1, "TCPAbortFailed": 1, "OutRsts": 12, "TCPMemoryPressures": 1, "FIN_WAIT1": 4, "LAST_ACK": 3},
 	What: "The kernel reset a closed socket, because too many of them wait or TCP memory is short. " +
 		"A socket that its process has closed, but that has not finished closing, is an orphan. tcp_check_oom looks at net.ipv4.tcp_max_orphans and net.ipv4.tcp_mem at the close (__tcp_close), and again at each retransmit or probe timer (tcp_out_of_resources), where an orphan counts for more if its peer has long been silent or an ICMP error has come for it. " +
 		"At close the RST always goes out; from the timer it does unless the socket has sent nothing for a long time. What was in the send queue is lost. " +
@@ -43,14 +45,13 @@ func findOrphanLimit(a, b *facts, s Scope) *finding {
 	return nil
 }
 
-func describeOrphanLimit(t *trial) string {
-	return fmt.Sprintf("%s had closed, and this machine has too many closed sockets that still wait for their peer (tcp_max_orphans), or too little TCP memory (tcp_mem): the kernel reset the connection.", end(t.a))
-}
-
 var orphanTimeout = Rule{
-	Cause: OrphanTimeout, Class: TimedOut, find: findOrphanTimeout, describe: describeOrphanTimeout, resends: true,
-	symptoms: map[string]int{"NO_SOCKET": 7, "TCPAbortOnTimeout": 3, "TCPTimeouts": 4, "TCPWinProbe": 4, "RetransSegs": 4, "FIN_WAIT1": 2,
-		"LAST_ACK": 1, "CLOSING": 2},
+	Cause: OrphanTimeout, Class: TimedOut, find: findOrphanTimeout,
+	describe: func(t *trial) string {
+		return fmt.Sprintf("%s had closed; the rest of its data, or its FIN, was never acknowledged by %s, and this kernel gave up without sending a packet.", end(t.a), t.other()) + t.a.softly()
+	},
+	resends:  true,
+	symptoms: map[string]int{"NO_SOCKET": 7, "TCPAbortOnTimeout": 3, "TCPTimeouts": 4, "TCPWinProbe": 4, "RetransSegs": 4, "FIN_WAIT1": 2, "LAST_ACK": 1, "CLOSING": 2},
 	What: "The process had closed, and the peer never acknowledged the rest or the FIN. " +
 		"close(2) has returned 0, and the socket without owner (FIN_WAIT1, CLOSING or LAST_ACK, SOCK_DEAD) goes on sending on its own, but with less patience: net.ipv4.tcp_orphan_retries attempts, where the default 0 means 8 while the waits are short. It gives up on a window that never opens, too, even if the probes are answered. " +
 		"No packet is sent and no error is reported, since nobody is left to read it: this is the silent loss. " +
@@ -71,12 +72,11 @@ func findOrphanTimeout(a, b *facts, s Scope) *finding {
 	return a.heardNothing(&finding{by: byKernel, a: []int{a.release, a.closed}, needs: []event.Hook{event.HookReset}})
 }
 
-func describeOrphanTimeout(t *trial) string {
-	return fmt.Sprintf("%s had closed; the rest of its data, or its FIN, was never acknowledged by %s, and this kernel gave up without sending a packet.", end(t.a), t.other()) + t.a.softly()
-}
-
 var finWait2Timeout = Rule{
-	Cause: FinWait2Timeout, Class: TimedOut, find: findFinWait2Timeout, describe: describeFinWait2Timeout,
+	Cause: FinWait2Timeout, Class: TimedOut, find: findFinWait2Timeout,
+	describe: func(t *trial) string {
+		return fmt.Sprintf("%s had closed, and %s never sent its FIN: the kernel stopped waiting%s.", end(t.a), t.other(), t.a.waitText())
+	},
 	symptoms: map[string]int{"EPIPE": 7, "NO_SOCKET": 3, "TCP_STATE": 5, "TW": 4, "FIN_WAIT2": 2},
 	What: "The process had closed, and the peer never sent its FIN; the kernel stopped waiting. " +
 		"A closed socket whose FIN is acknowledged becomes a FIN_WAIT2 mini-socket (tcp_time_wait) for net.ipv4.tcp_fin_timeout (60 s) or TCP_LINGER2, and then vanishes without a packet (inet_twsk_kill). " +
@@ -115,10 +115,6 @@ func findFinWait2Timeout(a, b *facts, s Scope) *finding {
 			likely: how == event.TwskUnknown || given != 0 && lived < given-jiffies}
 	}
 	return nil
-}
-
-func describeFinWait2Timeout(t *trial) string {
-	return fmt.Sprintf("%s had closed, and %s never sent its FIN: the kernel stopped waiting%s.", end(t.a), t.other(), t.a.waitText())
 }
 
 // waitText is how long a closed socket was waited for, and which setting said so.
@@ -179,7 +175,10 @@ func (f *facts) resetInFinWait2() bool {
 }
 
 var linger2Negative = Rule{
-	Cause: Linger2Negative, Class: Aborted, find: findLinger2Negative, describe: describeLinger2Negative,
+	Cause: Linger2Negative, Class: Aborted, find: findLinger2Negative,
+	describe: func(t *trial) string {
+		return fmt.Sprintf("%s closed%s with TCP_LINGER2 below zero, so its kernel did not wait for the peer's FIN and sent a RST as soon as its own FIN was acknowledged.", t.who(), spaced(t.how()))
+	},
 	symptoms: map[string]int{"TCP_ABORT_ON_DATA": 3, "TCP_ABORT_ON_LINGER": 1, "TCPAbortOnData": 4, "TCPAbortOnLinger": 1, "OutRsts": 13},
 	What: "A process closed with TCP_LINGER2 below zero: its kernel keeps no FIN_WAIT2 at all. " +
 		"If close(2) finds the socket in FIN_WAIT2, __tcp_close sends RST with ACK at once (TCPAbortOnLinger, from 6.12 reason TCP_ABORT_ON_LINGER, 12). If the FIN is still on its way, tcp_rcv_state_process answers the ACK for it with a bare RST (TCPAbortOnData, reason TCP_ABORT_ON_DATA, 8). " +
@@ -202,10 +201,6 @@ func findLinger2Negative(a, b *facts, s Scope) *finding {
 	}
 	x := &finding{a: []int{a.release, a.closed, a.active, a.answer}}
 	return x.closedBy(a)
-}
-
-func describeLinger2Negative(t *trial) string {
-	return fmt.Sprintf("%s closed%s with TCP_LINGER2 below zero, so its kernel did not wait for the peer's FIN and sent a RST as soon as its own FIN was acknowledged.", t.who(), spaced(t.how()))
 }
 
 // goodbyeAct is the act that began the goodbye of this end: the close where there

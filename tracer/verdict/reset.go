@@ -20,9 +20,13 @@ const (
 )
 
 var noSocket = Rule{
-	Cause: NoSocket, Class: Aborted, find: findNoSocket, describe: describeNoSocket, hint: moved,
-	symptoms: map[string]int{"ECONNRESET": 7, "EPIPE": 5, "SIGPIPE": 5, "recv() failed (104": 6, "NOT_SPECIFIED": 1, "NO_SOCKET": 2, "TCP_FLAGS": 1,
-		"ERROR": 1, "OutRsts": 1, "TCPTimeWaitOverflow": 4, "SyncookiesFailed": 1},
+	Cause: NoSocket, Class: Aborted, find: findNoSocket,
+	describe: func(t *trial) string {
+		return fmt.Sprintf("%s sent a segment to %s, and a kernel that knew no such connection answered with a RST.", end(t.a), t.a.c.Remote)
+	},
+	hint: moved,
+	symptoms: map[string]int{"ECONNRESET": 7, "EPIPE": 5, "SIGPIPE": 5, "recv() failed (104": 6, "NOT_SPECIFIED": 1, "NO_SOCKET": 2, "TCP_FLAGS": 1, "ERROR": 1, "OutRsts": 1, "TCPTimeWaitOverflow": 4,
+		"SyncookiesFailed": 1},
 	What: "A segment met a kernel that has no such connection any more, and a RST came back. " +
 		"tcp_v4_rcv (tcp_v6_rcv) finds no socket for the addresses and ports, and tcp_v4_send_reset answers with a bare RST whose sequence number is the segment's acknowledgement number. An ACK that reaches a listener without a matching request gets the same. " +
 		"The connection had ended there before: a restart, a FIN_WAIT2 that ran out (a late answer then finds nothing), a retransmission timeout that the other end never heard of, a connection moved away, or segments that lost their address translation and reached the wrong stack. " +
@@ -51,10 +55,6 @@ func findNoSocket(a, b *facts, s Scope) *finding {
 	return nil
 }
 
-func describeNoSocket(t *trial) string {
-	return fmt.Sprintf("%s sent a segment to %s, and a kernel that knew no such connection answered with a RST.", end(t.a), t.a.c.Remote)
-}
-
 // moved: another network namespace of this machine, which has the address by now,
 // answered for a connection that still stands in the first.
 func moved(t *trial) (says, do string) {
@@ -79,9 +79,13 @@ func moved(t *trial) (says, do string) {
 }
 
 var portReuse = Rule{
-	Cause: PortReuse, Class: Aborted, own: true, find: findPortReuse, describe: describePortReuse, hint: neverClosed,
-	symptoms: map[string]int{"ECONNRESET": 10, "TCP_INVALID_ACK_SEQUENCE": 1, "TCP_RFC7323_PAWS": 1, "TCP_TOO_OLD_ACK": 2, "TCP_ACK_UNSENT_DATA": 2,
-		"TCP_OLD_ACK": 2, "TCP_TIMEWAIT_SOCKET": 2, "OutRsts": 11, "TCPChallengeACK": 1, "TCPSYNChallenge": 1, "PAWSEstab": 3},
+	Cause: PortReuse, Class: Aborted, own: true, find: findPortReuse,
+	describe: func(t *trial) string {
+		return fmt.Sprintf("A new connection was opened from %s, and %s still had an old connection to that address and port. The old end challenged the SYN with an ACK, and the kernel of the new one, which did not know the old connection, reset it.", t.a.c.Remote, end(t.a))
+	},
+	hint: neverClosed,
+	symptoms: map[string]int{"ECONNRESET": 10, "TCP_INVALID_ACK_SEQUENCE": 1, "TCP_RFC7323_PAWS": 1, "TCP_TOO_OLD_ACK": 2, "TCP_ACK_UNSENT_DATA": 2, "TCP_OLD_ACK": 2, "TCP_TIMEWAIT_SOCKET": 2,
+		"OutRsts": 11, "TCPChallengeACK": 1, "TCPSYNChallenge": 1, "PAWSEstab": 3},
 	What: "A new SYN came from the addresses and ports of an old connection that was still open. " +
 		"The old end does not believe a SYN on an established connection: tcp_validate_incoming sends a challenge ACK (TCPSYNChallenge, TCPChallengeACK). The new end, in SYN_SENT, cannot use that ACK and its kernel answers with a bare RST that fits the old connection exactly, which ends it; the SYN is then sent again and succeeds. " +
 		"The owner of the old end gets ECONNRESET. From 6.12 the RST's reason is TCP_INVALID_ACK_SEQUENCE (2). " +
@@ -104,11 +108,6 @@ func findPortReuse(a, b *facts, s Scope) *finding {
 		return &finding{by: byOther, a: []int{a.reset, a.closed}, elseA: []int{i}}
 	}
 	return nil
-}
-
-func describePortReuse(t *trial) string {
-	return fmt.Sprintf("A new connection was opened from %s, and %s still had an old connection to that address and port. The old end challenged the SYN with an ACK, and the kernel of the new one, which did not know the old connection, reset it.",
-		t.a.c.Remote, end(t.a))
 }
 
 // neverClosed: the old connection that a new one met was over for the other end long
@@ -267,8 +266,7 @@ func describePeerAbort(t *trial) string {
 
 var peerGone = Rule{
 	Cause: PeerGone, Class: Aborted, own: true, find: findPeerGone, describe: describePeerGone, probe: acceptedAndReset,
-	symptoms: map[string]int{"ECONNRESET": 3, "EPIPE": 2, "SIGPIPE": 2, "EOF": 4, "read() = 0": 6, "upstream prematurely closed connection": 3,
-		"recv() failed (104": 5, "EstabResets": 2},
+	symptoms: map[string]int{"ECONNRESET": 3, "EPIPE": 2, "SIGPIPE": 2, "EOF": 4, "read() = 0": 6, "upstream prematurely closed connection": 3, "recv() failed (104": 5, "EstabResets": 2},
 	What: "The peer, or something that answers for it, no longer takes part: a bare RST came back. " +
 		"A RST without ACK answers a segment: its sequence number is taken from that segment's acknowledgement number. A Linux peer sends it when the process has closed and data still comes, or when its kernel has no such connection any more (a restart, a timeout); a device on the path does so when it has forgotten the flow. " +
 		"From this end alone these look the same. What the answered segment carried was read by nobody. " +

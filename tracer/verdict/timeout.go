@@ -82,10 +82,13 @@ func (f *facts) softly() string {
 }
 
 var retransmitTimeout = Rule{
-	Cause: RetransmitTimeout, Class: TimedOut, find: findRetransmitTimeout, describe: describeRetransmitTimeout, resends: true, hint: onlyLarge,
-	symptoms: map[string]int{"ETIMEDOUT": 2, "ECONNREFUSED": 5, "EHOSTUNREACH": 4, "ENETUNREACH": 4, "upstream timed out": 5, "NO_SOCKET": 5,
-		"TCPAbortOnTimeout": 1, "EstabResets": 11, "TCPTimeouts": 1, "PAWSEstab": 1, "RetransSegs": 1, "TCPBacklogDrop": 1, "TCPRetransFail": 2,
-		"OutOfWindowIcmps": 3, "TCPMD5NotFound": 2, "ESTABLISHED": 4},
+	Cause: RetransmitTimeout, Class: TimedOut, find: findRetransmitTimeout,
+	describe: func(t *trial) string {
+		return fmt.Sprintf("%s never acknowledged data of %s although it was sent again %s, so this kernel gave up. No packet was sent: the peer may still think that the connection is open.", t.other(), end(t.a), t.a.sentAgain()) + t.a.softly() + t.a.blackHole()
+	},
+	resends: true, hint: onlyLarge,
+	symptoms: map[string]int{"ETIMEDOUT": 2, "ECONNREFUSED": 5, "EHOSTUNREACH": 4, "ENETUNREACH": 4, "upstream timed out": 5, "NO_SOCKET": 5, "TCPAbortOnTimeout": 1, "EstabResets": 11, "TCPTimeouts": 1,
+		"PAWSEstab": 1, "RetransSegs": 1, "TCPBacklogDrop": 1, "TCPRetransFail": 2, "OutOfWindowIcmps": 3, "TCPMD5NotFound": 2, "ESTABLISHED": 4},
 	What: "The peer never acknowledged data that was sent again and again, so this kernel gave up. " +
 		"tcp_retransmit_timer sends the first unacknowledged segment again with doubled waits, until net.ipv4.tcp_retries2 (15, about 15 minutes with the smallest timeout) is used up; then tcp_write_err, inlined into it, ends the socket. " +
 		"No packet is sent: the peer may hold its end in ESTABLISHED for ever, and when it sends, it is answered with a RST, because the socket is gone. " +
@@ -109,11 +112,6 @@ func findRetransmitTimeout(a, b *facts, s Scope) *finding {
 		x.advice = blackHoleAdvice
 	}
 	return a.heardNothing(x)
-}
-
-func describeRetransmitTimeout(t *trial) string {
-	return fmt.Sprintf("%s never acknowledged data of %s although it was sent again %s, so this kernel gave up. No packet was sent: the peer may still think that the connection is open.",
-		t.other(), end(t.a), t.a.sentAgain()) + t.a.softly() + t.a.blackHole()
 }
 
 // sentAgain says how often, of which some tries may not have left this host.
@@ -186,8 +184,7 @@ const large = 1220
 
 var userTimeout = Rule{
 	Cause: UserTimeout, Class: TimedOut, find: findUserTimeout, describe: describeUserTimeout, resends: true,
-	symptoms: map[string]int{"ETIMEDOUT": 5, "ECONNREFUSED": 6, "EHOSTUNREACH": 6, "TCPAbortOnTimeout": 5, "TCPTimeouts": 3, "TCPWinProbe": 3,
-		"PAWSEstab": 4, "RetransSegs": 3, "TCPBacklogDrop": 2},
+	symptoms: map[string]int{"ETIMEDOUT": 5, "ECONNREFUSED": 6, "EHOSTUNREACH": 6, "TCPAbortOnTimeout": 5, "TCPTimeouts": 3, "TCPWinProbe": 3, "PAWSEstab": 4, "RetransSegs": 3, "TCPBacklogDrop": 2},
 	What: "Data stayed unacknowledged for longer than TCP_USER_TIMEOUT, so this kernel gave up. " +
 		"The option (milliseconds, off by default) replaces net.ipv4.tcp_retries2 in tcp_retransmit_timer, and also limits how long tcp_write_timer_handler probes a zero window, even if the peer answers the probes. " +
 		"No packet is sent: the peer may still think that the connection is open. The process gets ETIMEDOUT, or the error of an ICMP message that came in the meantime. " +
@@ -270,9 +267,8 @@ func (f *facts) room() uint32 {
 
 var keepaliveTimeout = Rule{
 	Cause: KeepaliveTimeout, Class: TimedOut, find: findKeepaliveTimeout, describe: describeKeepaliveTimeout,
-	symptoms: map[string]int{"ECONNRESET": 11, "ETIMEDOUT": 4, "ECONNREFUSED": 7, "EHOSTUNREACH": 5, "ENETUNREACH": 5, "NOT_SPECIFIED": 5,
-		"TCP_KEEPALIVE_TIMEOUT": 1, "TCPAbortOnTimeout": 4, "TCPAbortFailed": 4, "EstabResets": 10, "OutRsts": 7, "TCPKeepAlive": 1, "TCPMD5NotFound": 3,
-		"ESTABLISHED": 5},
+	symptoms: map[string]int{"ECONNRESET": 11, "ETIMEDOUT": 4, "ECONNREFUSED": 7, "EHOSTUNREACH": 5, "ENETUNREACH": 5, "NOT_SPECIFIED": 5, "TCP_KEEPALIVE_TIMEOUT": 1, "TCPAbortOnTimeout": 4,
+		"TCPAbortFailed": 4, "EstabResets": 10, "OutRsts": 7, "TCPKeepAlive": 1, "TCPMD5NotFound": 3, "ESTABLISHED": 5},
 	What: "The peer answered none of the keepalive probes, so this kernel gave up and sent a RST. " +
 		"With SO_KEEPALIVE on, tcp_keepalive_timer probes after TCP_KEEPIDLE seconds without traffic (default 7200), then every TCP_KEEPINTVL (75), and gives up after TCP_KEEPCNT probes (9) without an answer; if TCP_USER_TIMEOUT is set, that time decides instead once a probe is out. " +
 		"tcp_send_active_reset then sends RST with ACK, which the peer may or may not get, and the process reads ETIMEDOUT, or the error of an ICMP message that came in the meantime. " +

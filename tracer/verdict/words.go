@@ -1,6 +1,7 @@
 package verdict
 
 import (
+	"cmp"
 	"fmt"
 	"strconv"
 	"strings"
@@ -80,11 +81,19 @@ func (t *trial) when(e *event.Event) string {
 	return " " + seconds(d) + " after it was opened"
 }
 
-func named(p *conn.Process) string {
+func named(p *conn.Process) string { return string(appendNamed(make([]byte, 0, 64), p)) }
+
+func appendNamed(b []byte, p *conn.Process) []byte {
 	if event.Outside(p.PID) {
-		return event.Quote(p.Comm) + " (outside this PID namespace)"
+		return append(append(b, event.Quote(p.Comm)...), " (outside this PID namespace)"...)
 	}
-	return fmt.Sprintf("%s (pid %d)", event.Quote(p.Comm), p.PID)
+	b = append(b, event.Quote(p.Comm)...)
+	b = append(b, " (pid "...)
+	return append(strconv.AppendUint(b, uint64(p.PID), 10), ')')
+}
+
+func appendSeconds(b []byte, d time.Duration) []byte {
+	return append(strconv.AppendFloat(b, d.Seconds(), 'f', 3, 64), " s"...)
 }
 
 // end names an end: its process, where one is known, else its address.
@@ -162,9 +171,7 @@ func plural(n uint64) string {
 	return strconv.FormatUint(n, 10) + " bytes"
 }
 
-func seconds(d time.Duration) string {
-	return strconv.FormatFloat(d.Seconds(), 'f', 3, 64) + " s"
-}
+func seconds(d time.Duration) string { return string(appendSeconds(make([]byte, 0, 16), d)) }
 
 // span is a short time in the unit that suits it.
 func span(d time.Duration) string {
@@ -203,3 +210,49 @@ func killedAdvice(signal int) string {
 	}
 	return "Find out who sent " + event.SignalName(signal) + ". A program stopped this way can catch the signal, finish what it has begun, and then close."
 }
+
+// hint adds to the sentence what else was seen that leads to the bottom of it, and puts
+// what to do about that in the place of the advice.
+func (t *trial) hint(v *Verdict, sentence, advice string) (string, string) {
+	if t.self.toItself() {
+		switch {
+		case v.Class == Refused || v.Class == TimedOut && v.Cause == ConnectTimeout:
+			return sentence, advice
+		case v.Cause == SimultaneousClose:
+			return describeItself(t.self), itselfAdvice
+		}
+		return sentence + " " + describeItself(t.self), itselfAdvice
+	}
+	var says, do string
+	if t.rule.hint != nil {
+		says, do = t.rule.hint(t)
+	}
+	for _, f := range []*facts{t.self, t.peer} {
+		if says == "" && f != nil {
+			says, do = f.noDescriptor()
+		}
+	}
+	if says == "" {
+		return sentence, advice
+	}
+	return sentence + " " + says, cmp.Or(do, advice)
+}
+
+// toItself says whether a socket is connected to itself, as the kernel does when a
+// program connects to a port of this host that it may also choose as the source, and
+// nobody listens there.
+func (f *facts) toItself() bool {
+	return f.c.Local.IsValid() && f.c.Local.Port() != 0 && f.c.Local == f.c.Remote
+}
+
+// describeItself is about a socket that was connected to itself.
+func describeItself(f *facts) string {
+	s := fmt.Sprintf("%s was connected to itself: nobody listened on %s, and the kernel chose that port as the source of its own SYN (a simultaneous open with itself). There is one socket",
+		end(f), f.c.Local)
+	if f.keepsTimeWait() {
+		return s + ", one FIN and one TIME_WAIT."
+	}
+	return s + ", and no other end."
+}
+
+const itselfAdvice = "Keep ports that are listened on out of net.ipv4.ip_local_port_range (or in net.ipv4.ip_local_reserved_ports), and after connect(2) compare getsockname(2) with getpeername(2): a client that keeps retrying a dead local port sooner or later connects to itself, and then holds the port that the service needs."
