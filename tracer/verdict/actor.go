@@ -167,8 +167,8 @@ func (t *trial) actor() *conn.Process {
 	return who
 }
 
-// actEvent is the event of who did what the event i shows: of a release, whoever let
-// go of the socket.
+// actEvent is the event that shows who did what event i reports: for a release, who gave
+// the last descriptor up.
 func (f *facts) actEvent(i int) *event.Event {
 	switch {
 	case i == none || i != f.release:
@@ -194,9 +194,9 @@ func (f *facts) kept() time.Duration {
 	return 0
 }
 
-// findLetGo finds what gave the last descriptor up where that did not release the
-// socket at once: a call in progress, a pending request of io_uring or a message
-// in flight held it, and whoever let go of that last did not close anything.
+// findLetGo finds what gave the last descriptor up, if that did not release the socket at
+// once: a call in progress, a pending request of io_uring or a message in flight held
+// it, and the task that dropped that last reference did not close anything.
 func (f *facts) findLetGo() {
 	if f.release == none || f.inferred {
 		return
@@ -261,10 +261,10 @@ func (f *facts) actedAt(i int) bool {
 	return f.active != none && f.at(f.active).TID == e.TID
 }
 
-// closeAfterShutdown is the close with which this end let go of the socket after it had shut its
-// sending side down, without having heard the peer out: that is a close in two
-// steps (python's http.server, haproxy, node), not a half-close. none: it held
-// the socket until the peer's FIN came.
+// closeAfterShutdown is the close with which this end gave the socket up after it had shut
+// down its sending side and before the peer's FIN came. That is a close in two steps
+// (python's http.server, haproxy, node), not a half-close. none: it held the socket until
+// the peer's FIN came.
 func (f *facts) closeAfterShutdown() int {
 	if f.fin == none {
 		return none

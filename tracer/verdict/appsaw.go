@@ -11,7 +11,7 @@ import (
 // appSaw is what this end's process was told, in order; nil: that is not known,
 // or not whole.
 //
-// recv(2) is told exactly where the tcp_recvmsg hook is attached, but for what
+// What recv(2) returned is known where the tcp_recvmsg hook is attached, except for what
 // splice(2) reads past it. Elsewhere the end of input shows in copied_seq, which
 // passes the FIN when it is read (found_fin_ok in tcp_recvmsg_locked,
 // tcp_read_sock): with an empty queue at the FIN's arrival that read returned 0.
@@ -19,7 +19,7 @@ import (
 // return 0: then nothing is claimed.
 func (f *facts) appSaw(s Scope) []string {
 	if f.aboveIn || f.aboveOut || !f.gone() && f.closed != none {
-		return nil // it is told by another layer; or may yet be told of the end
+		return nil // another layer tells it; or it may yet be told of the end
 	}
 	var saw []string
 	add := func(s string) {
@@ -30,7 +30,7 @@ func (f *facts) appSaw(s Scope) []string {
 	var pending event.Errno // sk_err that nobody has taken yet
 	alone := false          // the FIN met an empty receive queue
 	passed := false         // a read went past the FIN
-	unsure := false         // there was more, of which it is not known whether it was told
+	unsure := false         // there was more, and whether the process was told is not known
 	orphan := false
 	take := func(e *event.Event, i int) {
 		if pending != 0 && e.Has&event.HasSocket != 0 && e.Err == 0 && i > f.closed {
@@ -93,8 +93,8 @@ func (f *facts) appSaw(s Scope) []string {
 	if unsure {
 		return nil
 	}
-	// Of nothing it is certain where each call was watched, and none read past the
-	// watch; or where there was nothing to tell: no FIN, no reset, no error.
+	// That it was told nothing is certain only if each call was watched and none read
+	// past the hook, or if there was nothing to tell: no FIN, no reset, no error.
 	watched := s.has(event.HookReceive) && s.has(event.HookStreamError) && !passed
 	if saw == nil && f.gone() && (watched || f.nothingToTell()) {
 		saw = []string{}
@@ -115,8 +115,8 @@ func (f *facts) nothingToTell() bool {
 	return true
 }
 
-// gone says whether no process held the socket any more when its story was
-// complete: nobody can be told anything after that.
+// gone says whether no process held the socket any more after its last event: nobody can
+// be told anything then.
 func (f *facts) gone() bool {
 	if f.release != none || f.entry != none || f.destroy != none {
 		return true

@@ -11,7 +11,7 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
-// A connection that was never established, as the end sees it that asked for it.
+// The connection was never established.
 const (
 	PortClosed       Cause = "port-closed"
 	ConnectCancelled Cause = "connect-cancelled"
@@ -20,7 +20,7 @@ const (
 	HandshakeReset   Cause = "handshake-reset"
 )
 
-// neverEstablished: an active opener whose SYN was never answered with success.
+// neverEstablished says whether this end connected and was never established.
 func neverEstablished(a *facts) bool {
 	// The state tells, also of a connection whose beginning was not seen.
 	return a.closed != none && (a.end().State == event.SynSent || a.end().State == event.SynRecv && a.c.Open == conn.OpenActive)
@@ -253,7 +253,7 @@ func findUnreachable(a, b *facts, s Scope) *finding {
 	}
 	if _, last := a.thrownAway(); last != none && errno == event.Errno(unix.EHOSTUNREACH) {
 		x.a = append(x.a, last)
-		return x // its own neighbor look-up, of which it told itself by ICMP
+		return x // its own neighbor look-up, reported to itself by ICMP
 	}
 	switch i := a.icmp(errno); {
 	case i == none && !s.has(event.HookICMP):

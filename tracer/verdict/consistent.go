@@ -10,14 +10,14 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
-// A story that contradicts itself was seen in part, whatever the counters say: the
-// kernel runs no kprobe's program inside another, and before 6.7 nobody counts what
-// it skips. Each check below names the event that must have been and was not seen;
-// "" where nothing is missing. None may find anything in a story that is whole, on
-// any kernel or rung: a hook that is not attached, or does not tell everything, is
+// Events that contradict each other are not all there, whatever the counters say: the
+// kernel does not run a kprobe's program inside another one, and before 6.7 it does not
+// count those it skips. Each check below names an event that must have happened and was
+// not seen; "" if nothing is missing. None may find anything where all events were seen,
+// on any kernel or rung: a hook that is not attached, or does not report everything, is
 // no contradiction.
 
-// contradiction is what is missing in the story of an end that has this cause.
+// contradiction is what is missing in the events of an end that has this cause.
 func (f *facts) contradiction(peer *facts, cause Cause, s Scope) string {
 	return cmp.Or(f.unseenChange(), f.unseenBirth(peer), f.unseenRestart(), f.unseenHandshake(), f.unseenAccept(s), f.unseenEnd(),
 		f.unseenFin(s), f.unseenAnswer(peer, cause), f.unseenSending(peer), f.unseenClose(s), f.unseenReset(peer, cause, s), f.unseenAct(s))

@@ -23,7 +23,7 @@ func (f *facts) endedBy(a *facts, r *Rule, x *finding, s Scope) bool {
 		last = f.at(f.reset)
 	}
 	by := last.Time
-	// The kernel's last steps may be told in another order: one of them suffices.
+	// The kernel's last steps may be reported in another order: one of them suffices.
 	step, rst := never, never
 	for _, i := range x.a {
 		e := a.at(i)
@@ -66,9 +66,10 @@ func (f *facts) endedBy(a *facts, r *Rule, x *finding, s Scope) bool {
 	return f.reset == none && (f.c.Lossy || !s.has(event.HookReset)) && f.resetError()
 }
 
-// effectTime is when an event at the other end was, for what this end's event (last) can
-// be an effect of. A RST goes through loopback before tcp_send_reset tells of it,
-// and before the state of a destroyed socket changes: on the same CPU.
+// effectTime is the time of an event at the other end, to be compared with its possible
+// effect here (last). Over loopback a RST arrives, on the same CPU, before the hook on
+// tcp_send_reset runs and before a destroyed socket changes its state: such an event
+// counts as simultaneous.
 func effectTime(e, last *event.Event) time.Duration {
 	if e.CPU == last.CPU && e.Time > last.Time && e.Time-last.Time < sameStep {
 		return last.Time
@@ -80,15 +81,15 @@ func effectTime(e, last *event.Event) time.Duration {
 // machine; what comes later was sent by something else.
 const longestFlight = 5 * time.Second
 
-// sameStep is how much later than its effect at the other end an event may be
-// told that the same step of the kernel made.
+// sameStep is how much later than its effect at the other end an event of the same step
+// of the kernel may be reported.
 const sameStep = 20 * time.Millisecond
 
 // never is a time that does not come.
 const never = time.Duration(1<<63 - 1)
 
-// waited says whether this end had become a mini-socket in FIN_WAIT2, which is no
-// more and had not heard the peer's FIN.
+// waited says whether this end had become a mini-socket in FIN_WAIT2 that is gone and
+// never got the peer's FIN.
 func (f *facts) waited() bool {
 	return f.timeWait != none && event.State(f.at(f.timeWait).Arg) == event.FinWait2 && f.peerFin == none && f.miniEnd != none && f.end().Err == 0
 }
@@ -102,8 +103,9 @@ func (f *facts) resetError() bool {
 	return false
 }
 
-// resetElsewhere is a reset that this machine's kernel sent to this end for
-// want of a socket, when it can be the one that came.
+// resetElsewhere is a reset, possibly the one that came, that this machine's kernel sent
+// to this end because it had no socket for a segment. state: of the socket that did get
+// the segment; 0: there was none.
 func (f *facts) resetElsewhere(state event.State) int {
 	// Of several that can be the one that came, the first was.
 	i := f.elsewhere(func(e *event.Event) bool {
@@ -148,8 +150,8 @@ func (f *facts) sentReset(last *event.Event) bool {
 	return false
 }
 
-// fits says whether the RST that came to an end (last) can be the one whose sending an
-// event tells. An abort's has an ACK (tcp_send_active_reset). An answer takes its
+// fits says whether the RST that came to an end (last) can be the one that was sent by an
+// event. An abort's has an ACK (tcp_send_active_reset). An answer takes its
 // sequence number from the ACK of what it answers, and has none itself; only what has
 // no ACK is answered with one (tcp_v4_send_reset, RFC 9293 3.10.7.1).
 func fits(last, sent *event.Event) bool {

@@ -10,8 +10,8 @@ import (
 // none is the index of an event that was not seen.
 const none = -1
 
-// facts is what the rules ask of one end, read once from its events. Indexes
-// count in c.Events; none where there is no such event.
+// facts is what the rules need to know of one end, read once from its events. An int is an
+// index in c.Events, or none.
 type facts struct {
 	c *conn.Connection
 
@@ -52,12 +52,12 @@ type facts struct {
 	peer    *facts // of the other end, where it lives here
 	goodbye *Goodbye
 	numbers numbers
-	lost    Lost   // they point
-	bytes   Bytes  // to numbers
+	lost    Lost   // points to numbers
+	bytes   Bytes  // likewise
 	resetIn *Reset // see incoming
 }
 
-// read reads them from a connection, into the room of those that it had before.
+// read reads the facts of a connection, and uses the memory of the last one again.
 func (f *facts) read(c *conn.Connection) *facts {
 	*f = facts{c: c, strays: f.strays[:0], established: none, fin: none, finAct: none, peerFin: none, release: none, entry: none, disconn: none,
 		abort: none, forget: none, active: none, answer: none, mini: none, dead: none, reset: none,

@@ -110,7 +110,7 @@ func graceful(a, b *facts, want func(Act) bool) *finding {
 	return x
 }
 
-// doubtFIN notes what is not certain of the FIN of an end (f): whether it arrived. A
+// doubtFIN notes that the FIN of an end (f) may not have arrived. A
 // process or an operator may drop a socket whose FIN is not acknowledged, and a
 // kernel may give it up.
 func (x *finding) doubtFIN(f, other *facts) {
@@ -296,8 +296,8 @@ func describeSimultaneousClose(t *trial) string {
 	return s
 }
 
-// Orderly is an orderly close by close(2), of which everything was acknowledged.
-// Its sentence is that of the judge, for whoever has no events to give him.
+// Orderly is an orderly close with close(2) in which everything was acknowledged. Its
+// sentence is the one that Judge writes, for callers that have no events.
 type Orderly struct {
 	First, Second *conn.Process  // who closed, in this order; nil: at another machine
 	Remote        netip.AddrPort // of the only end that lives here

@@ -31,8 +31,8 @@ type Reset struct {
 	Behind *uint32
 }
 
-// Answer is what a reset that came in was an answer to, as far as the end that
-// got it can tell: the last that it had sent.
+// Answer is what a RST that came in was an answer to, as far as the end that got it can
+// tell: the last thing that it had sent.
 type Answer string
 
 const (

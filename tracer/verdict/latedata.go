@@ -88,8 +88,8 @@ func describeDataAfterClose(t *trial) string {
 	return s
 }
 
-// payload says whether the segment that a reset answered carried any: a FIN alone
-// takes nothing with it. Where the segment was not seen, what its sender (b) had
+// payload says whether the segment that a reset answered carried data: a FIN alone loses
+// nothing. Where the segment was not seen, what its sender (b) had
 // sent and not had acknowledged tells; nil: that is not known, and counts as none.
 func payload(answer *event.Event, b *facts) bool {
 	if answer.Has&event.HasSegment != 0 {

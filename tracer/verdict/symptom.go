@@ -157,7 +157,7 @@ var symptoms = withCauses(slices.Concat(
 			Meaning: "This end wrote although it can no longer send: a RST came after the peer's FIN, or an earlier call has already collected the error of a RST, or this end itself has shut down its sending side. " +
 				"The write before it had succeeded, and what it carried was not read. SIGPIPE comes with it unless MSG_NOSIGNAL is given or the signal is ignored.",
 			Note: "A [F.] from the peer, then data of this end, then [R] is data-after-close: the peer had closed before you wrote. " +
-				"An ECONNRESET earlier in the same program's log means a plain reset, of which this is the second report. " +
+				"An ECONNRESET earlier in the same program's log means a plain reset, and this is the second report of it. " +
 				"shutdown(FD, SHUT_WR) in strace of this process means that it forbade itself to write. Read what is left before you give up: the peer's answer may be there."},
 		{Names: errno("ETIMEDOUT", 110, "connection timed out", "operation timed out", "WSAETIMEDOUT"),
 			Meaning: "This kernel gave up, because nobody answered; no RST came in. " +

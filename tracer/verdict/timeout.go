@@ -114,7 +114,7 @@ func findRetransmitTimeout(a, b *facts, s Scope) *finding {
 	return a.heardNothing(x)
 }
 
-// sentAgain says how often, of which some tries may not have left this host.
+// sentAgain says how often data was sent again; some tries may not have left this host.
 func (f *facts) sentAgain() string {
 	e := f.end()
 	n, refused, busy := int(e.Retransmits), f.refused(), int(e.BusyTries)

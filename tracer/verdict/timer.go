@@ -124,8 +124,8 @@ var timeouts = []Timeout{
 	{SpanConnect, 60 * second, "nginx", "proxy_connect_timeout"},
 }
 
-// FindTimeouts lists those that a measured time can be. A timer is never early,
-// but for the jiffies with which silence is measured, and may be late.
+// FindTimeouts lists the timers that a measured time can be. A timer is never early,
+// except by the jiffies in which silence is measured, and may be late.
 func FindTimeouts(span Span, d time.Duration) []Timeout {
 	var found []Timeout
 	for _, t := range timeouts {

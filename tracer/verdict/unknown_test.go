@@ -9,9 +9,9 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
-// TestUnheard: an ending of which events were lost is no alarm, unless something
+// TestUnknownForLoss: an ending with lost events is no alarm, unless something
 // speaks of a reset or of an error.
-func TestUnheard(t *testing.T) {
+func TestUnknownForLoss(t *testing.T) {
 	unknown := verdict.Verdict{Class: verdict.Unknown, Cause: verdict.UnknownCause}
 	seen := []event.Event{{Hook: event.HookSetState, State: event.SynSent, ToState: event.Established}}
 	for _, x := range []struct {
