@@ -257,5 +257,8 @@ func closing(w io.Writer, c session.Counts) {
 	if c.Late > 0 {
 		fmt.Fprintf(w, ", %d came too late", c.Late)
 	}
+	if c.News > 0 {
+		fmt.Fprintf(w, ", news of processes lost %d times (some children may be missing)", c.News)
+	}
 	fmt.Fprintln(w)
 }

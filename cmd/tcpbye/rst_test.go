@@ -14,6 +14,7 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/record"
 	"github.com/tcpbye/tcpbye/tracer/report"
+	"github.com/tcpbye/tcpbye/tracer/session"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
@@ -274,6 +275,19 @@ func TestRstFromAfar(t *testing.T) {
 	} {
 		if !strings.Contains(strings.Join(strings.Fields(stdout), " "), want) {
 			t.Errorf("%q is not in:\n%s", want, stdout)
+		}
+	}
+}
+
+// The closing line counts what was missed, and says nothing of what was not.
+func TestClosing(t *testing.T) {
+	for want, counts := range map[string]session.Counts{
+		"5 seen, 4 shown, 1 filtered, 0 lost\n": {Events: 9, Seen: 5, Shown: 4, Filtered: 1},
+		"5 seen, 5 shown, 0 filtered, 7 lost, 2 came too late, news of processes lost 3 times (some children may be missing)\n": {Seen: 5, Shown: 5, Lost: 7, Late: 2, News: 3},
+	} {
+		var b strings.Builder
+		if closing(&b, counts); b.String() != want {
+			t.Errorf("%q, want %q", b.String(), want)
 		}
 	}
 }

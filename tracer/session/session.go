@@ -128,6 +128,7 @@ type Counts struct {
 	Filtered uint64
 	Lost     uint64 // events
 	Late     uint64 // events that came when what they are about may have been judged
+	News     uint64 // how often the kernel dropped news of processes: some children may not be known
 }
 
 const (
@@ -621,6 +622,9 @@ func (s *Session) Finish() error {
 func (s *Session) Counts() Counts {
 	c := s.counts
 	c.Late = s.join.Late()
+	if w := s.cfg.Witness; w != nil && w.tree != nil {
+		c.News = w.tree.Lost()
+	}
 	return c
 }
 

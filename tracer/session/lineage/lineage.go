@@ -189,7 +189,7 @@ func request(fd int, op uint32) error {
 	return unix.Sendto(fd, b.Bytes(), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 }
 
-// Lost counts the times at which the kernel dropped news for want of room.
+// Lost counts the times at which the kernel dropped news because the socket was full.
 func (t *Tree) Lost() uint64 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
