@@ -145,7 +145,7 @@ func findLingerZero(a, b *facts, s Scope) *finding {
 }
 
 func describeLingerZero(t *trial) string {
-	s := fmt.Sprintf("%s closed%s with SO_LINGER on and a time of 0%s: that is an abort, so its kernel sent a RST instead of a FIN.", t.who(), spaced(t.how()), t.when(t.a.at(t.a.release)))
+	s := fmt.Sprintf("%s closed%s%s, with SO_LINGER on and a time of 0: that is an abort, so its kernel sent a RST instead of a FIN.", t.who(), spaced(t.how()), t.when(t.a.at(t.a.release)))
 	if l := lostAt(t.a); l != "" {
 		s += " It threw away " + l + "."
 	}

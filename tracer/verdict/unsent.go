@@ -93,7 +93,7 @@ func describeSendFailed(t *trial) string {
 	if e.UserTimeout != 0 {
 		s += fmt.Sprintf(", after TCP_USER_TIMEOUT (%d ms)", e.UserTimeout)
 	}
-	s += "; this says nothing about the peer"
+	s += "; that says nothing about the peer"
 	if e.State != event.SynSent {
 		s += ", which may still think that the connection is open"
 	}
