@@ -9,7 +9,7 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
-// Both ends said goodbye.
+// Both ends sent a FIN, and no RST ended the connection.
 const (
 	OrderlyClose      Cause = "orderly-close"      // one end closed, the other followed
 	HalfClose         Cause = "half-close"         // one end shut down its sending side and went on reading

@@ -10,7 +10,7 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
-// What a listener, and whoever is to accept from it, does to connections in its queue.
+// Connections in a listener's accept queue.
 const (
 	AcceptOverflow Cause = "accept-overflow"
 	ListenerClosed Cause = "listener-closed" // the listener went away with this connection still in its queue

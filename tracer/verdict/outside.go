@@ -8,7 +8,7 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
-// Somebody takes the socket away, or what it lives in.
+// The socket, or its network namespace, is taken away from outside.
 const (
 	SockDestroy      Cause = "sock-destroy"      // ss -K, SOCK_DESTROY
 	RepairClose      Cause = "repair-close"      // TCP_REPAIR: the socket vanished without a packet

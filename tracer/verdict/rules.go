@@ -12,7 +12,7 @@ type Rule struct {
 
 	open bool // for connections that have not ended
 	own  bool // about the judged end only, never found from its peer
-	// again: another rule of this cause stands for it in lists.
+	// again: the cause has another rule, which stands for it in lists.
 	again bool
 	// find looks at the end where the cause lies (a) and at the other end
 	// (b, nil when it is remote). nil: no match.
@@ -49,7 +49,7 @@ type Rule struct {
 
 // rules in the order in which they are tried: the first that matches names the cause.
 var rules = []*Rule{
-	// A connection that never was.
+	// Never established.
 	&acceptOverflow, &connectCancelled, &portClosed, &sendFailed, &connectTimeout, &unreachable,
 	&handshakeReset,
 	// A process or an operator aborted it.
@@ -61,7 +61,7 @@ var rules = []*Rule{
 	&userTimeout, &orphanTimeout, &retransmitTimeout, &zeroWindowTimeout, &namespaceRemoved, &finWait2Timeout,
 	// A reset that came in, and whose cause lies elsewhere.
 	&noSocket, &pathReset, &peerAbort, &peerGone,
-	// Both said goodbye.
+	// Both ends sent a FIN.
 	&simultaneousClose, &halfClose, &orderlyClose,
 	// Not ended.
 	&descriptorHeld, &neverAccepted, &finStuck, &finWait2Held, &closeWaitLeak, &stillOpen,
@@ -109,10 +109,10 @@ type finding struct {
 	signal   int
 	actor    *conn.Process
 	harmless bool
-	a, b     []int // evidence: events of the causing end, and of the other
-	elseA    []int // evidence among the causing end's Elsewhere
-	needs    []event.Hook
-	needsAll []event.Hook // hooks whose silence counts
+	a, b     []int        // evidence: events of the causing end, and of the other
+	elseA    []int        // evidence among the causing end's Elsewhere
+	needs    []event.Hook // hooks without which it is only likely
+	needsAll []event.Hook // hooks whose silence proves something: they must report every event
 	likely   bool         // another cause cannot be excluded whatever is attached
 	advice   string       // instead of the rule's
 	both     bool         // the rule itself says that this ended both ends
@@ -124,9 +124,9 @@ func (x *finding) did(a *facts, e *event.Event) *finding {
 		return x
 	}
 	if e.KernelThread() {
-		// A worker: a file that was closed from where a process could not
-		// sleep, or MPTCP. MPTCP's worker closes subflows some time after the process closed
-		// the connection: the subflow does not tell which process that was.
+		// A worker closes a file where a process could not sleep, and MPTCP's worker closes
+		// subflows some time after the process closed the connection: which process that
+		// was, the subflow does not show.
 		x.by, x.likely = byKernel, true
 		return x
 	}

@@ -7,7 +7,7 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
-// What was seen does not say it.
+// What was seen does not say how it ended.
 const (
 	UnknownCause Cause = "unknown"
 )
