@@ -37,7 +37,7 @@ var portClosed = Rule{
 		"`nstat -az TcpAttemptFails` moves at the client.",
 	Do:     "Check with ss -ltnp on that host, in the right network namespace, that the server runs and listens on this address and port.",
 	Belief: "\"ECONNREFUSED always comes from a RST.\"",
-	Truth:  "An ICMP port unreachable, as packet filters send it, gives the same error without any RST. A capture tells them apart.",
+	Truth:  "An ICMP port unreachable, such as packet filters send, gives the same error without any RST. A capture tells them apart.",
 	Refs:   []string{"connect(2)", "RFC 9293 3.10.7.1", "RFC 9293 3.5.2", "tcp_v4_rcv", "tcp_v4_send_reset", "tcp_reset"},
 }
 

@@ -49,7 +49,7 @@ var finWait2Held = Rule{
 	symptoms: map[string]int{"EADDRINUSE": 4, "FIN_WAIT2": 1},
 	What: "One end shut its sending side down and still holds the socket; the peer has not finished. " +
 		"shutdown(2) sent the FIN and the peer acknowledged it: FIN_WAIT2. While a process holds the socket, no timer applies; net.ipv4.tcp_fin_timeout and TCP_LINGER2 count only after close(2). " +
-		"For a half-close this is as it should be: the peer may send for as long as it likes. If nothing comes, the peer is in CLOSE_WAIT and its process has not closed, or the peer is gone and only keepalive would notice.",
+		"For a half-close this is normal: the peer may send for as long as it likes. If nothing comes, the peer is in CLOSE_WAIT and its process has not closed, or the peer is gone and only keepalive would notice.",
 	Prove: "`ss -tanpoe state fin-wait-2` shows the process and no timer; a closed one has no process and timer:(timewait,…). " +
 		"At the peer, `ss -tanp state close-wait` names the process that has yet to close.",
 	Do:   "Read to the end with a time limit of your own, then close(2): from then on the kernel limits the wait. If it lasts, look for the process in CLOSE_WAIT at the peer.",

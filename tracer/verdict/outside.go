@@ -138,7 +138,7 @@ var mptcpReset = Rule{
 	symptoms: map[string]int{"ECONNRESET": 14, "TCP_ABORT_ON_CLOSE": 2, "MPTCP_RST": 1, "MPRstTx": 1},
 	What: "MPTCP reset one of its subflows, or all of them at once (fastclose). " +
 		"mptcp_do_fastclose, mptcp_subflow_reset and mptcp_check_fastclose send the RST with ACK while the subflow is still alive, often from a kernel worker, so that the process is not the one on the CPU. " +
-		"A fastclose ends the whole connection; a subflow reset ends one path (a join that failed, a checksum or mapping that a middlebox damaged, a fallback that is not allowed any more) and the others may go on. " +
+		"A fastclose ends the whole connection; a subflow reset ends one path (a join that failed, a checksum or mapping that a middlebox damaged, a fallback that is no longer allowed) and the others may go on. " +
 		"The subflow is closed through __tcp_close, past tcp_close. MPTcpExt counts it (MPRstTx, MPRstRx, MPFastcloseTx, MPFastcloseRx); from 6.12 the reset reason is TCP_ABORT_ON_CLOSE (11) for a fastclose and 17 to 23 for the others.",
 	Prove: "`nstat -az 'MPTcpExtMP*'` shows which of the counters moved. " +
 		"`ss -Mani` shows the MPTCP connection, `ss -tani` its subflows. " +

@@ -27,7 +27,7 @@ var noSocket = Rule{
 	hint: moved,
 	symptoms: map[string]int{"ECONNRESET": 7, "EPIPE": 5, "SIGPIPE": 5, "recv() failed (104": 6, "NOT_SPECIFIED": 1, "NO_SOCKET": 2, "TCP_FLAGS": 1, "ERROR": 1, "OutRsts": 1, "TCPTimeWaitOverflow": 4,
 		"SyncookiesFailed": 1},
-	What: "A segment met a kernel that has no such connection any more, and a RST came back. " +
+	What: "A segment met a kernel that no longer has such a connection, and a RST came back. " +
 		"tcp_v4_rcv (tcp_v6_rcv) finds no socket for the addresses and ports, and tcp_v4_send_reset answers with a bare RST whose sequence number is the segment's acknowledgement number. An ACK that reaches a listener without a matching request gets the same. " +
 		"The connection had ended there before: a restart, a FIN_WAIT2 that ran out (a late answer then finds nothing), a retransmission timeout that the other end never heard of, a connection moved away, or segments that lost their address translation and reached the wrong stack. " +
 		"Only OutRsts counts it; from 6.12 the reset reason is NO_SOCKET (1), or TCP_FLAGS (6) at a listener. Up to 6.1 the tracepoint tcp_send_reset does not fire without a socket.",
@@ -231,7 +231,7 @@ var peerAbort = Rule{
 	Do:     "Trace at the peer to learn which process aborted and why; most often it closed with input unread. Here: after a failed write, still read what has arrived.",
 	Belief: "\"send() succeeded, so the peer got it.\" \"ECONNRESET means that the peer crashed, or a firewall.\" \"A RST wipes what I have already received.\"",
 	Truth: "It reached the local kernel, nothing more: a RST that comes later destroys what is unacknowledged (measured: 472,000 of 600,000 bytes), and even what is acknowledged need not have been read. " +
-		"Most often a healthy program closed with input unread; a process that is killed with nothing unread says goodbye with a FIN. " +
+		"Most often a healthy program closed with input unread; a process that is killed with nothing unread sends a FIN. " +
 		"On Linux queued bytes stay readable, then ECONNRESET comes once: after a write error, read what is left (other systems may discard it).",
 	Refs: []string{"RFC 9293 3.5.2", "RFC 9293 3.5.3", "RFC 5961 3", "send(2)", "recv(2)", "tcp_send_active_reset", "tcp_reset"},
 }

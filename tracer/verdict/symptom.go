@@ -163,7 +163,7 @@ var symptoms = withCauses(slices.Concat(
 			Meaning: "This kernel gave up, because nobody answered; no RST came in. " +
 				"On connect(2) the SYN had no answer; on an open connection data, window probes or keepalive probes had none. " +
 				"The peer may still think that the connection is open.",
-			Note: "If connect(2) failed, it is connect-timeout (or accept-overflow: ListenDrops moves at the server). Else the timer of `ss -tano` tells: on is retransmission, keepalive is keepalive, persist is a closed window; " +
+			Note: "If connect(2) failed, it is connect-timeout (or accept-overflow: ListenDrops moves at the server). Otherwise look at the timer of `ss -tano`: on is retransmission, keepalive is keepalive, persist is a closed window; " +
 				"TCP_USER_TIMEOUT in strace of setsockopt shortens all of them. Only the end by keepalive sends a RST. " +
 				"If an ICMP error came during the wait, its errno is reported instead of this one."},
 		{Names: errno("ECONNREFUSED", 111, "connection refused", "ConnectionRefusedError", "WSAECONNREFUSED"),
@@ -321,7 +321,7 @@ var symptoms = withCauses(slices.Concat(
 			Note:    "netstat -s calls it \"connection resets received\", which is only half of it. OutRsts moving with it means that this host sent the RST."},
 		{Names: counter("Tcp", "OutRsts", "resets sent"),
 			Meaning: "Counts RSTs that this host's TCP stack sent, its own aborts and its answers to segments. RSTs of a packet filter's reject are not in it.",
-			Note:    "With a TCPAbort counter: that one tells. Alone: an answer to a segment that met no socket, or to data for a FIN_WAIT2 mini-socket. With EstabResets and no TCPAbort counter: a listener closed, ss -K, or connect(AF_UNSPEC)."},
+			Note:    "With a TCPAbort counter: that one names the cause. Alone: an answer to a segment that met no socket, or to data for a FIN_WAIT2 mini-socket. With EstabResets and no TCPAbort counter: a listener closed, ss -K, or connect(AF_UNSPEC)."},
 		{Names: counter("Tcp", "AttemptFails", "failed connection attempts"),
 			Meaning: "Counts handshakes that failed at either end: from SYN_SENT or SYN_RECV to CLOSE.",
 			Note:    "EmbryonicRsts with it: a client reset its own attempt at this server. TCPAbortOnTimeout with it: no answer to our SYN. Alone: refused, or ICMP."},
@@ -409,7 +409,7 @@ var symptoms = withCauses(slices.Concat(
 			Note:    "It is at the end that closed first, and at both after a simultaneous close. tcp_fin_timeout does not shorten it. Only a client that opens very many connections to one address and port runs out of ports by it."},
 		{Names: []string{"FIN_WAIT1", "FIN-WAIT-1", "FIN_WAIT_1", "FINWAIT1", "FIN_WAIT1 with Send-Q"},
 			Meaning: "This end has finished, but its FIN is not acknowledged. With Send-Q above 0, data waits before it.",
-			Note:    "The timer in `ss -tano` tells: persist means that the peer's window is closed (its process does not read), on that the peer does not answer; that one ends in orphan-timeout. Data from the peer in this state destroys the rest of the send queue."},
+			Note:    "Look at the timer in `ss -tano`: persist means that the peer's window is closed (its process does not read), on that the peer does not answer; that one ends in orphan-timeout. Data from the peer in this state destroys the rest of the send queue."},
 		{Names: []string{"LAST_ACK", "LAST-ACK", "LASTACK"},
 			Meaning: "The peer finished first, this end has closed too, and the acknowledgement of its FIN is missing.",
 			Note:    "It should last one round trip. If it lasts, the peer's host is gone, or its TIME_WAIT or FIN_WAIT2 has been forgotten by a device on the path; the kernel gives up after net.ipv4.tcp_orphan_retries."},

@@ -91,7 +91,7 @@ var retransmitTimeout = Rule{
 		"PAWSEstab": 1, "RetransSegs": 1, "TCPBacklogDrop": 1, "TCPRetransFail": 2, "OutOfWindowIcmps": 3, "TCPMD5NotFound": 2, "ESTABLISHED": 4},
 	What: "The peer never acknowledged data that was sent again and again, so this kernel gave up. " +
 		"tcp_retransmit_timer sends the first unacknowledged segment again with doubled waits, until net.ipv4.tcp_retries2 (15, about 15 minutes with the smallest timeout) is used up; then tcp_write_err, inlined into it, ends the socket. " +
-		"No packet is sent: the peer may hold its end in ESTABLISHED for ever, and when it sends, it is answered with a RST, because the socket is gone. " +
+		"No packet is sent: the peer may hold its end in ESTABLISHED forever, and when it sends, it is answered with a RST, because the socket is gone. " +
 		"The process gets ETIMEDOUT, or the error of an ICMP message that came in the meantime (sk_err_soft), such as EHOSTUNREACH. " +
 		"TCPTimeouts and RetransSegs count the attempts, TCPAbortOnTimeout the end.",
 	Prove: "`ss -tanoi` shows timer:(on,…,N) with N growing, and unacked and backoff. " +
@@ -192,7 +192,7 @@ var userTimeout = Rule{
 	Prove: "`strace -f -e trace=setsockopt -p PID` shows TCP_USER_TIMEOUT and its value. " +
 		"`ss -tanoi` shows timer:(on,…) or timer:(persist,…) with the age of what is unacked. " +
 		"`nstat -az TcpExtTCPAbortOnTimeout` moves by 1.",
-	Do:     "Check whether the time fits the path: it must outlast the longest interruption that is to be survived. Then look for what swallowed the segments, or why the peer did not read.",
+	Do:     "Check whether the time fits the path: it must outlast the longest interruption that the connection should survive. Then look for what swallowed the segments, or why the peer did not read.",
 	Belief: "\"TCP_USER_TIMEOUT finds every dead peer.\"",
 	Truth:  "By itself it runs only while data is unacknowledged or a window is closed. An idle connection to a dead peer stays open unless keepalive is on too.",
 	Refs:   []string{"RFC 5482", "RFC 9293 3.8.3", "tcp(7)", "tcp_retransmit_timer", "tcp_write_timer_handler"},

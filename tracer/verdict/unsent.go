@@ -20,7 +20,7 @@ var sendFailed = Rule{
 	What: "This host could not send: a route, an address, a filter, a neighbor or a device failed. " +
 		"Each time the retransmission timer, the window probe or the keepalive timer tried, tcp_retransmit_skb or tcp_write_wakeup returned an error, or the segment was thrown away because ARP (neighbor discovery) had no answer; nothing reached the wire, and the timers ran out. " +
 		"EPERM is a packet filter of this host at output or postrouting (such as one that drops what conntrack calls INVALID after its table was flushed), or a BPF program of the cgroup; EHOSTUNREACH, ENETUNREACH, EACCES and EINVAL are its routes or a source address that is gone; ENETDOWN is the device; a positive number is a queueing discipline or tc. " +
-		"send(2) does not report it: the data waits in the queue. The process gets ETIMEDOUT, or the routing error; the peer hears nothing and may hold its end for ever.",
+		"send(2) does not report it: the data waits in the queue. The process gets ETIMEDOUT, or the routing error; the peer hears nothing and may hold its end forever.",
 	Prove: "`nstat -az TcpExtTCPRetransFail IpOutNoRoutes IpOutDiscards` moves at this host, and `tcpdump -nni any tcp port PORT` shows no segment leave. " +
 		"`ip -s addr`, `ip route get ADDRESS from LOCAL`, `ip neigh` and `nft list ruleset` show what is missing; with `conntrack -E` a flow that vanishes shows.",
 	Do:     "Fix this host, not the peer: its address, route, packet filter, neighbor or device, as the sentence says. Connections from an address that is gone must be opened again.",
@@ -124,13 +124,13 @@ func (f *facts) whyUnsent(family event.Family) string {
 	case int32(unix.EPERM):
 		return "a rule of its own dropped it on the way out (a packet filter at output or postrouting, or a BPF program of the cgroup; EPERM)"
 	case int32(unix.ENETUNREACH):
-		return fmt.Sprintf("it has no route to %s any more (ENETUNREACH)", f.c.Remote.Addr())
+		return fmt.Sprintf("it no longer has a route to %s (ENETUNREACH)", f.c.Remote.Addr())
 	case int32(unix.EINVAL):
-		return fmt.Sprintf("its address %s is not its own any more, or a blackhole route swallows %s (EINVAL)", f.c.Local.Addr(), f.c.Remote.Addr())
+		return fmt.Sprintf("its address %s is no longer its own, or a blackhole route swallows %s (EINVAL)", f.c.Local.Addr(), f.c.Remote.Addr())
 	case int32(unix.EACCES):
 		return fmt.Sprintf("a route of its own prohibits %s (EACCES)", f.c.Remote.Addr())
 	case int32(unix.EHOSTUNREACH):
-		return fmt.Sprintf("it has no route from %s to %s any more (EHOSTUNREACH)", f.c.Local.Addr(), f.c.Remote.Addr())
+		return fmt.Sprintf("it no longer has a route from %s to %s (EHOSTUNREACH)", f.c.Local.Addr(), f.c.Remote.Addr())
 	case int32(unix.ENETDOWN), int32(unix.ENODEV), int32(unix.ENXIO):
 		return "the network device is down or gone (" + event.Errno(-errno).String() + ")"
 	}
