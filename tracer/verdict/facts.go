@@ -50,6 +50,7 @@ type facts struct {
 	abandoned  bool // tcp_reset was called locally: data for a socket that takes none
 
 	peer    *facts // of the other end, where it lives here
+	began   int    // the ending of this end began with it
 	goodbye *Goodbye
 	numbers numbers
 	lost    Lost   // points to numbers
@@ -128,6 +129,7 @@ func (f *facts) read(c *conn.Connection) *facts {
 	f.resets()
 	f.inferRelease()
 	f.findLetGo()
+	f.began = f.findBegan()
 	f.goodbye = f.sayGoodbye()
 	if f.closed != none {
 		f.lost, f.bytes = f.countLost(), f.countBytes()

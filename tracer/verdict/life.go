@@ -6,9 +6,9 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
-// began is the event with which this end's ending began: its own act, a FIN of
+// findBegan finds the event with which this end's ending began: its own act, a FIN of
 // either end, a reset, or whatever made it go to CLOSE.
-func (f *facts) began() int {
+func (f *facts) findBegan() int {
 	first := none
 	for _, i := range []int{f.finAct, f.fin, f.peerFin, f.release, f.disconn, f.abort, f.forget, f.reset, f.active, f.answer, f.closed} {
 		if i != none && (first == none || i < first) {
@@ -21,24 +21,22 @@ func (f *facts) began() int {
 // quiet is when this end's ending began, how long ago payload had then been
 // sent and received, and whether that is known.
 func (f *facts) quiet() (at, sent, received time.Duration, ok bool) {
-	if f == nil {
+	if f == nil || f.began == none {
 		return 0, 0, 0, false
 	}
-	first := f.began()
-	if first == none {
-		return 0, 0, 0, false
-	}
-	at = f.at(first).Time
-	for i := first; i < len(f.c.Events); i++ {
-		e := f.at(i)
-		if e.Time-at > moment {
-			break
-		}
-		if e.Has&event.HasTCP != 0 && e.SinceSent > 0 && e.SinceReceived > 0 {
-			return at, e.SinceSent, e.SinceReceived, true
+	received, sent, ok = f.since(f.began)
+	return f.at(f.began).Time, sent, received, ok
+}
+
+// since is how long before an event payload was last received and sent.
+func (f *facts) since(i int) (received, sent time.Duration, ok bool) {
+	at := f.at(i).Time
+	for ; i < len(f.c.Events) && f.at(i).Time-at <= moment; i++ {
+		if e := f.at(i); e.Has&event.HasTCP != 0 && e.SinceSent > 0 && e.SinceReceived > 0 {
+			return e.SinceReceived, e.SinceSent, true
 		}
 	}
-	return at, 0, 0, false
+	return 0, 0, false
 }
 
 // moment is how near events must be to have the same silence before them.
@@ -55,8 +53,8 @@ func age(self, peer *facts) *time.Duration {
 		if o := f.c.Opened; o != 0 && (opened == 0 || o < opened) {
 			opened = o
 		}
-		if i := f.began(); i != none && (began == 0 || f.at(i).Time < began) {
-			began = f.at(i).Time
+		if f.began != none && (began == 0 || f.at(f.began).Time < began) {
+			began = f.at(f.began).Time
 		}
 	}
 	if opened == 0 || began < opened {

@@ -10,29 +10,27 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
-// Unanswered says that the service ended a connection while what the client had
-// sent last had no answer: "empty reply from server", an EOF where a response was
-// due. On the wire such an end is graceful as a rule.
+// Unanswered says that the service ended a connection without answering what the client
+// had sent last: "empty reply from server", an EOF where a response was due. On the wire
+// such an end is usually graceful.
 //
-// It is told of the service's end only, and only where that one ended it itself, by
-// close, shutdown of its sending side, exit or death: it had received payload, and
-// since then sent none. What is not an end without an answer:
+// Only the service's end counts, and only if the service ended it itself, by close,
+// shutdown of its sending side, exit or death, after it had received payload and sent
+// none since. These are not ends without an answer:
 //
-//   - A client that has received its response and closes: it owes nobody an answer.
-//     So it must be known which end is the service (see conn.Connection.Service).
-//   - A client that said its last word and closed, as with the farewell of many
-//     protocols (MySQL's COM_QUIT, PostgreSQL's Terminate, TLS's close_notify), or
-//     one that only delivers (syslog): nobody waits. So the client must not have
-//     closed on its own before it heard of the service's FIN; and where it lives on
-//     another machine, its FIN must not have come first. A client that shut down its
-//     sending side after the request waits, if it is known that it did no more.
-//   - A service that answered before it had everything (413): the answer, then the
-//     end. What counts is whether payload came after the last that it sent. Jiffies
-//     tell that, so the two must be far apart; of a service that has sent nothing at
-//     all the byte counts tell it.
+//   - A client that has its response and closes: it owes nobody an answer. So it must be
+//     known which end is the service (see conn.Connection.Service).
+//   - A client that says its last word and closes, as many protocols do (MySQL's COM_QUIT,
+//     PostgreSQL's Terminate, TLS's close_notify), or one that only delivers (syslog):
+//     nobody waits. So the client must not have closed on its own before the service's FIN
+//     came; if it lives on another machine, its FIN must not have come first. A client that
+//     is known to have done no more than shut down its sending side waits.
+//   - A service that answers before it has everything (413). What counts is whether payload
+//     came after it sent last. These times are in jiffies, so they must be far apart; for
+//     a service that has sent nothing at all the byte counts show it.
 //
-// Where the service is on another machine, its FIN must come before this end has
-// closed, and no payload since this end sent last.
+// If the service is on another machine, its FIN must come before this end has closed, with
+// no payload since this end sent last.
 type Unanswered struct {
 	Received *uint64 // payload that came to the service since it sent last; nil: not known how much
 	Sent     *uint64 // payload that the service had sent before; nil: not known
@@ -196,17 +194,6 @@ func (f *facts) soFar(e *event.Event) (received, sent uint64, known bool) {
 	}
 	flight, queued := f.unacknowledged(e)
 	return received, sent + uint64(flight) + uint64(queued), f.c.Open != conn.OpenUnknown && !e.Repair
-}
-
-// since is how long before an event payload was last received and sent.
-func (f *facts) since(i int) (received, sent time.Duration, ok bool) {
-	at := f.at(i).Time
-	for ; i < len(f.c.Events) && f.at(i).Time-at <= moment; i++ {
-		if e := f.at(i); e.Has&event.HasTCP != 0 && e.SinceSent > 0 && e.SinceReceived > 0 {
-			return e.SinceReceived, e.SinceSent, true
-		}
-	}
-	return 0, 0, false
 }
 
 // describe says it in a sentence.
