@@ -13,11 +13,11 @@ import (
 
 // The connection was never established.
 const (
-	PortClosed       Cause = "port-closed"
-	ConnectCancelled Cause = "connect-cancelled"
-	ConnectTimeout   Cause = "connect-timeout"
-	Unreachable      Cause = "unreachable" // ICMP, or no route
-	HandshakeReset   Cause = "handshake-reset"
+	PortClosed       Cause = "port-closed"       // nobody listened, and a RST answered the SYN
+	ConnectCancelled Cause = "connect-cancelled" // the process gave up connecting
+	ConnectTimeout   Cause = "connect-timeout"   // the SYN was never answered
+	Unreachable      Cause = "unreachable"       // ICMP, or no route
+	HandshakeReset   Cause = "handshake-reset"   // a RST came before the handshake was complete
 )
 
 // neverEstablished says whether this end connected and was never established.

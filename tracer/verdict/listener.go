@@ -12,9 +12,9 @@ import (
 
 // Connections in a listener's accept queue.
 const (
-	AcceptOverflow Cause = "accept-overflow"
+	AcceptOverflow Cause = "accept-overflow" // the queue was full
 	ListenerClosed Cause = "listener-closed" // the listener went away with this connection still in its queue
-	NeverAccepted  Cause = "never-accepted"
+	NeverAccepted  Cause = "never-accepted"  // nobody called accept(2) for it
 )
 
 var acceptOverflow = Rule{

@@ -9,11 +9,11 @@ import (
 
 // The connection has not ended.
 const (
-	CloseWaitLeak  Cause = "close-wait-leak"
-	FinWait2Held   Cause = "fin-wait2-held"
-	FinStuck       Cause = "fin-stuck"
-	DescriptorHeld Cause = "descriptor-held"
-	StillOpen      Cause = "still-open"
+	CloseWaitLeak  Cause = "close-wait-leak" // the peer has finished, and this process has not closed
+	FinWait2Held   Cause = "fin-wait2-held"  // this end shut down its sending side, and the peer has not finished
+	FinStuck       Cause = "fin-stuck"       // the FIN is not acknowledged yet
+	DescriptorHeld Cause = "descriptor-held" // closed, but somebody else still holds the socket
+	StillOpen      Cause = "still-open"      // nobody has begun to close it
 )
 
 var closeWaitLeak = Rule{

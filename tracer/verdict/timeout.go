@@ -12,10 +12,10 @@ import (
 
 // The kernel gives up: the peer did not answer.
 const (
-	RetransmitTimeout Cause = "retransmit-timeout"
-	UserTimeout       Cause = "user-timeout"
-	ZeroWindowTimeout Cause = "zero-window-timeout"
-	KeepaliveTimeout  Cause = "keepalive-timeout"
+	RetransmitTimeout Cause = "retransmit-timeout"  // data was never acknowledged
+	UserTimeout       Cause = "user-timeout"        // data was not acknowledged within TCP_USER_TIMEOUT
+	ZeroWindowTimeout Cause = "zero-window-timeout" // probes of a closed window were not answered
+	KeepaliveTimeout  Cause = "keepalive-timeout"   // keepalive probes were not answered
 )
 
 // gaveUp says whether this end's kernel ended it from a timer, without a

@@ -11,7 +11,7 @@ import (
 type Class string
 
 const (
-	Graceful Class = "graceful"  // both FINs, nothing lost that is known of
+	Graceful Class = "graceful"  // both FINs, nothing known to be lost
 	Aborted  Class = "aborted"   // a RST ended it
 	TimedOut Class = "timed-out" // this kernel gave up
 	Refused  Class = "refused"   // never established
@@ -57,16 +57,16 @@ const (
 type Confidence string
 
 const (
-	Certain  Confidence = "certain"
-	Likely   Confidence = "likely"
-	NotKnown Confidence = "unknown"
+	Certain  Confidence = "certain" // no event of a second end could refute it
+	Likely   Confidence = "likely"  // another cause cannot be excluded, or something was missed
+	NotKnown Confidence = "unknown" // the cause is unknown, too
 )
 
 // Cause is the stable identifier of a rule. Once released, an identifier never
 // changes its meaning.
 type Cause string
 
-// Lost counts payload bytes that did not get where they should; nil: not known.
+// Lost counts payload bytes that did not reach an application; nil: not known.
 type Lost struct {
 	Unread  *uint64 // received, acknowledged, never read by the process
 	Unsent  *uint64 // accepted by send, never sent
@@ -75,9 +75,9 @@ type Lost struct {
 
 // Bytes counts payload bytes, SYN and FIN not counted; nil: not known.
 type Bytes struct {
-	Sent     *uint64
-	Acked    *uint64
-	Received *uint64
+	Sent     *uint64 // by this end
+	Acked    *uint64 // of those, by the peer
+	Received *uint64 // by this end
 }
 
 // Evidence is an event that proves the verdict.
