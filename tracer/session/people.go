@@ -67,15 +67,16 @@ func fill(who *conn.Process, r *record.Process) {
 	}
 }
 
-// name completes the actors of a verdict, which the judge takes from events,
+// Name completes the actors of a verdict, which the judge takes from events,
 // with what was known of them when they acted.
-func name(c *conn.Connection, v *verdict.Verdict) {
+func Name(c *conn.Connection, v *verdict.Verdict) {
 	where(c, v)
 	for _, who := range []*conn.Process{v.Actor, actorOf(v.LocalFin), actorOf(v.PeerFin)} {
 		if who == nil || who.Exe != "" {
 			continue
 		}
-		if !nameFrom(who, c) && c.Peer != nil {
+		// A PID is one host's own.
+		if (who.Host != c.Host || !nameFrom(who, c)) && c.Peer != nil && who.Host == c.Peer.Host {
 			nameFrom(who, c.Peer)
 		}
 	}

@@ -430,7 +430,7 @@ func TestActorsAreNamed(t *testing.T) {
 	a, b := two()
 	b.Hands = []conn.Process{{PID: 7, UID: 1, Exe: "/closer", User: "one"}}
 	v := verdict.Verdict{Actor: &conn.Process{PID: 7, UID: 1}, LocalFin: &verdict.Goodbye{Actor: &conn.Process{PID: 7, UID: 2}}, PeerFin: &verdict.Goodbye{}}
-	name(a, &v)
+	Name(a, &v)
 	if v.Actor.Exe != "/closer" || v.Actor.User != "one" || v.LocalFin.Actor.Exe != "/closer" || v.LocalFin.Actor.User != "" {
 		t.Errorf("actor %+v, %+v", v.Actor, v.LocalFin.Actor)
 	}

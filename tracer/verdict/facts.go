@@ -748,6 +748,15 @@ func act(e *event.Event) (Act, int) {
 	return ActClose, 0
 }
 
+// process is who acted at this end.
+func (f *facts) process(e *event.Event) *conn.Process {
+	who := process(e)
+	if who != nil {
+		who.Host = f.c.Host
+	}
+	return who
+}
+
 func process(e *event.Event) *conn.Process {
 	if e == nil || !(e.ByProcess() || e.Context == event.ContextUnknown && e.Call > event.CallNone) {
 		return nil
@@ -764,7 +773,7 @@ func (f *facts) goodbye() *Goodbye {
 	g := &Goodbye{At: f.at(f.fin).Time, Acked: f.finAcked}
 	if !e.KernelThread() {
 		g.Act, g.Signal = act(e)
-		g.Actor = process(e)
+		g.Actor = f.process(e)
 	}
 	return g
 }

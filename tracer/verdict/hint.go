@@ -120,7 +120,7 @@ func (f *facts) moved(other *facts) (says, do string) {
 		return "", ""
 	}
 	e := &f.c.Elsewhere[i]
-	if e.NetNS == 0 || e.NetNS == other.c.NetNS || other.closed != none && other.at(other.closed).Time <= e.Time {
+	if e.NetNS == 0 || e.NetNS == other.c.NetNS || f.c.Host != other.c.Host || other.closed != none && other.at(other.closed).Time <= e.Time {
 		return "", ""
 	}
 	return fmt.Sprintf("The RST came from the network namespace %d, which has the address %s now; the connection is still open in the namespace %d, at %s.",

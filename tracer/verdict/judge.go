@@ -260,6 +260,9 @@ func (v *Verdict) fill(r *Rule, x *finding, a, b *facts, mine bool, s Scope) {
 	if !mine {
 		self, other = b, a
 	}
+	if x.actor != nil {
+		x.actor.Host = a.c.Host
+	}
 	v.Class, v.Cause = r.Class, r.Cause
 	if x.class != "" {
 		v.Class = x.class

@@ -58,7 +58,7 @@ func (o *Orderly) Append(b []byte) []byte {
 // appendNamed and appendSeconds append what named and seconds say.
 
 func appendNamed(b []byte, p *conn.Process) []byte {
-	if event.Outside(p.PID) {
+	if event.Outside(p.PID) || p.Host != "" {
 		return append(b, named(p)...)
 	}
 	simple := true // quoteName leaves it as it is

@@ -27,10 +27,14 @@ func quoteName(s string) string {
 }
 
 func named(p *conn.Process) string {
-	if event.Outside(p.PID) {
-		return quoteName(p.Comm) + " (outside this PID namespace)"
+	on := ""
+	if p.Host != "" {
+		on = " on " + quoteName(p.Host)
 	}
-	return fmt.Sprintf("%s (pid %d)", quoteName(p.Comm), p.PID)
+	if event.Outside(p.PID) {
+		return quoteName(p.Comm) + on + " (outside this PID namespace)"
+	}
+	return fmt.Sprintf("%s (pid %d%s)", quoteName(p.Comm), p.PID, on)
 }
 
 // end names an end: its process, where one is known, else its address.
@@ -437,7 +441,11 @@ func tellPathReset(t *telling) string {
 		return fmt.Sprintf("%s received a bare RST in the name of %s, the form that answers a segment, when there was nothing to answer: everything had been acknowledged. A firewall or a load balancer on the path is likely to have sent it; a machine that opens a new connection from the same port looks the same.%s",
 			end(t.a), t.a.c.Remote, r.reading(t))
 	}
-	text := fmt.Sprintf("%s received a RST in the name of %s, but the TCP stack of that end, which is on this machine, never sent it: a packet filter (REJECT with tcp-reset), a raw socket or something else on the path did.", end(t.a), t.a.c.Remote)
+	where := "is on this machine"
+	if t.b != nil && t.b.c.Host != t.a.c.Host {
+		where = "was traced on " + quoteName(t.b.c.Host)
+	}
+	text := fmt.Sprintf("%s received a RST in the name of %s, but the TCP stack of that end, which %s, never sent it: a packet filter (REJECT with tcp-reset), a raw socket or something else on the path did.", end(t.a), t.a.c.Remote, where)
 	if r.Elsewhere() {
 		text += " Indeed " + r.differs(t.a.c.Family) + "."
 	}

@@ -110,7 +110,7 @@ func (f *facts) leftUnanswered(client *facts) *Unanswered {
 			u.Sent = &sent
 		}
 	}
-	u.Actor = process(f.at(did))
+	u.Actor = f.process(f.at(did))
 	for i := range f.c.Elsewhere {
 		x := &f.c.Elsewhere[i]
 		if x.Hook != event.HookExit || u.Actor == nil || x.PID != u.Actor.PID || act != ActExit && act != ActKilled {

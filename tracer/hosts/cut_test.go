@@ -1,0 +1,365 @@
+package hosts_test
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/event"
+	"github.com/tcpbye/tcpbye/tracer/hosts"
+	"github.com/tcpbye/tcpbye/tracer/record"
+	"github.com/tcpbye/tcpbye/tracer/session"
+	"github.com/tcpbye/tcpbye/tracer/verdict"
+)
+
+// run is one recorded scenario.
+type run struct {
+	kernel string
+	meta   record.Meta
+	events []event.Event
+}
+
+// catalogue are the recorded scenarios of all kernels.
+func catalogue(t testing.TB) []run {
+	t.Helper()
+	paths, err := filepath.Glob("../verdict/testdata/*.tcpbye")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(paths) < 4 {
+		t.Fatalf("recordings of %d kernels, want at least 4: make record writes them", len(paths))
+	}
+	var runs []run
+	for _, path := range paths {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = record.Read(bytes.NewReader(b), record.Handler{
+			Meta: func(m record.Meta) error {
+				runs = append(runs, run{kernel: filepath.Base(path), meta: m})
+				return nil
+			},
+			Event: func(e event.Event) error {
+				r := &runs[len(runs)-1]
+				r.events = append(r.events, e)
+				return nil
+			},
+		})
+		if err != nil {
+			t.Fatalf("%s: %v", path, err)
+		}
+	}
+	return runs
+}
+
+// side is one of two hosts; sides are several.
+type side uint8
+
+const (
+	client  side = 1
+	service side = 2
+)
+
+func (s side) other() side { return client + service - s }
+
+// moment finds an event again.
+type moment struct {
+	time time.Duration
+	sock uint64
+	hook event.Hook
+	cpu  uint32
+}
+
+func momentOf(e *event.Event) moment { return moment{e.Time, e.Sock, e.Hook, e.CPU} }
+
+// cut is a run whose ends live on two hosts.
+type cut struct {
+	run
+	nat   bool
+	ends  []*conn.Connection // of the run on one machine
+	sides map[*conn.Connection]side
+	shift map[side]time.Duration // of the clocks
+	of    map[moment]side
+	ids   map[side]map[uint32]uint32 // PIDs and TIDs
+	socks map[side]map[uint64]uint64
+}
+
+// cutRun says who lives where: whoever opens at one host, whoever accepts at the other.
+func cutRun(r run, nat bool) *cut {
+	x := &cut{run: r, nat: nat, sides: map[*conn.Connection]side{}, of: map[moment]side{},
+		shift: map[side]time.Duration{client: 2*time.Hour + 3700*time.Millisecond, service: time.Hour},
+		ids:   map[side]map[uint32]uint32{client: {}, service: {}}, socks: map[side]map[uint64]uint64{client: {}, service: {}}}
+	j := conn.New(conn.Options{Hold: true})
+	for _, e := range r.events {
+		j.Add(e)
+	}
+	x.ends = j.Flush()
+	slices.SortStableFunc(x.ends, func(a, b *conn.Connection) int { return cmp.Compare(a.First, b.First) })
+	for _, c := range x.ends {
+		switch {
+		case c.Peer != nil && x.sides[c.Peer] != 0:
+			x.sides[c] = x.sides[c.Peer].other()
+		case c.Open == conn.OpenPassive, c.Open == conn.OpenUnknown && c.Local.Port() < c.Remote.Port():
+			x.sides[c] = service
+		default:
+			x.sides[c] = client
+		}
+	}
+	for _, c := range x.ends {
+		for i := range c.Events {
+			x.of[momentOf(&c.Events[i])] |= x.sides[c]
+		}
+	}
+	for _, c := range x.ends {
+		for i := range c.Elsewhere {
+			e := &c.Elsewhere[i]
+			// What the other end's kernel did for want of a socket, it did there.
+			if e.Hook == event.HookSendReset || e.Hook == event.HookSynDrop {
+				if m := momentOf(e); x.of[m] == 0 {
+					x.of[m] = x.sides[c].other()
+				}
+			}
+		}
+	}
+	return x
+}
+
+// sees says at which hosts an event is told.
+func (x *cut) sees(e *event.Event) side {
+	if s := x.of[momentOf(e)]; s != 0 {
+		return s
+	}
+	if e.Sock == 0 && e.Has&event.HasTuple == 0 {
+		return client | service // of a process
+	}
+	return service // a listener's
+}
+
+// id is a PID or TID as the host has it: two hosts count from the same number.
+func (x *cut) id(s side, id uint32) uint32 {
+	if id == 0 || event.Outside(id) {
+		return id
+	}
+	if x.ids[s][id] == 0 {
+		x.ids[s][id] = uint32(1000 + len(x.ids[s]))
+	}
+	return x.ids[s][id]
+}
+
+// sock is a socket's address likewise.
+func (x *cut) sock(s side, sock uint64) uint64 {
+	if sock == 0 {
+		return 0
+	}
+	if x.socks[s][sock] == 0 {
+		x.socks[s][sock] = 0xffff888000000000 + uint64(len(x.socks[s]))<<8
+	}
+	return x.socks[s][sock]
+}
+
+// moved is an address at a host: its own, or the other's as it sees it.
+func moved(a netip.AddrPort, host byte, ports uint16) netip.AddrPort {
+	if !a.IsValid() || a.Addr().IsUnspecified() {
+		return a
+	}
+	to := netip.AddrFrom4([4]byte{198, 51, 100, host})
+	if a.Addr().Is6() {
+		to = netip.AddrFrom16([16]byte{0x20, 0x01, 0x0d, 0xb8, 15: host})
+	}
+	port := a.Port()
+	if port != 0 {
+		port ^= ports
+	}
+	return netip.AddrPortFrom(to, port)
+}
+
+// at is an event as the host tells it.
+func (x *cut) at(s side, e event.Event) event.Event {
+	e.Time += x.shift[s]
+	if e.Conn != 0 {
+		e.Conn += uint64(x.shift[s])
+	}
+	e.Sock, e.Other = x.sock(s, e.Sock), x.sock(s, e.Other)
+	e.PID, e.TID = x.id(s, e.PID), x.id(s, e.TID)
+	if e.Hook == event.HookSignal {
+		e.Arg2 = int32(x.id(s, uint32(e.Arg2)))
+	}
+	e.NetNS = min(e.NetNS, 4026531840)
+	far, ports := byte(s.other()), uint16(0)
+	if x.nat {
+		far, ports = byte(10*s.other()), 0x1000*uint16(s)
+	}
+	e.Local, e.Remote = moved(e.Local, byte(s), 0), moved(e.Remote, far, ports)
+	return e
+}
+
+// recording is what the host recorded. only says which hooks it had; nil: all of the run's.
+func (x *cut) recording(t testing.TB, s side, only func(event.Hook) bool) []byte {
+	t.Helper()
+	m := x.meta
+	name := map[side]string{client: "web1", service: "db1"}[s]
+	m.Host = &record.Host{ID: name + "-id", Boot: name + "-boot", Name: record.Text(name)}
+	m.Offset += time.Duration(s) * 17 * time.Minute // nobody's clock is right
+	if only != nil {
+		m.Rungs = slices.Clone(m.Rungs)
+		for i := range m.Rungs {
+			if !only(m.Rungs[i].Hook) {
+				m.Rungs[i].Rung = ""
+			}
+		}
+	}
+	var b bytes.Buffer
+	w, err := record.NewWriter(&b, m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var end time.Duration
+	for _, e := range x.events {
+		end = max(end, e.Time)
+		if x.sees(&e)&s == 0 || only != nil && !only(e.Hook) {
+			continue
+		}
+		if err := w.Event(x.at(s, e)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := w.Close(record.End{Time: end + x.shift[s] + 10*time.Second}); err != nil {
+		t.Fatal(err)
+	}
+	return b.Bytes()
+}
+
+func gather(t testing.TB, recordings ...[]byte) (all []*hosts.Trace) {
+	t.Helper()
+	for i, b := range recordings {
+		traces, _, err := session.Gather(bytes.NewReader(b), fmt.Sprint("recording ", i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, traces...)
+	}
+	return all
+}
+
+// end is one end on one host, as it is found again.
+type end struct {
+	host string
+	gen  uint64
+}
+
+// elsewhere is an end, with its peer, on one machine that has other addresses: loopback
+// proves more than a network does.
+func (x *cut) elsewhere(c *conn.Connection) *conn.Connection {
+	one := x.readdressed(c)
+	if c.Peer != nil {
+		one.Peer = x.readdressed(c.Peer)
+		one.Peer.Peer = one
+	}
+	return one
+}
+
+func (x *cut) readdressed(c *conn.Connection) *conn.Connection {
+	one, s := *c, x.sides[c]
+	one.Local, one.Remote = moved(c.Local, byte(s), 0), moved(c.Remote, byte(s.other()), 0)
+	one.Events, one.Elsewhere = slices.Clone(c.Events), slices.Clone(c.Elsewhere)
+	for _, list := range [][]event.Event{one.Events, one.Elsewhere} {
+		for i := range list {
+			e := &list[i]
+			e.Local, e.Remote = moved(e.Local, byte(s), 0), moved(e.Remote, byte(s.other()), 0)
+		}
+	}
+	return &one
+}
+
+// facts are everything in a verdict that is a fact.
+func facts(v *verdict.Verdict) string {
+	number := func(n *uint64) string {
+		if n == nil {
+			return "-"
+		}
+		return fmt.Sprint(*n)
+	}
+	actor, half := "-", "-"
+	if v.Actor != nil {
+		actor = v.Actor.Comm
+	}
+	if v.HalfClose != nil {
+		half = "told" // its length is of two clocks
+	}
+	return fmt.Sprintf("%s %s, ender %s, act %s/%d by %s, lost %s/%s/%s, bytes %s/%s/%s, saw %v, harmless %v, half-close %v, %s, TIME_WAIT %v %v",
+		v.Class, v.Cause, v.Ender, v.Act, v.Signal, actor,
+		number(v.Lost.Unread), number(v.Lost.Unsent), number(v.Lost.Unacked),
+		number(v.Bytes.Sent), number(v.Bytes.Acked), number(v.Bytes.Received), v.AppSaw, v.Harmless, half, v.Confidence, v.TimeWait, v.Missing)
+}
+
+// TestCut cuts the catalogue in two: each recording of each kernel becomes those of two
+// hosts, with other addresses, clocks that are an hour apart, and equal socket addresses,
+// network namespaces and PIDs. Joined again, each pair is found, no other is, and each
+// verdict is what the one machine's was.
+func TestCut(t *testing.T) {
+	for _, nat := range []bool{false, true} {
+		t.Run(fmt.Sprintf("nat=%v", nat), func(t *testing.T) {
+			pairs, wrong, same, alone, asAlone := 0, 0, 0, 0, 0
+			outcomes := map[hosts.Outcome]int{}
+			for _, r := range catalogue(t) {
+				x := cutRun(r, nat)
+				res := hosts.Join(gather(t, x.recording(t, client, nil), x.recording(t, service, nil)), session.Name)
+				got := map[end]*hosts.Ending{}
+				for i := range res.Ends {
+					e := &res.Ends[i]
+					got[end{e.Conn.Host, e.Conn.Gen}] = e
+				}
+				at := func(c *conn.Connection) *hosts.Ending {
+					s := x.sides[c]
+					return got[end{map[side]string{client: "web1", service: "db1"}[s], c.Gen + uint64(x.shift[s])}]
+				}
+				where := strings.TrimSuffix(r.kernel, ".tcpbye") + " " + r.meta.Scenario
+				for _, c := range x.ends {
+					e := at(c)
+					if e == nil {
+						t.Errorf("%s: %v > %v %v was not told of", where, c.Local, c.Remote, c.Open)
+						continue
+					}
+					want := verdict.Judge(x.elsewhere(c), verdict.ScopeOf(r.meta))
+					if c.Peer == nil {
+						alone++
+						if e.Conn.Peer != nil {
+							wrong++
+							t.Errorf("%s: %v > %v %v has a peer and had none", where, c.Local, c.Remote, c.Open)
+						}
+						if facts(&want) == facts(&e.Verdict) {
+							asAlone++
+						} else if e.Verdict.Confidence == verdict.Certain && want.Confidence == verdict.Certain && len(e.Verdict.Refuted(&want)) > 0 {
+							t.Errorf("%s: %v > %v %v, of which one end is known:\n got %s\nwant %s", where, c.Local, c.Remote, c.Open, facts(&e.Verdict), facts(&want))
+						}
+						continue
+					}
+					pairs++
+					if p := at(c.Peer); p == nil || e.Conn.Peer != p.Conn {
+						if e.Conn.Peer != nil {
+							wrong++
+						}
+						t.Errorf("%s: %v > %v %v is not joined with its peer", where, c.Local, c.Remote, c.Open)
+						continue
+					}
+					outcomes[e.Joint.Outcome]++
+					if facts(&want) == facts(&e.Verdict) {
+						same++
+						continue
+					}
+					t.Errorf("%s: %v > %v %v, %s, %v:\n got %s\nwant %s", where, c.Local, c.Remote, c.Open, e.Joint.Outcome, e.Joint.Clock.By, facts(&e.Verdict), facts(&want))
+				}
+			}
+			t.Logf("%d ends of pairs, %d wrong pairs, %d with the one machine's verdict: %v; %d ends alone, %d with the one machine's verdict", pairs, wrong, same, outcomes, alone, asAlone)
+		})
+	}
+}
