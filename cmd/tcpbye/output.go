@@ -42,15 +42,20 @@ type output struct {
 }
 
 func (o *output) flags(cmd *cobra.Command, format report.Format) {
+	o.showFlags(cmd, format)
+	cmd.Flags().StringVarP(&o.write, "write", "w", "", "record the events in `FILE` (- for standard output)")
+	o.attach.flag(cmd)
+}
+
+// showFlags say how to show.
+func (o *output) showFlags(cmd *cobra.Command, format report.Format) {
 	var names []string
 	for _, f := range report.Formats() {
 		names = append(names, string(f))
 	}
 	cmd.Flags().StringVarP(&o.format, "output", "o", string(format), "how to show: "+strings.Join(names, ", "))
-	cmd.Flags().StringVarP(&o.write, "write", "w", "", "record the events in `FILE` (- for standard output)")
 	cmd.Flags().StringVar(&o.color, "color", "auto", "auto, always or never")
 	cmd.Flags().BoolVarP(&o.verbose, "verbose", "v", false, "show the events that prove each verdict")
-	o.attach.flag(cmd)
 }
 
 // terminal looks at where standard output goes.
@@ -198,14 +203,17 @@ var quietPipes = sync.OnceFunc(func() {
 // show shows endings. What it writes is seen when the buffer is flushed.
 func (s *shower) show(scenario string) func(*conn.Connection, verdict.Verdict) error {
 	return func(c *conn.Connection, v verdict.Verdict) error {
-		j := report.Judged{Conn: c, Verdict: v, Scenario: scenario}
-		for _, sink := range append([]report.Sink{s.sink}, s.after...) {
-			if err := sink.End(j); err != nil {
-				return err
-			}
-		}
-		return nil
+		return s.end(report.Judged{Conn: c, Verdict: v, Scenario: scenario})
 	}
+}
+
+func (s *shower) end(j report.Judged) error {
+	for _, sink := range append([]report.Sink{s.sink}, s.after...) {
+		if err := sink.End(j); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // brief is the sink, where it also takes plain endings in the short form; nil: it

@@ -84,7 +84,7 @@ func (s *TableSink) cell(to *[]byte, kind briefCell, c *conn.Connection, v *verd
 		}
 		line = s.clock.append(line, s.o.wall(c.Ended))
 	case cellProcess:
-		if c.Owner == nil || c.Owner.Comm == "" || event.Outside(c.Owner.PID) || !plain(c.Owner.Comm, true) {
+		if c.Host != "" || c.Owner == nil || c.Owner.Comm == "" || event.Outside(c.Owner.PID) || !plain(c.Owner.Comm, true) {
 			return 0, false
 		}
 		line = append(append(line, c.Owner.Comm...), '/')

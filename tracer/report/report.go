@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/hosts"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
@@ -17,6 +18,8 @@ type Judged struct {
 	Conn     *conn.Connection
 	Verdict  verdict.Verdict
 	Scenario string // the demo's name; "" outside a demo
+	// Joint is what the recording of another host added; nil: none did.
+	Joint *hosts.Joint
 }
 
 // Clock turns the events' CLOCK_MONOTONIC into wall time.
