@@ -109,10 +109,21 @@ func (j *joiner) covers(p *pair, e *end) bool {
 		until := mine.To + myShift
 		return peer.Ended != 0 && peer.Ended <= until || peer.Ended == 0 && other.To+shift >= until-lived
 	}
-	if peer.Open == conn.OpenUnknown && other.From+shift > c.Ended {
+	over := c.Ended
+	if waits(c) {
+		over = max(over, c.Last)
+	}
+	if peer.Open == conn.OpenUnknown && other.From+shift > over-lived {
 		return false // its recording began later
 	}
-	return peer.Ended != 0 || other.To+shift >= c.Ended
+	return peer.Ended != 0 || other.To+shift >= over+lived
+}
+
+// waits says whether an end became a mini-socket in FIN_WAIT2, which may still be reset.
+func waits(c *conn.Connection) bool {
+	return event.Any(c.Events, func(e *event.Event) bool {
+		return e.Hook == event.HookTimeWait && event.State(e.Arg) == event.FinWait2
+	})
 }
 
 // sloppy is how far apart two orders of events may be that are told at two hosts before

@@ -69,7 +69,7 @@ func (p *pair) path(j *joiner) {
 // lostOn is what was lost on the way from one end to another.
 func (p *pair) lostOn(j *joiner, from, to *end) (all []Loss) {
 	f, t := from.Conn, to.Conn
-	if f.Lossy || t.Lossy {
+	if f.Lossy || t.Lossy || from.Verdict.Cause == verdict.SendFailed { // the latter never left its host
 		return nil
 	}
 	fromISN, ok1 := to.numbers.Received()

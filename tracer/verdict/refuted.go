@@ -21,9 +21,10 @@ func (v *Verdict) Refuted(both *Verdict) (in []string) {
 	if v.Cause != both.Cause && !slices.Contains(refines[v.Cause], both.Cause) {
 		in = append(in, "cause")
 	}
-	// Of a peer on another machine it cannot be told who it was.
+	// Of a peer on another machine it cannot be told who it was, and an ender that is not
+	// known is none.
 	remote := v.Ender == Peer && (both.Ender == PeerProcess || both.Ender == PeerKernel)
-	if v.Ender != both.Ender && !remote {
+	if v.Ender != both.Ender && !remote && v.Ender != NoEnder {
 		in = append(in, "ender")
 	}
 	// Why an end stands open may be an act at the other one.

@@ -1,0 +1,227 @@
+package hosts_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/tcpbye/tcpbye/tracer/event"
+	"github.com/tcpbye/tcpbye/tracer/hosts"
+	"github.com/tcpbye/tcpbye/tracer/verdict"
+)
+
+// spine are the hooks of a kernel without kprobes.
+func spine(h event.Hook) bool {
+	return slices.Contains([]event.Hook{event.HookSetState, event.HookDestroy, event.HookSendReset, event.HookSendActiveReset,
+		event.HookReset, event.HookErrorReport, event.HookSignal, event.HookExec, event.HookExit}, h)
+}
+
+// checkSure: what is certain is what one machine that sees all says, or less.
+func checkSure(t *testing.T, x *cut, recordings ...[]byte) (sure int, outcomes map[hosts.Outcome]int) {
+	t.Helper()
+	outcomes = map[hosts.Outcome]int{}
+	_, at := x.joined(t, recordings...)
+	for _, c := range x.ends {
+		e := at[c]
+		if e == nil {
+			continue // its recording began later, or ended before
+		}
+		if e.Joint != nil {
+			outcomes[e.Joint.Outcome]++
+			// A hole at the other host takes nothing away.
+			if a := &e.Joint.Alone; a.Confidence == verdict.Certain && e.Verdict.Confidence != verdict.Certain && e.Verdict.Cause == a.Cause && e.Verdict.Ender == a.Ender && e.Verdict.Act == a.Act {
+				t.Errorf("%s was certain of %s alone, and is %s with the other host", x.where(c), a.Cause, e.Verdict.Confidence)
+			}
+		}
+		if e.Verdict.Confidence != verdict.Certain {
+			continue
+		}
+		sure++
+		want := x.due(c)
+		if e.Verdict.Class == verdict.Open && want.Class != verdict.Open {
+			continue // so it was when the recording ended
+		}
+		if e.Joint == nil || e.Joint.Alone.Confidence == verdict.Certain && e.Joint.Alone.Cause == e.Verdict.Cause {
+			continue // whatever is wrong with it is not of the join
+		}
+		if in := e.Verdict.Refuted(&want); len(in) > 0 {
+			t.Errorf("%s is certain, and one machine refutes the %s:\n got %s\nwant %s", x.where(c), strings.Join(in, ", "), facts(&e.Verdict), facts(&want))
+		}
+	}
+	return sure, outcomes
+}
+
+// TestHoles: one of the hosts has the tracepoints only. What the other one is certain of
+// stays, and nothing that is certain is wrong.
+func TestHoles(t *testing.T) {
+	for _, poor := range []side{client, service} {
+		sure, all := 0, map[hosts.Outcome]int{}
+		for _, r := range catalogue(t) {
+			x := cutRun(r, true)
+			n, outcomes := checkSure(t, x, x.recording(t, poor, view{only: spine}), x.recording(t, poor.other(), view{}))
+			sure += n
+			for o, n := range outcomes {
+				all[o] += n
+			}
+		}
+		if sure < 500 || all[hosts.Disputed] > 0 {
+			t.Errorf("%s has only tracepoints: %d ends are certain, %v", names[poor], sure, all)
+		}
+		t.Logf("%s has only tracepoints: %d ends are certain, %v", names[poor], sure, all)
+	}
+}
+
+// TestUncovered: the recording of one host begins later, or ends earlier, than the other's.
+// Nothing that is certain is wrong, and what it does not cover is said.
+func TestUncovered(t *testing.T) {
+	for _, short := range []side{client, service} {
+		for _, part := range []float64{.2, .4, .6, .8} {
+			for _, early := range []bool{true, false} {
+				sure, all := 0, map[hosts.Outcome]int{}
+				for _, r := range catalogue(t) {
+					x := cutRun(r, true)
+					first, last := x.span()
+					at := time.Duration(part * float64(last-first))
+					v := view{from: at}
+					if early {
+						v = view{to: at}
+					}
+					n, outcomes := checkSure(t, x, x.recording(t, short, v), x.recording(t, short.other(), view{}))
+					sure += n
+					for o, n := range outcomes {
+						all[o] += n
+					}
+				}
+				if early && all[hosts.Uncovered] == 0 || all[hosts.Disputed] > 0 {
+					t.Errorf("%s's recording is cut at %.0f %%, early %v: %v", names[short], 100*part, early, all)
+				}
+				t.Logf("%s's recording is cut at %.0f %%, early %v: %d ends are certain, %v", names[short], 100*part, early, sure, all)
+			}
+		}
+	}
+}
+
+// pick is the cut of one scenario.
+func pick(t *testing.T, kernel, scenario string) *cut {
+	t.Helper()
+	for _, r := range catalogue(t) {
+		if r.kernel == kernel+".tcpbye" && r.meta.Scenario == scenario {
+			return cutRun(r, true)
+		}
+	}
+	t.Fatalf("%s is not recorded on %s", scenario, kernel)
+	return nil
+}
+
+// TestPath: what one end sent and the other never received is the path's doing, and what
+// never left its host is not.
+func TestPath(t *testing.T) {
+	for scenario, want := range map[string]string{
+		"retransmit-timeout-ipv4": "500 bytes that web1 sent never reached the TCP of db1: they were lost on the way.",
+		"unsent-keepalive-ipv4":   "",
+		"close-ipv4":              "",
+		"close-unread-ipv4":       "",
+	} {
+		x := pick(t, "6.1", scenario)
+		res, at := x.joined(t, x.recording(t, client, view{}), x.recording(t, service, view{}))
+		var said []string
+		for _, e := range at {
+			for _, l := range e.Joint.Path {
+				if said = append(said, l.String()); !strings.Contains(e.Verdict.Sentence, l.String()) {
+					t.Errorf("%s: %q does not say so: %s", scenario, l, e.Verdict.Sentence)
+				}
+			}
+		}
+		slices.Sort(said)
+		if got := strings.Join(slices.Compact(said), " "); got != want {
+			t.Errorf("%s: %q, want %q", scenario, got, want)
+		}
+		if (res.Lost > 0) != (want != "") {
+			t.Errorf("%s: %d connections with losses", scenario, res.Lost)
+		}
+	}
+}
+
+// TestOneHostTwice: two recordings of one host are of one host, and no connection counts
+// twice.
+func TestOneHostTwice(t *testing.T) {
+	x := pick(t, "6.1", "close-ipv4")
+	first, last := x.span()
+	part := x.recording(t, client, view{to: (last - first) / 2})
+	whole, other := x.recording(t, client, view{}), x.recording(t, service, view{})
+	for _, list := range [][][]byte{{whole, part, other}, {part, other, whole}, {other, other, whole}} {
+		res, _ := x.joined(t, list...)
+		counts := map[string]int{}
+		for _, h := range res.Hosts {
+			counts[h.Name] = h.Connections
+		}
+		if len(res.Ends) != 2 || res.Joined != 1 || fmt.Sprint(counts) != "map[db1:1 web1:1]" {
+			t.Errorf("%d ends, %d joined, %v", len(res.Ends), res.Joined, counts)
+		}
+		for _, e := range res.Ends {
+			if e.Joint == nil || e.Joint.Outcome == hosts.Uncovered {
+				t.Errorf("%v: the recording that tells less was taken", e.Conn.Local)
+			}
+		}
+	}
+}
+
+// TestNames: two hosts of one name are told apart, and each process is of its end's host.
+func TestNames(t *testing.T) {
+	x := pick(t, "6.1", "close-unread-ipv4")
+	traces := gather(t, x.recording(t, client, view{}), x.recording(t, service, view{}))
+	for _, tr := range traces {
+		tr.Host.Name = "localhost"
+	}
+	res := hosts.Join(traces, nil)
+	if len(res.Hosts) != 2 || res.Hosts[0].Name != "localhost" || res.Hosts[1].Name != "localhost#2" {
+		t.Errorf("the hosts are %+v", res.Hosts)
+	}
+	for _, e := range res.Ends {
+		if e.Conn.Owner == nil || e.Conn.Owner.Host != e.Conn.Host {
+			t.Errorf("the owner of %v is %+v", e.Conn.Local, e.Conn.Owner)
+		}
+		if a := e.Verdict.Actor; a == nil || a.Comm != "server" || a.Host != "localhost#2" {
+			t.Errorf("%v: the actor is %+v", e.Conn.Local, a)
+		}
+		if !strings.Contains(e.Verdict.Sentence, " on localhost#2)") {
+			t.Errorf("%v: %s", e.Conn.Local, e.Verdict.Sentence)
+		}
+	}
+}
+
+// TestClock: the bounds hold the true offset, whichever end is told of.
+func TestClock(t *testing.T) {
+	by, wide := map[hosts.Source]int{}, 0
+	for _, r := range catalogue(t) {
+		x := cutRun(r, true)
+		res, _ := x.joined(t, x.recording(t, client, view{}), x.recording(t, service, view{}))
+		// The wall clock of the service is 17 minutes ahead of the client's, and CLOCK_MONOTONIC
+		// another way apart.
+		ahead := 17*time.Minute + x.shift[service] - x.shift[client]
+		for _, e := range res.Ends {
+			if e.Joint == nil {
+				continue
+			}
+			c, want := e.Joint.Clock, ahead
+			if e.Conn.Host == names[service] {
+				want = -ahead
+			}
+			by[c.By]++
+			// Over loopback a RST comes before its sending is told.
+			const told = 5 * time.Millisecond
+			if c.Least != nil && *c.Least > want+told || c.Most != nil && *c.Most < want-told || c.By == hosts.WallClocks {
+				t.Errorf("%s %s: by %s, %v ahead, from %v (%s) to %v (%s), in truth %v", r.kernel, r.meta.Scenario, c.By, c.Ahead, c.Least, c.LeastBy, c.Most, c.MostBy, want)
+			}
+			if (c.Ahead - want).Abs() > 20*time.Millisecond {
+				wide++
+			}
+		}
+	}
+	t.Logf("clocks set by %v; %d by more than 20 ms wrong", by, wide)
+	if by[hosts.Connection] < 1000 {
+		t.Error("hardly any by the connection itself")
+	}
+}
