@@ -8,12 +8,15 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -30,7 +33,7 @@ import (
 )
 
 // peerEnv makes this test program the client or the server of TestJoinHosts: "client
-// ADDRESS…" or "server ADDRESS…". It says on its output which connection had which
+// ROUNDS AGAIN ADDRESS…" or "server ADDRESS…". It says on its output which connection had which
 // addresses, as it saw them.
 const peerEnv = "TCPBYE_TEST_PEER"
 
@@ -57,21 +60,29 @@ const (
 	wayUnread      = 'u' // the server closes with unread data
 	wayServerReset = 'k' // the server aborts (SO_LINGER 0)
 	wayClientReset = 'l' // the client aborts
+	wayPath        = 'p' // what the client sends is dropped on the way, and it gives up
 )
 
 var ways = []byte{wayClose, wayShutdown, wayUnread, wayServerReset, wayClientReset}
 
-const (
-	// rounds is how often the client goes through the ways at each address, and again
-	// how many connections it aborts, so that ports are used again and again.
-	rounds = 8
-	again  = 150
+var (
+	joinRounds = flag.Int("join.rounds", 8, "how often TestJoinHosts goes through the ways to end a connection at each address")
+	joinAgain  = flag.Int("join.again", 150, "how many connections it aborts, so that ports are used again and again")
+	joinKeep   = flag.String("join.keep", "", "the directory in which it leaves the recordings; with -join.rounds 1 -join.again 0 those of testdata")
 )
 
-func playClient(addresses []string) error {
+func playClient(args []string) error {
+	rounds, err := strconv.Atoi(args[0])
+	if err != nil {
+		return err
+	}
+	again, err := strconv.Atoi(args[1])
+	if err != nil {
+		return err
+	}
 	out := bufio.NewWriter(os.Stdout)
 	id := uint32(0)
-	for _, address := range addresses {
+	for _, address := range args[2:] {
 		var all []byte
 		for range rounds {
 			all = append(all, ways...)
@@ -79,6 +90,7 @@ func playClient(addresses []string) error {
 		for range again {
 			all = append(all, wayClientReset)
 		}
+		all = append(all, wayPath)
 		for _, way := range all {
 			id++
 			local, err := call1(address, way, id)
@@ -100,6 +112,10 @@ func playClient(addresses []string) error {
 }
 
 func call1(address string, way byte, id uint32) (local string, err error) {
+	if way == wayPath {
+		host, _, _ := net.SplitHostPort(address)
+		address = net.JoinHostPort(host, "8001")
+	}
 	c, err := net.Dial("tcp", address)
 	if err != nil {
 		return "", err
@@ -114,6 +130,11 @@ func call1(address string, way byte, id uint32) (local string, err error) {
 	}
 	answer := make([]byte, 2)
 	switch way {
+	case wayPath:
+		if _, err := io.ReadFull(c, answer); err != nil {
+			return "", err
+		}
+		return c.LocalAddr().String(), giveUp(c.(*net.TCPConn))
 	case wayUnread, wayServerReset:
 		if _, err := io.ReadFull(c, answer); !errors.Is(err, syscall.ECONNRESET) {
 			return "", fmt.Errorf("want a reset, got %v", err)
@@ -138,6 +159,28 @@ func call1(address string, way byte, id uint32) (local string, err error) {
 	return c.LocalAddr().String(), err
 }
 
+// giveUp sends what nobody gets, with little patience.
+func giveUp(c *net.TCPConn) error {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = raw.Control(func(fd uintptr) {
+		failed = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 1000)
+	})
+	if err := errors.Join(err, failed); err != nil {
+		return err
+	}
+	if _, err := c.Write(make([]byte, 500)); err != nil {
+		return err
+	}
+	if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ETIMEDOUT) {
+		return fmt.Errorf("want a timeout, got %v", err)
+	}
+	return nil
+}
+
 // playServer serves until its input ends.
 func playServer(addresses []string) error {
 	out := make(chan string)
@@ -148,12 +191,14 @@ func playServer(addresses []string) error {
 			return err
 		}
 		go func() {
+			var all []net.Conn // what is not closed is not to be collected
 			for {
 				c, err := l.Accept()
 				if err != nil {
 					fail <- err
 					return
 				}
+				all = append(all, c)
 				// Whoever is served comes next: that makes the order of ends plain.
 				if line, err := answer1(c.(*net.TCPConn)); err != nil {
 					fail <- err
@@ -180,8 +225,12 @@ func playServer(addresses []string) error {
 }
 
 func answer1(c *net.TCPConn) (line string, err error) {
-	defer c.Close()
 	hello := make([]byte, 5)
+	defer func() {
+		if hello[4] != wayPath { // which stays until the server ends
+			c.Close()
+		}
+	}()
 	if _, err := io.ReadFull(c, hello); err != nil {
 		return "", err
 	}
@@ -266,6 +315,10 @@ table inet nat {
 		type nat hook prerouting priority -100;
 		ip daddr 10.77.1.1 dnat ip to 10.77.2.2
 		ip6 daddr fd77:1::1 dnat ip6 to fd77:2::2
+	}
+	chain through {
+		type filter hook forward priority 0;
+		tcp dport 8001 meta length > 400 drop
 	}
 	chain out {
 		type nat hook postrouting priority 100;
@@ -396,7 +449,7 @@ func TestJoinHosts(t *testing.T) {
 		cmd.Stderr = t.Output()
 		return cmd
 	}
-	server := peer(s.server, "server 10.77.2.2:8000 [fd77:2::2]:8000")
+	server := peer(s.server, "server 10.77.2.2:8000 10.77.2.2:8001 [fd77:2::2]:8000 [fd77:2::2]:8001")
 	over, err := server.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -414,7 +467,7 @@ func TestJoinHosts(t *testing.T) {
 	}
 	called := make(chan []byte, 1)
 	go func() {
-		out, err := peer(s.client, "client 10.77.1.1:8000 [fd77:1::1]:8000").Output()
+		out, err := peer(s.client, fmt.Sprintf("client %d %d 10.77.1.1:8000 [fd77:1::1]:8000", *joinRounds, *joinAgain)).Output()
 		if err != nil {
 			t.Errorf("the client: %v", err)
 		}
@@ -432,6 +485,15 @@ func TestJoinHosts(t *testing.T) {
 	out := <-called
 	recordings := []string{stopClient(), stopServer()}
 
+	// As they are, both recordings have both ends of all: each is shown once.
+	raw := []string{"join", "-o", "json", "--no-events"}
+	for _, name := range recordings {
+		raw = append(raw, strings.Replace(name, "-alone", "", 1))
+	}
+	all, err := exec.Command(path, raw...).Output()
+	if err != nil {
+		t.Fatalf("join of one machine's recordings: %v", err)
+	}
 	cmd := exec.Command(path, append([]string{"join", "-o", "json", "--no-events"}, recordings...)...)
 	var said bytes.Buffer
 	cmd.Stderr = &said
@@ -442,7 +504,7 @@ func TestJoinHosts(t *testing.T) {
 	t.Logf("%s", bytes.TrimSpace(said.Bytes()))
 	ends := map[string]*report.Record{}
 	byLocal := map[string][]*report.Record{} // of the client's host
-	outcomes := map[string]int{}
+	outcomes, lost := map[string]int{}, 0
 	for line := range bytes.Lines(joined) {
 		r := new(report.Record)
 		if err := json.Unmarshal(line, r); err != nil {
@@ -454,6 +516,13 @@ func TestJoinHosts(t *testing.T) {
 		}
 		if r.Joint != nil {
 			outcomes[r.Joint.Outcome]++
+			for _, l := range r.Joint.Path {
+				if l.From == "web1" && l.To == "db1" && l.What == hosts.LostData && l.Bytes != nil && *l.Bytes == 500 {
+					lost++
+				} else {
+					t.Errorf("%s > %s: the path lost %+v", *r.Local, *r.Remote, l)
+				}
+			}
 			c := r.Joint.Clock
 			if c.Least != nil && *c.Least > int64(time.Millisecond) || c.Most != nil && *c.Most < -int64(time.Millisecond) {
 				t.Errorf("%s: the clocks are one, and found to be %d to %d ns apart", *r.Local, *c.Least, *c.Most)
@@ -461,6 +530,9 @@ func TestJoinHosts(t *testing.T) {
 		}
 	}
 	t.Logf("outcomes: %v", outcomes)
+	if n := bytes.Count(all, []byte("\n")); n != len(ends) {
+		t.Errorf("two recordings of one machine have %d ends, want the %d that there are", n, len(ends))
+	}
 	causes := map[byte]map[string]int{}
 	calls, found := 0, 0
 	for line := range bytes.Lines(out) {
@@ -493,8 +565,22 @@ func TestJoinHosts(t *testing.T) {
 		causes[way[0]][r.Verdict.Cause+", "+r.Verdict.Confidence]++
 	}
 	t.Logf("%d of %d connections joined; the client's verdicts:%v", found, calls, causesText(causes))
+	if lost != 4 {
+		t.Errorf("%d ends tell of the 500 bytes that the router dropped, want both of two connections", lost)
+	}
+	if *joinKeep != "" {
+		for _, name := range recordings {
+			b, err := os.ReadFile(name)
+			if err == nil {
+				err = os.WriteFile(filepath.Join(*joinKeep, strings.Replace(filepath.Base(name), "-alone", "", 1)), b, 0o644)
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
 	for way, cause := range map[byte]verdict.Cause{wayClose: verdict.OrderlyClose, wayShutdown: verdict.HalfClose, wayUnread: verdict.CloseUnread,
-		wayServerReset: verdict.LingerZero, wayClientReset: verdict.LingerZero} {
+		wayServerReset: verdict.LingerZero, wayClientReset: verdict.LingerZero, wayPath: verdict.UserTimeout} {
 		for said, n := range causes[way] {
 			if c, sure, _ := strings.Cut(said, ", "); c != string(cause) && sure == string(verdict.Certain) {
 				t.Errorf("%d connections that ended as %c are certainly %s", n, way, c)
@@ -504,14 +590,14 @@ func TestJoinHosts(t *testing.T) {
 	if outcomes[string(hosts.Disputed)] > 0 {
 		t.Error("what one host is certain of is disputed")
 	}
-	if want := 2 * (rounds*len(ways) + again); calls != want {
+	if want := 2 * (*joinRounds*len(ways) + *joinAgain + 1); calls != want {
 		t.Errorf("%d connections, want %d", calls, want)
 	}
 }
 
 func causesText(causes map[byte]map[string]int) string {
 	var b strings.Builder
-	for _, way := range ways {
+	for _, way := range append(slices.Clone(ways), wayPath) {
 		fmt.Fprintf(&b, " %c: %v", way, causes[way])
 	}
 	return b.String()

@@ -31,7 +31,8 @@ func TestMain(m *testing.M) {
 // TestScripts runs what can be seen of tcpbye without a kernel that is traced.
 //
 // The recordings are of Linux 6.1: busy.tcpbye is a run of trace that found
-// connections there, close.tcpbye one of demo close.
+// connections there, close.tcpbye one of demo close; web1.tcpbye and db1.tcpbye are of
+// TestJoinHosts.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:           "testdata/script",
@@ -39,7 +40,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("TZ", "UTC")
 			env.Setenv("LC_ALL", "C.UTF-8")
-			for _, name := range []string{"busy.tcpbye", "close.tcpbye"} {
+			for _, name := range []string{"busy.tcpbye", "close.tcpbye", "web1.tcpbye", "db1.tcpbye"} {
 				b, err := os.ReadFile(filepath.Join("testdata", name))
 				if err != nil {
 					return err

@@ -3,12 +3,14 @@ package hosts_test
 import (
 	"bytes"
 	"cmp"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -30,20 +32,24 @@ type run struct {
 // catalogue are the recorded scenarios of all kernels.
 func catalogue(t testing.TB) []run {
 	t.Helper()
-	paths, err := filepath.Glob("../verdict/testdata/*.tcpbye")
+	runs, err := recorded()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(paths) < 4 {
-		t.Fatalf("recordings of %d kernels, want at least 4: make record writes them", len(paths))
+	return runs
+}
+
+var recorded = sync.OnceValues(func() (runs []run, err error) {
+	paths, err := filepath.Glob("../verdict/testdata/*.tcpbye")
+	if err == nil && len(paths) < 4 {
+		err = fmt.Errorf("recordings of %d kernels, want at least 4: make record writes them", len(paths))
 	}
-	var runs []run
 	for _, path := range paths {
-		b, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
+		b, e := os.ReadFile(path)
+		if e != nil {
+			return nil, e
 		}
-		err = record.Read(bytes.NewReader(b), record.Handler{
+		err = errors.Join(err, record.Read(bytes.NewReader(b), record.Handler{
 			Meta: func(m record.Meta) error {
 				runs = append(runs, run{kernel: filepath.Base(path), meta: m})
 				return nil
@@ -53,13 +59,10 @@ func catalogue(t testing.TB) []run {
 				r.events = append(r.events, e)
 				return nil
 			},
-		})
-		if err != nil {
-			t.Fatalf("%s: %v", path, err)
-		}
+		}))
 	}
-	return runs
-}
+	return runs, err
+})
 
 // side is one of two hosts; sides are several.
 type side uint8

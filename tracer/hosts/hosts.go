@@ -2,6 +2,7 @@ package hosts
 
 import (
 	"cmp"
+	"net/netip"
 	"slices"
 	"strconv"
 	"time"
@@ -79,6 +80,7 @@ const (
 // Joint is what the join adds to the verdict on an end.
 type Joint struct {
 	Outcome Outcome
+	Host    string // the name of the other host
 	// Alone is the verdict without the other host.
 	Alone verdict.Verdict
 	Clock Clock
@@ -179,12 +181,6 @@ func (j *joiner) label() {
 // collect lists the ends, and gives them and their processes their host's name. Of an end
 // that two recordings of one host tell of, the one that tells most remains.
 func (j *joiner) collect() {
-	type identity struct {
-		clock string
-		netns uint32
-		keys  [2]uint32
-		side  string
-	}
 	known := map[identity]*end{}
 	j.byConn = map[*conn.Connection]*end{}
 	for n, t := range j.traces {
@@ -193,33 +189,57 @@ func (j *joiner) collect() {
 			mark(e.Conn, j.labels[n])
 			j.ends = append(j.ends, e)
 			j.byConn[e.Conn] = e
-			rcv, ok := e.numbers.Received()
-			snd, _, _ := e.numbers.Sent()
-			if !ok {
-				continue
-			}
-			id := identity{t.clock(), e.Conn.NetNS, [2]uint32{snd, rcv}, e.Conn.Local.String() + e.Conn.Remote.String()}
-			if other := known[id]; other != nil && other.trace != n {
-				if tells(e) > tells(other) {
+			for _, id := range e.identities(t.clock()) {
+				other := known[id]
+				switch {
+				case other == nil:
+					known[id] = e
+				case other.trace == n: // the join of one host's events has told them apart
+				case tells(e.Conn) > tells(other.Conn):
 					other.twice, known[id] = true, e
-				} else {
+				default:
 					e.twice = true
 				}
-				continue
 			}
-			known[id] = e
 		}
 	}
 }
 
-// tells is how much is known of an end.
-func tells(e *end) int {
-	n := len(e.Conn.Events)
-	if e.Conn.Ended != 0 {
-		n += 1 << 20
+// identity is what is the same of an end in all recordings of its host.
+type identity struct {
+	clock         string
+	netns         uint32
+	local, remote netip.AddrPort
+	isn           uint32
+	own           bool // isn is the end's own
+}
+
+func (e *end) identities(clock string) (all []identity) {
+	id := identity{clock, e.Conn.NetNS, e.Conn.Local, e.Conn.Remote, 0, false}
+	if rcv, ok := e.numbers.Received(); ok {
+		id.isn = rcv
+		all = append(all, id)
 	}
-	if e.Conn.Opened != 0 {
-		n += 1 << 19
+	if snd, doubt, ok := e.numbers.Sent(); ok && !doubt {
+		id.isn, id.own = snd, true
+		all = append(all, id)
+	}
+	return all
+}
+
+// tells is how much a trace knows of a connection: both ends are taken from one.
+func tells(c *conn.Connection) (n int) {
+	for _, c := range []*conn.Connection{c, c.Peer} {
+		if c == nil {
+			continue
+		}
+		n += len(c.Events)
+		if c.Ended != 0 {
+			n += 1 << 20
+		}
+		if c.Opened != 0 {
+			n += 1 << 19
+		}
 	}
 	return n
 }

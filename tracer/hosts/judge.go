@@ -23,9 +23,9 @@ func (j *joiner) judge(p *pair) {
 	scope := union(j.traces[p.ta].Scope, j.traces[p.tb].Scope)
 	sure := p.certainOrder(j, ends, scope)
 	for _, e := range ends {
-		e.joint = &Joint{Alone: e.Verdict, Clock: p.clock}
+		e.joint = &Joint{Host: j.labels[p.tb], Alone: e.Verdict, Clock: p.clock}
 		if e == p.b {
-			e.joint.Clock = p.clock.flip()
+			e.joint.Host, e.joint.Clock = j.labels[p.ta], p.clock.flip()
 		}
 		e.joint.Alone.Evidence = moved(e, e.joint.Alone.Evidence)
 		if !j.covers(p, e) {

@@ -83,7 +83,12 @@ func (p *pair) lostOn(j *joiner, from, to *end) (all []Loss) {
 		s, r := sent[len(sent)-1], received[len(received)-1]
 		// The first that shows it was looked at when it had been sent.
 		at := sent[slices.IndexFunc(sent, func(x stand) bool { return x.nxt == s.nxt })].at
-		there := t.Ended == 0 && j.until(to) > at+lived || t.Ended > at+lived
+		// What was sent again and again had its time.
+		margin := lived
+		if from.Verdict.Class == verdict.TimedOut && f.Ended == at {
+			margin = 0
+		}
+		there := t.Ended == 0 && j.until(to) > at+margin || t.Ended > at+margin
 		fin := finSent(f) != 0 && s.all
 		switch missing := s.nxt - min(s.nxt, max(r.rcv, s.una)); {
 		case missing == 0 || !there || unsent(f):

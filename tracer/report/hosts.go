@@ -1,9 +1,8 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
-	"strconv"
-	"strings"
 	"time"
 
 	"github.com/tcpbye/tcpbye/tracer/hosts"
@@ -12,6 +11,7 @@ import (
 // JointRecord is what the recording of the other end's host added to an end.
 type JointRecord struct {
 	Outcome string      `json:"outcome"` // see hosts.Outcome
+	Host    string      `json:"host"`    // name of the other host
 	Alone   AloneRecord `json:"alone"`
 	Clock   ClockRecord `json:"clock"`
 	// Path is what was sent at one end and never received at the other.
@@ -54,10 +54,10 @@ func jointRecord(x *hosts.Joint) *JointRecord {
 		return &n
 	}
 	r := &JointRecord{
-		Outcome: string(x.Outcome),
-		Alone:   AloneRecord{string(x.Alone.Class), string(x.Alone.Cause), known(string(x.Alone.Ender)), string(x.Alone.Confidence)},
-		Clock:   ClockRecord{string(x.Clock.By), int64(x.Clock.Ahead), nanoseconds(x.Clock.Least), nanoseconds(x.Clock.Most)},
-		Path:    []LossRecord{},
+		Outcome: string(x.Outcome), Host: x.Host,
+		Alone: AloneRecord{string(x.Alone.Class), string(x.Alone.Cause), known(string(x.Alone.Ender)), string(x.Alone.Confidence)},
+		Clock: ClockRecord{string(x.Clock.By), int64(x.Clock.Ahead), nanoseconds(x.Clock.Least), nanoseconds(x.Clock.Most)},
+		Path:  []LossRecord{},
 	}
 	for _, l := range x.Path {
 		r.Path = append(r.Path, LossRecord{l.From, l.To, l.What, known(l.Bytes)})
@@ -87,43 +87,30 @@ func (st *story) alone(p pen) (lines []string) {
 
 // clocks says how the other host's clock was found to stand to that of the first.
 func (st *story) clocks(p pen) []string {
-	j, other := st.ends[left], st.ends[right]
+	j := st.ends[left]
 	if j == nil || j.Joint == nil {
 		return nil
 	}
 	c := j.Joint.Clock
-	there := "the other host"
-	if other != nil {
-		there = p.own(other.Conn.Host)
-	}
-	here := p.own(j.Conn.Host)
+	here, there := p.own(j.Conn.Host), p.own(j.Joint.Host)
 	switch c.By {
 	case hosts.SameClock:
 		return nil
 	case hosts.WallClocks:
-		return []string{fmt.Sprintf("nothing of the connection shows how the clocks of %s and %s stand to each other: both are taken to be right", here, there)}
+		return []string{"nothing of the connection shows how those of " + here + " and " + there + " stand to each other: both are taken to be right"}
 	}
-	sign, ahead, least, most, leastBy, mostBy := "ahead of", c.Ahead, c.Least, c.Most, c.LeastBy, c.MostBy
-	if ahead < 0 {
-		sign, ahead, least, most, leastBy, mostBy = "behind", -ahead, c.Most, c.Least, c.MostBy, c.LeastBy
+	text := there + "'s minus " + here + "'s: " + exactSeconds(c.Ahead)
+	switch {
+	case c.Least != nil && c.Most != nil:
+		return []string{text + ", between " + exactSeconds(*c.Least) + by(c.LeastBy) + " and " + exactSeconds(*c.Most) + by(c.MostBy)}
+	case c.Least != nil:
+		return []string{text + ", at least " + exactSeconds(*c.Least) + by(c.LeastBy)}
 	}
-	text := fmt.Sprintf("%s is %s %s %s", there, exactSeconds(ahead), sign, here)
-	var bounds []string
-	if least != nil {
-		bounds = append(bounds, "at least "+exactSeconds((*least).Abs())+by(leastBy))
-	}
-	if most != nil {
-		bounds = append(bounds, "at most "+exactSeconds((*most).Abs())+by(mostBy))
-	}
-	return []string{text + ": " + strings.Join(bounds, ", ")}
+	return []string{text + ", at most " + exactSeconds(*c.Most) + by(c.MostBy)}
 }
 
-func by(what string) string {
-	if what == "" {
-		return " (other connections)"
-	}
-	return " (" + what + ")"
-}
+// by is what bounds the difference of two clocks.
+func by(what string) string { return " (" + cmp.Or(what, "other connections") + ")" }
 
-// exactSeconds is a time to the microsecond.
-func exactSeconds(d time.Duration) string { return strconv.FormatFloat(d.Seconds(), 'f', 6, 64) + " s" }
+// exactSeconds is a difference of times to the microsecond.
+func exactSeconds(d time.Duration) string { return fmt.Sprintf("%+.6f s", d.Seconds()) }
