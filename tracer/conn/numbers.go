@@ -1,10 +1,6 @@
 package conn
 
-import (
-	"time"
-
-	"github.com/tcpbye/tcpbye/tracer/event"
-)
+import "time"
 
 // Numbers are the initial sequence numbers of a connection as one of its ends knows
 // them, and how far it has come. Both ends know the same two, crosswise, whatever the
@@ -38,7 +34,3 @@ func (n *Numbers) Keys() (keys [][2]uint32) {
 	}
 	return keys
 }
-
-// Sends says whether this end can have sent a segment, by its numbers: true where that
-// cannot be told.
-func (n *Numbers) Sends(e *event.Event) bool { return n.sends(e) }

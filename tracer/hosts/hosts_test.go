@@ -2,6 +2,7 @@ package hosts_test
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"testing"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/hosts"
+	"github.com/tcpbye/tcpbye/tracer/session"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
@@ -223,5 +225,60 @@ func TestClock(t *testing.T) {
 	t.Logf("clocks set by %v; %d by more than 20 ms wrong", by, wide)
 	if by[hosts.Connection] < 1000 {
 		t.Error("hardly any by the connection itself")
+	}
+}
+
+// TestHostile: whatever recordings hold, the join ends, and pairs no end twice.
+func TestHostile(t *testing.T) {
+	r := rand.New(rand.NewPCG(7, 7))
+	runs := catalogue(t)
+	for range 300 {
+		x := cutRun(runs[r.IntN(len(runs))], r.IntN(2) == 0)
+		traces := gather(t, x.recording(t, client, view{}), x.recording(t, service, view{}))
+		if r.IntN(3) == 0 {
+			traces = append(traces, gather(t, x.recording(t, service, view{}))...)
+		}
+		for _, tr := range traces {
+			switch r.IntN(6) {
+			case 0:
+				tr.From, tr.To = time.Duration(r.Int64()), time.Duration(r.Int64())
+			case 1:
+				tr.Offset = time.Duration(r.Uint64())
+			case 2:
+				tr.Host = hosts.Host{}
+			case 3:
+				tr.Strays = append(tr.Strays, hosts.Stray{Event: event.Event{Hook: event.HookSendReset, Has: event.HasSegment, Segment: event.Segment{Flags: event.SYN}}})
+			}
+			for i := range tr.Ends {
+				c := tr.Ends[i].Conn
+				for k := range c.Events {
+					e := &c.Events[k]
+					switch r.IntN(40) {
+					case 0:
+						e.Time = time.Duration(r.Uint64())
+					case 1:
+						e.SndUna, e.SndNxt, e.BytesAcked = r.Uint32(), r.Uint32(), r.Uint64()
+					case 2:
+						e.RcvNxt, e.BytesReceived = r.Uint32(), r.Uint64()
+					case 3:
+						e.Hook = event.Hook(r.IntN(40))
+					case 4:
+						e.State, e.ToState, e.Arg = event.State(r.IntN(14)), event.State(r.IntN(14)), int32(r.Uint32())
+					}
+				}
+				if r.IntN(10) == 0 {
+					c.Ended = time.Duration(r.Uint64())
+				}
+			}
+		}
+		res := hosts.Join(traces, session.Name)
+		for _, e := range res.Ends {
+			if p := e.Conn.Peer; p != nil && p.Peer != e.Conn {
+				t.Fatalf("%s: %v is the peer of one that has another", x.meta.Scenario, e.Conn.Local)
+			}
+			for _, ev := range e.Verdict.Evidence {
+				_ = ev.Event()
+			}
+		}
 	}
 }
