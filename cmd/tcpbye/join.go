@@ -29,12 +29,12 @@ func newJoin(env environment) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "join RECORDING…",
 		Short: "judge connections with what both their hosts recorded",
-		Long: `  tcpbye trace -w web1.tcpbye                     # on one host, and on the other:
-  tcpbye trace -w db1.tcpbye                      # while it happens
-  tcpbye join web1.tcpbye db1.tcpbye              # then, anywhere: a row for each end
-  tcpbye join -v --class aborted web1.tcpbye db1.tcpbye    # and what proves it
-  ssh db1 cat /var/tmp/db1.tcpbye | tcpbye join web1.tcpbye -
-  tcpbye join -o json recordings/                 # all that a directory holds
+		Long: `    tcpbye trace -w web1.tcpbye           # on one host, and on the other:
+    tcpbye trace -w db1.tcpbye            # while it happens
+    tcpbye join web1.tcpbye db1.tcpbye    # then, anywhere: a row for each end
+    tcpbye join -v --class aborted web1.tcpbye db1.tcpbye
+    ssh db1 cat db1.tcpbye | tcpbye join web1.tcpbye -
+    tcpbye join -o json recordings/       # all that a directory holds
 
 Reads the recordings of any number of hosts, finds the two ends of each connection,
 also through an address translation, and judges each end with what both hosts saw.
@@ -63,6 +63,7 @@ was refuted, or is disputed: it was certain, and so is the other one of both.`,
 	}
 	t.showFlags(cmd, report.Table)
 	t.chooseFlags(cmd)
+	cmd.Flags().Lookup("count").Usage = "stop after showing so many endings; 0: all"
 	cmd.Flags().Lookup("verbose").Usage = "show what happened at both ends, in time (as -o timeline does); with -o timeline, also every event"
 	return cmd
 }

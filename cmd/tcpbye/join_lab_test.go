@@ -5,6 +5,7 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -60,14 +62,15 @@ const (
 	wayUnread      = 'u' // the server closes with unread data
 	wayServerReset = 'k' // the server aborts (SO_LINGER 0)
 	wayClientReset = 'l' // the client aborts
+	wayFastOpen    = 'f' // as close, and the client's SYN carries its data (TCP Fast Open)
 	wayPath        = 'p' // what the client sends is dropped on the way, and it gives up
 )
 
-var ways = []byte{wayClose, wayShutdown, wayUnread, wayServerReset, wayClientReset}
+var ways = []byte{wayClose, wayShutdown, wayUnread, wayServerReset, wayClientReset, wayFastOpen}
 
 var (
-	joinRounds = flag.Int("join.rounds", 8, "how often TestJoinHosts goes through the ways to end a connection at each address")
-	joinAgain  = flag.Int("join.again", 150, "how many connections it aborts, so that ports are used again and again")
+	joinRounds = flag.Int("join.rounds", 2, "how often TestJoinHosts goes through the ways to end a connection at each address")
+	joinAgain  = flag.Int("join.again", 30, "how many connections it aborts, so that ports are used again and again")
 	joinKeep   = flag.String("join.keep", "", "the directory in which it leaves the recordings; with -join.rounds 1 -join.again 0 those of testdata")
 )
 
@@ -116,7 +119,11 @@ func call1(address string, way byte, id uint32) (local string, err error) {
 		host, _, _ := net.SplitHostPort(address)
 		address = net.JoinHostPort(host, "8001")
 	}
-	c, err := net.Dial("tcp", address)
+	var d net.Dialer
+	if way == wayFastOpen {
+		d.Control = option(unix.TCP_FASTOPEN_CONNECT, 1)
+	}
+	c, err := d.Dial("tcp", address)
 	if err != nil {
 		return "", err
 	}
@@ -134,12 +141,12 @@ func call1(address string, way byte, id uint32) (local string, err error) {
 		if _, err := io.ReadFull(c, answer); err != nil {
 			return "", err
 		}
-		return c.LocalAddr().String(), giveUp(c.(*net.TCPConn))
+		return localOf(c), giveUp(c.(*net.TCPConn))
 	case wayUnread, wayServerReset:
 		if _, err := io.ReadFull(c, answer); !errors.Is(err, syscall.ECONNRESET) {
 			return "", fmt.Errorf("want a reset, got %v", err)
 		}
-		return c.LocalAddr().String(), nil
+		return localOf(c), nil
 	case wayShutdown:
 		if err := c.(*net.TCPConn).CloseWrite(); err != nil {
 			return "", err
@@ -156,7 +163,39 @@ func call1(address string, way byte, id uint32) (local string, err error) {
 	if way == wayClientReset {
 		err = c.(*net.TCPConn).SetLinger(0)
 	}
-	return c.LocalAddr().String(), err
+	return localOf(c), err
+}
+
+// option sets an option of a TCP socket before it is connected or listens.
+func option(name, value int) func(string, string, syscall.RawConn) error {
+	return func(_, _ string, raw syscall.RawConn) error {
+		var failed error
+		err := raw.Control(func(fd uintptr) { failed = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, name, value) })
+		return errors.Join(err, failed)
+	}
+}
+
+// localOf is a socket's own address as it is now: with TCP_FASTOPEN_CONNECT it has none
+// before it sends.
+func localOf(c net.Conn) string {
+	raw, err := c.(*net.TCPConn).SyscallConn()
+	if err != nil {
+		return err.Error()
+	}
+	local := "?"
+	err = raw.Control(func(fd uintptr) {
+		sa, _ := unix.Getsockname(int(fd))
+		switch sa := sa.(type) {
+		case *unix.SockaddrInet4:
+			local = netip.AddrPortFrom(netip.AddrFrom4(sa.Addr), uint16(sa.Port)).String()
+		case *unix.SockaddrInet6:
+			local = netip.AddrPortFrom(netip.AddrFrom16(sa.Addr), uint16(sa.Port)).String()
+		}
+	})
+	if err != nil {
+		return err.Error()
+	}
+	return local
 }
 
 // giveUp sends what nobody gets, with little patience.
@@ -165,11 +204,7 @@ func giveUp(c *net.TCPConn) error {
 	if err != nil {
 		return err
 	}
-	var failed error
-	err = raw.Control(func(fd uintptr) {
-		failed = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, 1000)
-	})
-	if err := errors.Join(err, failed); err != nil {
+	if err := option(unix.TCP_USER_TIMEOUT, 1000)("", "", raw); err != nil {
 		return err
 	}
 	if _, err := c.Write(make([]byte, 500)); err != nil {
@@ -186,7 +221,8 @@ func playServer(addresses []string) error {
 	out := make(chan string)
 	fail := make(chan error)
 	for _, address := range addresses {
-		l, err := net.Listen("tcp", address)
+		listen := net.ListenConfig{Control: option(unix.TCP_FASTOPEN, 64)}
+		l, err := listen.Listen(context.Background(), "tcp", address)
 		if err != nil {
 			return err
 		}
@@ -248,7 +284,7 @@ func answer1(c *net.TCPConn) (line string, err error) {
 	if _, err := c.Write([]byte("ok")); err != nil {
 		return "", err
 	}
-	if hello[4] == wayClose || hello[4] == wayClientReset {
+	if hello[4] == wayClose || hello[4] == wayFastOpen || hello[4] == wayClientReset {
 		_, err = c.Read(hello)
 		if err == io.EOF || errors.Is(err, syscall.ECONNRESET) {
 			err = nil
@@ -285,9 +321,9 @@ func ip(t *testing.T, args string) {
 
 // newSpaces makes them. The router translates both ways: who calls it is handed on to
 // the server, from an address and a random port of the router's own.
-func newSpaces(t *testing.T) spaces {
+func newSpaces(t *testing.T, cookies string) spaces {
 	t.Helper()
-	name := func(role string) string { return fmt.Sprintf("tcpbye-%s-%d", role, os.Getpid()) }
+	name := func(role string) string { return fmt.Sprintf("tcpbye-%s-%d-%s", role, os.Getpid(), cookies) }
 	s := spaces{name("web"), name("nat"), name("db")}
 	for _, ns := range []string{s.client, s.router, s.server} {
 		ip(t, "netns add "+ns)
@@ -306,7 +342,8 @@ func newSpaces(t *testing.T) spaces {
 		ip(t, fmt.Sprintf("-n %s route add default via 10.77.%d.1", ns, n))
 		ip(t, fmt.Sprintf("-n %s -6 route add default via fd77:%d::1", ns, n))
 	}
-	inside(t, s.client, "sysctl", "-qw", "net.ipv4.ip_local_port_range=40000 40063")
+	inside(t, s.client, "sysctl", "-qw", "net.ipv4.ip_local_port_range=40000 40063", "net.ipv4.tcp_fastopen=1")
+	inside(t, s.server, "sysctl", "-qw", "net.ipv4.tcp_syncookies="+cookies, "net.ipv4.tcp_fastopen=2")
 	inside(t, s.router, "sysctl", "-qw", "net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1")
 	rules := exec.Command("ip", "netns", "exec", s.router, "nft", "-f", "-")
 	rules.Stdin = strings.NewReader(`
@@ -332,11 +369,29 @@ table inet nat {
 	return s
 }
 
-func inside(t *testing.T, ns string, args ...string) {
+func inside(t *testing.T, ns string, args ...string) string {
 	t.Helper()
-	if out, err := exec.Command("ip", append([]string{"netns", "exec", ns}, args...)...).CombinedOutput(); err != nil {
+	out, err := exec.Command("ip", append([]string{"netns", "exec", ns}, args...)...).CombinedOutput()
+	if err != nil {
 		t.Fatalf("%v: %v: %s", args, err, out)
 	}
+	return string(out)
+}
+
+// counter is one of TcpExt's of a namespace.
+func counter(t *testing.T, ns, name string) (n int) {
+	t.Helper()
+	lines := strings.Split(inside(t, ns, "cat", "/proc/net/netstat"), "\n")
+	names, values := strings.Fields(lines[0]), strings.Fields(lines[1])
+	i := slices.Index(names, name)
+	if i < 0 {
+		t.Fatalf("there is no counter %s", name)
+	}
+	n, err := strconv.Atoi(values[i])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 // recordHost starts a tcpbye that records one host; stop ends it and returns what it
@@ -432,15 +487,21 @@ func onHost(t *testing.T, file, ns, host string) string {
 }
 
 // TestJoinHosts: two hosts with a router between them that translates addresses and ports
-// both ways, IPv4 and IPv6. Each end is recorded on its host alone; joined, every
+// both ways, IPv4 and IPv6, with TCP Fast Open and with SYN cookies. Each end is recorded on its host alone; joined, every
 // connection is one, and none is another's.
 func TestJoinHosts(t *testing.T) {
 	path := built(t)
+	t.Run("plain", func(t *testing.T) { joinHosts(t, path, "1") })
+	t.Run("cookies", func(t *testing.T) { joinHosts(t, path, "2") })
+}
+
+// joinHosts plays it; cookies is the server's net.ipv4.tcp_syncookies: 2 is always.
+func joinHosts(t *testing.T, path, cookies string) {
 	self, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newSpaces(t)
+	s := newSpaces(t, cookies)
 	stopClient, stopServer := recordHost(t, path, s.client, "web1"), recordHost(t, path, s.server, "db1")
 
 	peer := func(ns, role string) *exec.Cmd {
@@ -483,6 +544,12 @@ func TestJoinHosts(t *testing.T) {
 		t.Fatal(err)
 	}
 	out := <-called
+	if n := counter(t, s.server, "TCPFastOpenPassive"); n > 0 != (cookies != "2") { // one excludes the other
+		t.Errorf("%d SYNs carried data", n)
+	}
+	if n := counter(t, s.server, "SyncookiesRecv"); n > 0 != (cookies == "2") {
+		t.Errorf("%d SYN cookies came back", n)
+	}
 	recordings := []string{stopClient(), stopServer()}
 
 	// As they are, both recordings have both ends of all: each is shown once.
@@ -580,7 +647,7 @@ func TestJoinHosts(t *testing.T) {
 		}
 	}
 	for way, cause := range map[byte]verdict.Cause{wayClose: verdict.OrderlyClose, wayShutdown: verdict.HalfClose, wayUnread: verdict.CloseUnread,
-		wayServerReset: verdict.LingerZero, wayClientReset: verdict.LingerZero, wayPath: verdict.UserTimeout} {
+		wayServerReset: verdict.LingerZero, wayClientReset: verdict.LingerZero, wayFastOpen: verdict.OrderlyClose, wayPath: verdict.UserTimeout} {
 		for said, n := range causes[way] {
 			if c, sure, _ := strings.Cut(said, ", "); c != string(cause) && sure == string(verdict.Certain) {
 				t.Errorf("%d connections that ended as %c are certainly %s", n, way, c)
