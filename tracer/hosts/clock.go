@@ -265,6 +265,9 @@ func (b *bounds) answered(p *pair) {
 	c := p.a.Conn
 	for i := range p.strays {
 		e := &p.strays[i].event
+		if e.Has&event.HasSegment == 0 {
+			continue
+		}
 		if c.Opened != 0 {
 			b.atLeast(c.Opened-e.Time, "SYN")
 		}
@@ -311,6 +314,9 @@ func (j *joiner) align() {
 	}
 	for _, p := range j.pairs {
 		j.settle(p)
+	}
+	for _, p := range j.unproven() {
+		j.part(p)
 	}
 }
 

@@ -3,6 +3,7 @@ package hosts_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -281,4 +282,41 @@ func TestHostile(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestStrangers: hosts that have nothing to do with each other, with the same addresses
+// and ports, are not joined.
+func TestStrangers(t *testing.T) {
+	runs, n := catalogue(t), 0
+	for i := range runs {
+		a, b := runs[i], runs[(i+len(runs)/2)%len(runs)] // another kernel's
+		x, y := cutRun(a, false), cutRun(b, false)
+		traces := gather(t, x.recording(t, client, view{}), y.recording(t, service, view{}))
+		for _, tr := range traces {
+			for _, e := range tr.Ends {
+				onePort(e.Conn.Local, &e.Conn.Local)
+				onePort(e.Conn.Remote, &e.Conn.Remote)
+			}
+			for k := range tr.Strays {
+				e := &tr.Strays[k].Event
+				onePort(e.Local, &e.Local)
+				onePort(e.Remote, &e.Remote)
+			}
+		}
+		if res := hosts.Join(traces, nil); res.Joined > 0 {
+			t.Errorf("%s %s and %s %s: %d joined", a.kernel, a.meta.Scenario, b.kernel, b.meta.Scenario, res.Joined)
+		} else {
+			n += len(res.Ends)
+		}
+	}
+	t.Logf("%d ends, none joined", n)
+}
+
+// onePort gives all connections the same ports.
+func onePort(a netip.AddrPort, to *netip.AddrPort) {
+	port := uint16(80)
+	if last := a.Addr().AsSlice(); len(last) > 0 && last[len(last)-1] == byte(client) {
+		port = 40000
+	}
+	*to = netip.AddrPortFrom(a.Addr(), port)
 }

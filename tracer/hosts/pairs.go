@@ -1,7 +1,6 @@
 package hosts
 
 import (
-	"net/netip"
 	"slices"
 	"time"
 
@@ -101,9 +100,9 @@ func (j *joiner) marry(a, b *end) {
 
 // part takes a pair apart: what its ends tell cannot be of one time.
 func (j *joiner) part(p *pair) {
-	p.a.pair, p.b.pair = nil, nil
+	p.a.pair = nil
+	if p.b != nil {
+		p.b.pair = nil
+	}
 	j.pairs = slices.DeleteFunc(j.pairs, func(o *pair) bool { return o == p })
 }
-
-// whole says whether an address is one of a connection.
-func whole(a netip.AddrPort) bool { return a.IsValid() && a.Port() != 0 && !a.Addr().IsUnspecified() }

@@ -58,19 +58,28 @@ func syn(e *event.Event) bool {
 	return e.Has&event.HasSegment != 0 && e.Segment.Flags&(event.SYN|event.ACK) == event.SYN
 }
 
-// give gives a stray of a trace to the youngest of some ends that can have sent what it
-// is about.
+// give gives a stray of a trace to the end that can have sent what it is about: of those
+// whose other end is known there, the youngest at that time, else one that is alone.
 func (j *joiner) give(s *Stray, trace int, to []*end) {
 	var found *end
+	var since time.Duration
 	for _, e := range to {
 		if e.trace == trace || !carries(e, &s.Event) {
 			continue
 		}
-		if p := e.pair; p != nil && p.b != nil && s.Own != nil && p.other(e).Conn == s.Own {
-			return // the other end has it, and the judge looks there
+		begun := -never
+		if p := e.pair; p != nil && p.b != nil {
+			m := p.other(e).Conn
+			if m.First > s.Event.Time+sloppy || m.NetNS != s.Event.NetNS && m.NetNS != 0 && s.Event.NetNS != 0 {
+				continue // it came later, or is in another network
+			}
+			if m == s.Own {
+				return // the other end has it, and the judge looks there
+			}
+			begun = m.First
 		}
-		if found == nil || cmp.Compare(j.wallOf(e), j.wallOf(found)) > 0 {
-			found = e
+		if found == nil || begun > since {
+			found, since = e, begun
 		}
 	}
 	if found == nil {
@@ -89,6 +98,28 @@ func (j *joiner) give(s *Stray, trace int, to []*end) {
 	}
 }
 
+// unproven are the pairs of an end that only its addresses join with what another host's
+// kernel did, for the segment was not seen: it counts if it was within the end's life, by
+// clocks that something better has set.
+func (j *joiner) unproven() (out []*pair) {
+	for _, p := range j.pairs {
+		if p.b != nil {
+			continue
+		}
+		p.strays = slices.DeleteFunc(p.strays, func(s placed) bool {
+			if s.event.Has&event.HasSegment != 0 || p.clock.By == SameClock {
+				return false
+			}
+			at, c := s.event.Time+p.delta, p.a.Conn
+			return p.clock.By == WallClocks || at < c.First-sloppy || at > last(c)+sloppy
+		})
+		if len(p.strays) == 0 {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
 func (p *pair) other(e *end) *end {
 	if p.a == e {
 		return p.b
@@ -104,14 +135,14 @@ func carries(e *end, x *event.Event) bool {
 	}
 	snd, doubt, ok := e.numbers.Sent()
 	if !ok {
-		return true
+		return false
 	}
 	if x.Segment.Flags&event.SYN != 0 {
 		return x.Segment.Seq == snd || doubt && x.Segment.Seq == snd-1
 	}
 	rcv, whole := e.numbers.Received()
 	if !whole {
-		return x.Segment.Flags&event.RST != 0
+		return false // it was not answered, so it sent nothing but its SYN
 	}
 	sent, received := e.reach()
 	const more = 1 << 16 // what was sent since it was looked at
@@ -160,7 +191,7 @@ func (p *pair) merge() {
 	}
 }
 
-// settled is a clock's time moved to another.
+// place puts both ends, and what is told of them elsewhere, onto the wall clock of a's host.
 func (p *pair) place(delta time.Duration) {
 	p.delta = delta
 	p.a.move(p.base)
