@@ -17,6 +17,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -228,6 +229,7 @@ func playServer(addresses []string) error {
 		}
 		go func() {
 			var all []net.Conn // what is not closed is not to be collected
+			defer func() { runtime.KeepAlive(all) }()
 			for {
 				c, err := l.Accept()
 				if err != nil {
