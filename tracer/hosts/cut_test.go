@@ -212,6 +212,7 @@ func (x *cut) at(s side, e event.Event) event.Event {
 type view struct {
 	only     func(event.Hook) bool // which hooks it had; nil: all of the run's
 	from, to time.Duration         // since the run's first event; to 0: to the end
+	lossy    bool                  // each tenth event was lost, and counted
 }
 
 // recording is what the host recorded.
@@ -241,7 +242,15 @@ func (x *cut) recording(t testing.TB, s side, v view) []byte {
 	if err := w.Tick(record.Tick{Time: first + v.from + x.shift[s]}); err != nil {
 		t.Fatal(err)
 	}
-	for _, e := range x.events {
+	for i, e := range x.events {
+		if v.lossy && i%10 == 3 {
+			if x.sees(&e)&s != 0 {
+				if err := w.Loss(record.Loss{From: e.Time + x.shift[s], Time: e.Time + x.shift[s], Lost: 1}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			continue
+		}
 		if e.Time < first+v.from || e.Time > end || x.sees(&e)&s == 0 || v.only != nil && !v.only(e.Hook) {
 			continue
 		}

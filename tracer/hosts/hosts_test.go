@@ -56,23 +56,35 @@ func checkSure(t *testing.T, x *cut, recordings ...[]byte) (sure int, outcomes m
 	return sure, outcomes
 }
 
-// TestHoles: one of the hosts has the tracepoints only. What the other one is certain of
-// stays, and nothing that is certain is wrong.
+// TestHoles: one of the hosts, or both, have the tracepoints only, or lost events. What the
+// other one is certain of stays, and nothing that is certain is wrong.
 func TestHoles(t *testing.T) {
-	for _, poor := range []side{client, service} {
-		sure, all := 0, map[hosts.Outcome]int{}
+	poor, lossy := view{only: spine}, view{lossy: true}
+	for _, views := range []struct {
+		name            string
+		client, service view
+		least           int
+	}{
+		{"web1 has only tracepoints", poor, view{}, 900},
+		{"db1 has only tracepoints", view{}, poor, 900},
+		{"both have only tracepoints", poor, poor, 700},
+		{"web1 lost events", lossy, view{}, 300},
+		{"db1 lost events", view{}, lossy, 300},
+	} {
+		sure, all, ends := 0, map[hosts.Outcome]int{}, 0
 		for _, r := range catalogue(t) {
 			x := cutRun(r, true)
-			n, outcomes := checkSure(t, x, x.recording(t, poor, view{only: spine}), x.recording(t, poor.other(), view{}))
+			n, outcomes := checkSure(t, x, x.recording(t, client, views.client), x.recording(t, service, views.service))
 			sure += n
 			for o, n := range outcomes {
 				all[o] += n
+				ends += n
 			}
 		}
-		if sure < 500 || all[hosts.Disputed] > 0 {
-			t.Errorf("%s has only tracepoints: %d ends are certain, %v", names[poor], sure, all)
+		t.Logf("%s: %d ends joined, %d certain, %v", views.name, ends, sure, all)
+		if sure < views.least || all[hosts.Disputed] > 0 || !views.client.lossy && !views.service.lossy && ends < 1174 {
+			t.Errorf("%s: %d ends joined, %d certain, %v", views.name, ends, sure, all)
 		}
-		t.Logf("%s has only tracepoints: %d ends are certain, %v", names[poor], sure, all)
 	}
 }
 
