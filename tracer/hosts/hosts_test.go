@@ -332,3 +332,22 @@ func onePort(a netip.AddrPort, to *netip.AddrPort) {
 	}
 	*to = netip.AddrPortFrom(a.Addr(), port)
 }
+
+// TestThreeHosts: a proxy in the middle has one end of each of two connections.
+func TestThreeHosts(t *testing.T) {
+	front, back := pick(t, "6.1", "close-unread-ipv4"), pick(t, "6.1", "linger-zero-ipv4")
+	traces := gather(t, front.recording(t, client, view{}), front.recording(t, service, view{}), back.recording(t, client, view{}), back.recording(t, service, view{}))
+	for i, name := range []string{"web1", "proxy", "proxy", "db1"} {
+		traces[i].Host = hosts.Host{ID: name, Boot: name, Name: name}
+	}
+	res := hosts.Join(traces, session.Name)
+	if got := fmt.Sprint(res.Hosts, res.Joined); got != "[{web1 1} {proxy 2} {db1 1}] 2" {
+		t.Errorf("%s", got)
+	}
+	for _, e := range res.Ends {
+		want := map[string]string{"web1": "proxy", "proxy": e.Conn.Peer.Host, "db1": "proxy"}[e.Conn.Host]
+		if e.Conn.Peer.Host != want || e.Joint.Host != want || e.Conn.Host == want {
+			t.Errorf("%s is joined with %s, and says %s", e.Conn.Host, e.Conn.Peer.Host, e.Joint.Host)
+		}
+	}
+}
