@@ -72,6 +72,9 @@ func (o *output) options(clock report.Clock) (report.Options, error) {
 	default:
 		return opts, usage(fmt.Errorf("--color %q: want auto, always or never", o.color))
 	}
+	if tty && report.Format(o.format).Binary() && o.write != "-" {
+		return opts, usage(fmt.Errorf("-o %s is not for a terminal: > FILE, or a pipe to a program that reads it", o.format))
+	}
 	opts.ASCII = tty && !utf8Locale(o.env.getenv)
 	return opts, nil
 }

@@ -114,7 +114,11 @@ const (
 	HTML     Format = "html"
 	SVG      Format = "svg"
 	Mermaid  Format = "mermaid"
+	Pcapng   Format = "pcapng"
 )
+
+// Binary says whether a format is no text: a terminal cannot show it.
+func (f Format) Binary() bool { return f == Pcapng }
 
 var makers = []struct {
 	format Format
@@ -128,6 +132,7 @@ var makers = []struct {
 	{HTML, func(w io.Writer, o Options) Sink { return NewHTML(w, o) }},
 	{SVG, func(w io.Writer, o Options) Sink { return NewSVG(w, o) }},
 	{Mermaid, func(w io.Writer, o Options) Sink { return NewMermaid(w, o) }},
+	{Pcapng, func(w io.Writer, o Options) Sink { return NewPcapng(w, o) }},
 }
 
 // Formats lists the formats that New knows.
