@@ -106,7 +106,7 @@ func (o *output) open(ctx context.Context, meta record.Meta, heading func(left, 
 	if err != nil {
 		return nil, err
 	}
-	opts.Heading = heading
+	opts.Heading, opts.Kernel = heading, meta.Kernel
 	quietPipes()
 	s := &shower{opts: opts}
 	w := o.env.stdout

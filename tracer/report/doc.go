@@ -17,6 +17,8 @@
 //   - A value that is not known is shown as unknown: null in JSON, an empty
 //     field in CSV, "-" or, among counts, "?" in a table; never 0 instead.
 //   - The first error of the writer is kept and comes back from End and Close.
+//   - What is in the page of html is escaped by html/template, and no script but the
+//     sink's own runs in it.
 //   - Only grid.go imports tablewriter. gopacket makes the packets of pcapng.
 //
 // A Sink is not for concurrent use.

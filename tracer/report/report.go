@@ -83,6 +83,8 @@ type Options struct {
 	Verbose bool
 	// NoEvents leaves the events out of JSON: they are null.
 	NoEvents bool
+	// Kernel is the release of the kernel that was traced; "" not known.
+	Kernel string
 	// Heading gives the title of what is shown, and an aside for its right
 	// edge, such as the kernel's release; nil: the scenario's name, or the two
 	// processes and the time of day. The second end is nil where only one is
