@@ -205,7 +205,7 @@ func (r *Reader) Next() (Block, error) {
 func (r *Reader) next() (Block, error) {
 	r.buf = append(r.buf[:0], make([]byte, 12)...)
 	if n, err := io.ReadFull(r.r, r.buf); err == io.ErrUnexpectedEOF {
-		return Block{}, fmt.Errorf("the file ends after %d bytes of it", n)
+		return Block{}, fmt.Errorf("the file is cut short after %d bytes of it: %w", n, err)
 	} else if err != nil {
 		return Block{}, err
 	}
@@ -232,7 +232,7 @@ func (r *Reader) next() (Block, error) {
 		r.buf = append(r.buf, make([]byte, part)...)
 		if n, err := io.ReadFull(r.r, r.buf[have:]); err != nil {
 			if err == io.EOF || err == io.ErrUnexpectedEOF {
-				err = fmt.Errorf("the file ends after %d of its %d bytes", have+n, size)
+				err = fmt.Errorf("the file is cut short after %d of its %d bytes: %w", have+n, size, io.ErrUnexpectedEOF)
 			}
 			return Block{}, err
 		}
@@ -387,4 +387,13 @@ func (b Block) With(p Packet, more ...Option) ([]byte, bool, error) {
 	end := min(p.options, len(b.raw)-4)
 	body := append([]byte(nil), b.raw[8:end]...)
 	return appendBlock(nil, b.o, b.Type, appendOptions(pad(body), b.o, append(have, more...))), true, nil
+}
+
+// Unsized is a section header that does not say how long its section is.
+func (b Block) Unsized() []byte {
+	raw := append([]byte(nil), b.raw...)
+	if len(raw) >= 28 {
+		b.o.PutUint64(raw[16:], 1<<64-1)
+	}
+	return raw
 }

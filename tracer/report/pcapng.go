@@ -221,7 +221,7 @@ func commented(a, b *Judged) []Commented {
 			s.Ended = true
 			s.Comments = append(s.Comments, comment(st))
 		case s.Is(event.RST):
-			s.Comments = append(s.Comments, "tcpbye: a RST of a connection that ended so: "+summary(main))
+			s.Comments = append(s.Comments, inBrief(main))
 		}
 		if all[i].Is(event.FIN) {
 			if text := whoseFin(a, b, &all[i].Segment); text != "" {
@@ -254,10 +254,10 @@ func ending(main, other *Judged, all []segments.Segment) int {
 	return best
 }
 
-// summary is a verdict in a few words.
-func summary(j *Judged) string {
+// inBrief is a verdict in a few words, for a RST that is not what ended the connection.
+func inBrief(j *Judged) string {
 	v := &j.Verdict
-	text := classText(v.Class) + ": " + pen{}.text(string(v.Cause))
+	text := "tcpbye: a RST of a connection that ended so: " + classText(v.Class) + ", " + pen{}.text(string(v.Cause))
 	if v.Harmless {
 		text += ", harmless"
 	}

@@ -369,18 +369,15 @@ func order(all []Segment) {
 			continue
 		}
 		for k := range all {
-			o := &all[k]
-			if o.run {
-				continue
-			}
-			knows := o.From == s.From && int32(o.Seq-s.End()) >= 0 || o.From == s.To && o.Is(event.ACK) && int32(o.Ack-s.End()) >= 0
-			if knows {
-				s.Time = min(s.Time, o.Time)
+			if o := &all[k]; !o.run && o.From == s.From && !o.Is(event.FIN|event.RST) && int32(s.Seq-o.End()) >= 0 {
+				s.Time = max(s.Time, o.Time)
 			}
 		}
 		for k := range all {
-			if o := &all[k]; o.Is(event.SYN) {
-				s.Time = max(s.Time, o.Time)
+			o := &all[k]
+			knows := o.From == s.From && int32(o.Seq-s.End()) >= 0 || o.From == s.To && o.Is(event.ACK) && int32(o.Ack-s.End()) >= 0
+			if !o.run && knows {
+				s.Time = min(s.Time, o.Time)
 			}
 		}
 	}
