@@ -97,6 +97,7 @@ type shower struct {
 	buf    *bufio.Writer
 	record session.Recorder
 	done   func() // with the recording; nil: nothing
+	talk   io.Writer
 }
 
 // open makes the sink, or those that sinks makes, and the recording with its
@@ -108,7 +109,7 @@ func (o *output) open(ctx context.Context, meta record.Meta, heading func(left, 
 	}
 	opts.Heading, opts.Kernel = heading, meta.Kernel
 	quietPipes()
-	s := &shower{opts: opts}
+	s := &shower{opts: opts, talk: o.env.stderr}
 	w := o.env.stdout
 	if o.write == "-" {
 		w = io.Discard // standard output is the recording
@@ -234,6 +235,9 @@ func (s *shower) close() error {
 		}
 	}
 	err = errors.Join(err, s.buf.Flush())
+	if n, ok := s.sink.(report.Noter); ok && n.Note() != "" && err == nil {
+		fmt.Fprintf(s.talk, "tcpbye: %s\n", n.Note())
+	}
 	if s.done != nil {
 		s.done()
 	}

@@ -288,6 +288,42 @@ func packetsOf(t *testing.T, capture []byte) (all []string) {
 	}
 }
 
+// TestMarksAreCaptured: every segment that the events prove, but for runs of payload
+// that they do not cut, is in the capture with these numbers.
+func TestMarksAreCaptured(t *testing.T) {
+	seen := map[string]bool{}
+	data, _ := captured(t)
+	for _, d := range data {
+		p := gopacket.NewPacket(d, layers.LinkTypeEthernet, gopacket.Default)
+		tcp, _ := p.TransportLayer().(*layers.TCP)
+		if tcp == nil {
+			t.Fatal(p)
+		}
+		flags := event.TCPFlags(0)
+		for f, is := range map[event.TCPFlags]bool{event.FIN: tcp.FIN, event.SYN: tcp.SYN, event.RST: tcp.RST, event.PSH: tcp.PSH, event.ACK: tcp.ACK} {
+			if is {
+				flags |= f
+			}
+		}
+		seen[fmt.Sprint(uint16(tcp.SrcPort), uint16(tcp.DstPort), tcp.Seq, tcp.Ack, flags, len(tcp.Payload))] = true
+	}
+	n := 0
+	for _, c := range connections(t) {
+		for _, m := range c.Marks {
+			if m.Cut {
+				continue
+			}
+			n++
+			if !seen[fmt.Sprint(m.From.Port(), m.To.Port(), m.Seq, m.Ack, m.Flags, m.Len)] {
+				t.Errorf("%v > %v: %v %d %d, %d bytes: not captured", m.From, m.To, m.Flags, m.Seq, m.Ack, m.Len)
+			}
+		}
+	}
+	if n < 20 {
+		t.Errorf("only %d segments", n)
+	}
+}
+
 // TestOthersStay: what is not a packet is there as it was, and the header no longer
 // says how long a section is that has got longer.
 func TestOthersStay(t *testing.T) {

@@ -4,8 +4,8 @@
 // formats for machines (json, csv) and the table write each end at once; the
 // formats for the eye (timeline, sequence, mermaid, html, svg) show the two
 // ends of a connection side by side, once, and so hold the first end until the
-// second one arrives or the sink is closed; so does pcapng, which is for tools that
-// read captures.
+// second one arrives or the sink is closed; so do pcapng, which is for tools that
+// read captures, and pprof and folded, which count stacks.
 //
 // Rules of this package:
 //

@@ -62,15 +62,22 @@ func (s *PcapngSink) Close() error {
 	if err := s.begin(); err != nil || s.without == 0 {
 		return err
 	}
-	text := fmt.Sprintf("%d connections are not here: no event proves a segment of theirs. tcpbye -o json tells of them.", s.without)
-	if s.without == 1 {
-		text = "1 connection is not here: no event proves a segment of it. tcpbye -o json tells of it."
-	}
 	on, err := s.netns(0)
 	if err != nil {
 		return err
 	}
-	return s.file.Statistics(on, s.o.Clock.Wall(s.last), pcapng.Text(pcapng.OptComment, text))
+	return s.file.Statistics(on, s.o.Clock.Wall(s.last), pcapng.Text(pcapng.OptComment, s.Note()))
+}
+
+// Note implements Noter.
+func (s *PcapngSink) Note() string {
+	switch s.without {
+	case 0:
+		return ""
+	case 1:
+		return "1 connection is not in the file: no event proves a segment of it (-o json tells of it)"
+	}
+	return fmt.Sprintf("%d connections are not in the file: no event proves a segment of theirs (-o json tells of them)", s.without)
 }
 
 // netns is the interface of a namespace.

@@ -167,7 +167,7 @@ func TestPcapngNothing(t *testing.T) {
 	if n := len(packets(t, file)); n != 0 {
 		t.Errorf("%d packets are made up", n)
 	}
-	if !bytes.Contains(file, []byte("1 connection is not here")) {
+	if !bytes.Contains(file, []byte("1 connection is not in the file")) {
 		t.Error("the file does not say what is missing")
 	}
 }

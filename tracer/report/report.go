@@ -66,6 +66,12 @@ type Sink interface {
 	Close() error
 }
 
+// Noter is a sink that has something to say, beside what it writes, once it is closed.
+type Noter interface {
+	// Note is a sentence for people without its stop; "" nothing.
+	Note() string
+}
+
 // Options are what the caller knows of the place where the output goes. The
 // zero value is right for a file: no width limit, no colour, Unicode.
 type Options struct {
@@ -117,10 +123,15 @@ const (
 	SVG      Format = "svg"
 	Mermaid  Format = "mermaid"
 	Pcapng   Format = "pcapng"
+	Pprof    Format = "pprof"
+	Folded   Format = "folded"
 )
 
 // Binary says whether a format is no text: a terminal cannot show it.
-func (f Format) Binary() bool { return f == Pcapng }
+func (f Format) Binary() bool { return f == Pcapng || f == Pprof }
+
+// Stacks says whether a format tells of nothing but stacks.
+func (f Format) Stacks() bool { return f == Pprof || f == Folded }
 
 var makers = []struct {
 	format Format
@@ -135,6 +146,8 @@ var makers = []struct {
 	{SVG, func(w io.Writer, o Options) Sink { return NewSVG(w, o) }},
 	{Mermaid, func(w io.Writer, o Options) Sink { return NewMermaid(w, o) }},
 	{Pcapng, func(w io.Writer, o Options) Sink { return NewPcapng(w, o) }},
+	{Pprof, func(w io.Writer, o Options) Sink { return NewProfile(w, o) }},
+	{Folded, func(w io.Writer, o Options) Sink { return NewFolded(w, o) }},
 }
 
 // Formats lists the formats that New knows.
