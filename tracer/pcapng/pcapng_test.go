@@ -240,7 +240,7 @@ func FuzzReader(f *testing.F) {
 				return
 			}
 			if link, err := b.Link(); err == nil {
-				link.Time(1 << 63)
+				_ = link.Time(1 << 63)
 			}
 			if p, is, err := b.Packet(); is && err == nil {
 				if _, err := b.Options(p); err == nil {

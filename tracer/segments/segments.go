@@ -255,25 +255,36 @@ func (t *teller) fins() {
 // payload tells the last of it, each way.
 func (t *teller) payload() {
 	var read, end *event.Event
+	finished := false // this end was seen to queue its FIN
 	for i := range t.c.Events {
 		e := &t.c.Events[i]
 		if !told(e) {
 			continue
 		}
 		end = e
+		finished = finished || e.Hook == event.HookSetState && (e.ToState == event.FinWait1 || e.ToState == event.LastAck)
 		if read == nil && (e.Hook == event.HookClose || e.Hook == event.HookDisconnect || e.Hook == event.HookSetState && e.ToState == event.Close) {
 			read = e
 		}
 	}
 	if read != nil {
 		to := read.RcvNxt
-		if read.State == event.CloseWait || read.State == event.LastAck || read.State == event.Closing {
+		switch read.State {
+		case event.CloseWait, event.LastAck, event.Closing:
 			to-- // the FIN
+		case event.FinWait1, event.FinWait2:
+			if read.Hook == event.HookSetState {
+				to-- // a FIN, perhaps: without tcp_time_wait nothing tells
+			}
 		}
 		t.run(read, false, read.CopiedSeq, to, read.SndUna, read.SinceReceived)
 	}
 	if end != nil && end.State != event.SynSent && end.State != event.SynRecv {
-		t.run(end, true, end.SndUna, end.SndNxt, end.RcvNxt, end.SinceSent)
+		to := end.SndNxt
+		if !finished && (end.State == event.FinWait1 || end.State == event.LastAck || end.State == event.Closing) {
+			to-- // a FIN of before the trace
+		}
+		t.run(end, true, end.SndUna, to, end.RcvNxt, end.SinceSent)
 	}
 }
 

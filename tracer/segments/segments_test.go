@@ -189,3 +189,50 @@ func TestTold(t *testing.T) {
 		t.Errorf("%d pairs, %d FINs, %d resets: these recordings prove nothing", pairs, fins, resets)
 	}
 }
+
+// TestFewerHooks: where hooks are missing, fewer segments are proven, and no others.
+func TestFewerHooks(t *testing.T) {
+	less := func(c *conn.Connection) *conn.Connection {
+		if c == nil {
+			return nil
+		}
+		few := *c
+		few.Events = nil
+		for _, e := range c.Events {
+			switch e.Hook {
+			case event.HookSetState, event.HookReset, event.HookSendReset, event.HookDestroy:
+				e.Has &^= event.HasSegment // a tracepoint tells no segment
+				few.Events = append(few.Events, e)
+			}
+		}
+		few.Elsewhere = nil
+		return &few
+	}
+	n := 0
+	for name, ends := range recorded(t) {
+		for _, c := range ends {
+			if c.Open != conn.OpenActive {
+				continue
+			}
+			full := segments.Of(c, c.Peer)
+			for _, s := range segments.Of(less(c), less(c.Peer)) {
+				n++
+				const kinds = event.SYN | event.FIN | event.RST
+				if !slices.ContainsFunc(full, func(o segments.Segment) bool {
+					if o.From != s.From || o.Flags&kinds != s.Flags&kinds {
+						return false
+					}
+					if s.Len > 0 {
+						return int32(s.Seq-o.Seq) >= 0 && int32(o.End()-s.End()) >= 0
+					}
+					return o.End() == s.End()
+				}) {
+					t.Errorf("%s: with fewer hooks only: %v > %v %v %d, %d bytes", name, s.From, s.To, s.Flags, s.Seq, s.Len)
+				}
+			}
+		}
+	}
+	if n < 1000 {
+		t.Errorf("only %d segments were looked at", n)
+	}
+}
