@@ -77,6 +77,9 @@ func (o *output) options(clock report.Clock) (report.Options, error) {
 	default:
 		return opts, usage(fmt.Errorf("--color %q: want auto, always or never", o.color))
 	}
+	if tty && report.Format(o.format).Binary() && o.write != "-" {
+		return opts, usage(fmt.Errorf("-o %s is not for a terminal: > FILE, or a pipe to a program that reads it", o.format))
+	}
 	opts.ASCII = tty && !utf8Locale(o.env.getenv)
 	return opts, nil
 }
@@ -99,6 +102,7 @@ type shower struct {
 	buf    *bufio.Writer
 	record session.Recorder
 	done   func() // with the recording; nil: nothing
+	talk   io.Writer
 }
 
 // open makes the sink, or those that sinks makes, and the recording with its
@@ -108,9 +112,9 @@ func (o *output) open(ctx context.Context, meta record.Meta, heading func(left, 
 	if err != nil {
 		return nil, err
 	}
-	opts.Heading = heading
+	opts.Heading, opts.Kernel = heading, meta.Kernel
 	quietPipes()
-	s := &shower{opts: opts}
+	s := &shower{opts: opts, talk: o.env.stderr}
 	w := o.env.stdout
 	if o.write == "-" {
 		w = io.Discard // standard output is the recording
@@ -239,6 +243,9 @@ func (s *shower) close() error {
 		}
 	}
 	err = errors.Join(err, s.buf.Flush())
+	if n, ok := s.sink.(report.Noter); ok && n.Note() != "" && err == nil {
+		fmt.Fprintf(s.talk, "tcpbye: %s\n", n.Note())
+	}
 	if s.done != nil {
 		s.done()
 	}

@@ -156,6 +156,8 @@ func (t *tracing) check(cmd *cobra.Command, args []string) (*filter.Filter, erro
 			return nil, usage(err)
 		}
 		world = filter.World{} // a recording may come from another machine
+	} else if report.Format(t.format).Stacks() {
+		t.stack = true // without them there is nothing to tell
 	}
 	f, err := filter.Parse(t.choose, world)
 	if err != nil {
