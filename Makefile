@@ -49,9 +49,9 @@ demo: build
 test: compilers test-unit test-native test-lab
 
 # Without these, tests that build C and C++ programs to name their stacks would be
-# left out.
+# left out, and those in which Wireshark reads what we write.
 compilers:
-	@bpf/need gcc g++ libc6-dev
+	@bpf/need gcc g++ libc6-dev tshark
 
 test-unit:
 	$(GO) test ./...

@@ -42,15 +42,20 @@ type output struct {
 }
 
 func (o *output) flags(cmd *cobra.Command, format report.Format) {
+	o.showFlags(cmd, format)
+	cmd.Flags().StringVarP(&o.write, "write", "w", "", "record the events in `FILE` (- for standard output)")
+	o.attach.flag(cmd)
+}
+
+// showFlags say how to show.
+func (o *output) showFlags(cmd *cobra.Command, format report.Format) {
 	var names []string
 	for _, f := range report.Formats() {
 		names = append(names, string(f))
 	}
 	cmd.Flags().StringVarP(&o.format, "output", "o", string(format), "how to show: "+strings.Join(names, ", "))
-	cmd.Flags().StringVarP(&o.write, "write", "w", "", "record the events in `FILE` (- for standard output)")
 	cmd.Flags().StringVar(&o.color, "color", "auto", "auto, always or never")
 	cmd.Flags().BoolVarP(&o.verbose, "verbose", "v", false, "show the events that prove each verdict")
-	o.attach.flag(cmd)
 }
 
 // terminal looks at where standard output goes.
@@ -71,6 +76,9 @@ func (o *output) options(clock report.Clock) (report.Options, error) {
 	case "never":
 	default:
 		return opts, usage(fmt.Errorf("--color %q: want auto, always or never", o.color))
+	}
+	if tty && report.Format(o.format).Binary() && o.write != "-" {
+		return opts, usage(fmt.Errorf("-o %s is not for a terminal: > FILE, or a pipe to a program that reads it", o.format))
 	}
 	opts.ASCII = tty && !utf8Locale(o.env.getenv)
 	return opts, nil
@@ -94,6 +102,7 @@ type shower struct {
 	buf    *bufio.Writer
 	record session.Recorder
 	done   func() // with the recording; nil: nothing
+	talk   io.Writer
 }
 
 // open makes the sink, or those that sinks makes, and the recording with its
@@ -103,9 +112,9 @@ func (o *output) open(ctx context.Context, meta record.Meta, heading func(left, 
 	if err != nil {
 		return nil, err
 	}
-	opts.Heading = heading
+	opts.Heading, opts.Kernel = heading, meta.Kernel
 	quietPipes()
-	s := &shower{opts: opts}
+	s := &shower{opts: opts, talk: o.env.stderr}
 	w := o.env.stdout
 	if o.write == "-" {
 		w = io.Discard // standard output is the recording
@@ -198,14 +207,17 @@ var quietPipes = sync.OnceFunc(func() {
 // show shows endings. What it writes is seen when the buffer is flushed.
 func (s *shower) show(scenario string) func(*conn.Connection, verdict.Verdict) error {
 	return func(c *conn.Connection, v verdict.Verdict) error {
-		j := report.Judged{Conn: c, Verdict: v, Scenario: scenario}
-		for _, sink := range append([]report.Sink{s.sink}, s.after...) {
-			if err := sink.End(j); err != nil {
-				return err
-			}
-		}
-		return nil
+		return s.end(report.Judged{Conn: c, Verdict: v, Scenario: scenario})
 	}
+}
+
+func (s *shower) end(j report.Judged) error {
+	for _, sink := range append([]report.Sink{s.sink}, s.after...) {
+		if err := sink.End(j); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // brief is the sink, where it also takes plain endings in the short form; nil: it
@@ -231,6 +243,9 @@ func (s *shower) close() error {
 		}
 	}
 	err = errors.Join(err, s.buf.Flush())
+	if n, ok := s.sink.(report.Noter); ok && n.Note() != "" && err == nil {
+		fmt.Fprintf(s.talk, "tcpbye: %s\n", n.Note())
+	}
 	if s.done != nil {
 		s.done()
 	}

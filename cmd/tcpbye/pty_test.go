@@ -16,6 +16,8 @@ import (
 
 	"github.com/clipperhouse/displaywidth"
 	"golang.org/x/sys/unix"
+
+	"github.com/tcpbye/tcpbye/tracer/report"
 )
 
 // terminal opens a pseudo-terminal of so many columns.
@@ -144,6 +146,24 @@ func TestTerminal(t *testing.T) {
 					}
 				})
 			}
+		}
+	}
+}
+
+// TestBinaryOnATerminal: what a terminal cannot show does not get there.
+func TestBinaryOnATerminal(t *testing.T) {
+	for _, f := range report.Formats() {
+		if !f.Binary() {
+			continue
+		}
+		_, slave := terminal(t, 80)
+		cmd := exec.Command("tcpbye", "trace", "-r", filepath.Join("testdata", "close.tcpbye"), "-o", string(f))
+		var talk bytes.Buffer
+		cmd.Stdout, cmd.Stderr = slave, &talk
+		err := cmd.Run()
+		slave.Close()
+		if cmd.ProcessState.ExitCode() != exitUsage || !strings.Contains(talk.String(), "not for a terminal") {
+			t.Errorf("-o %s on a terminal: %v, %s", f, err, talk.String())
 		}
 	}
 }

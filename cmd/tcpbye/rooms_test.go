@@ -75,9 +75,18 @@ func TestRooms(t *testing.T) {
 			if strings.HasPrefix(i, "github.com/olekukonko/tablewriter") && p.ImportPath != "tracer/report" {
 				t.Errorf("%s imports %s: only tracer/report may", p.ImportPath, i)
 			}
+			if strings.HasPrefix(i, "github.com/gopacket/") && p.ImportPath != "tracer/report" && p.ImportPath != "tracer/annotate" {
+				t.Errorf("%s imports %s: only tracer/report and tracer/annotate may", p.ImportPath, i)
+			}
 		}
 		switch p.ImportPath {
-		case "tracer/event", "tracer/conn", "tracer/verdict":
+		case "tracer/pcapng", "tracer/annotate":
+			for _, i := range p.Imports {
+				if i == "os" || i == "net" || i == "log" || i == "sync" || strings.HasPrefix(i, "os/") || i == "golang.org/x/sys/unix" {
+					t.Errorf("%s imports %s: it reads and writes what it is given", p.ImportPath, i)
+				}
+			}
+		case "tracer/event", "tracer/conn", "tracer/verdict", "tracer/hosts", "tracer/segments":
 			for _, d := range p.Deps {
 				if strings.HasPrefix(d, "github.com/cilium/ebpf") {
 					t.Errorf("%s depends on %s: it is pure", p.ImportPath, d)

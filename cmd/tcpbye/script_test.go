@@ -31,7 +31,8 @@ func TestMain(m *testing.M) {
 // TestScripts runs what can be seen of tcpbye without a kernel that is traced.
 //
 // The recordings are of Linux 6.1: busy.tcpbye is a run of trace that found
-// connections there, close.tcpbye one of demo close.
+// connections there, close.tcpbye one of demo close; web1.tcpbye and db1.tcpbye are of
+// TestJoinHosts.
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:           "testdata/script",
@@ -39,12 +40,13 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("TZ", "UTC")
 			env.Setenv("LC_ALL", "C.UTF-8")
-			for _, name := range []string{"busy.tcpbye", "close.tcpbye"} {
-				b, err := os.ReadFile(filepath.Join("testdata", name))
+			for _, path := range []string{"testdata/busy.tcpbye", "testdata/close.tcpbye", "testdata/web1.tcpbye", "testdata/db1.tcpbye",
+				"../../tracer/annotate/testdata/run.tcpbye", "../../tracer/annotate/testdata/lo.pcap"} {
+				b, err := os.ReadFile(path)
 				if err != nil {
 					return err
 				}
-				if err := os.WriteFile(filepath.Join(env.WorkDir, name), b, 0o644); err != nil {
+				if err := os.WriteFile(filepath.Join(env.WorkDir, filepath.Base(path)), b, 0o644); err != nil {
 					return err
 				}
 			}

@@ -55,6 +55,21 @@ type tracing struct {
 
 func (t *tracing) flags(cmd *cobra.Command, format report.Format) {
 	t.output.flags(cmd, format)
+	t.chooseFlags(cmd)
+	f := cmd.Flags()
+	f.StringArrayVarP(&t.read, "read", "r", nil, "read a recording from `FILE` (- for standard input) instead of tracing; several are read in their order")
+	f.StringVarP(&t.fileSize, "file-size", "C", "", "with -w: go on in another file after `SIZE` million bytes (or 64k, 10m, 1g)")
+	f.IntVarP(&t.fileCount, "file-count", "W", 0, "with -C: keep the last `COUNT` files")
+	f.BoolVar(&t.allEvents, "all-events", false, "with -w: record what the filters leave out, too")
+	f.BoolVar(&t.everyStep, "every-step", false, "have the kernel tell every step of every connection as it happens, also of one that is plain; costs ten times as much")
+	f.StringVar(&t.readyFile, "ready-file", "", "create `FILE` once everything is attached")
+	f.BoolVar(&t.receive, "receive", false, "also watch every recv(2), to tell exactly what the application was told; costs a little for each call")
+	f.BoolVar(&t.stack, "stack", false, "take the user stack at close, shutdown and exit, and show functions with file and line")
+	f.DurationVar(&t.duration, "duration", 0, "stop after this long; 0: on ^C")
+}
+
+// chooseFlags say which endings are shown, and which fail.
+func (t *tracing) chooseFlags(cmd *cobra.Command) {
 	f, c := cmd.Flags(), &t.choose
 	f.StringArrayVarP(&c.PIDs, "pid", "p", nil, "only connections of the process `PID`: it opened them, holds them, or acted on them")
 	f.BoolVar(&c.Follow, "follow", false, "with -p: and those of its descendants")
@@ -69,16 +84,7 @@ func (t *tracing) flags(cmd *cobra.Command, format report.Format) {
 	f.StringArrayVar(&c.NetNS, "netns", nil, "only those in this network `NAMESPACE`: inode number, name or path")
 	f.StringArrayVar(&c.Classes, "class", nil, "only endings of this `CLASS`: graceful, aborted, timed-out, refused, open, unknown")
 	f.StringArrayVar(&c.Causes, "cause", nil, "only endings with this `CAUSE` (tcpbye explain lists them)")
-	f.StringArrayVarP(&t.read, "read", "r", nil, "read a recording from `FILE` (- for standard input) instead of tracing; several are read in their order")
-	f.StringVarP(&t.fileSize, "file-size", "C", "", "with -w: go on in another file after `SIZE` million bytes (or 64k, 10m, 1g)")
-	f.IntVarP(&t.fileCount, "file-count", "W", 0, "with -C: keep the last `COUNT` files")
-	f.BoolVar(&t.allEvents, "all-events", false, "with -w: record what the filters leave out, too")
 	f.BoolVar(&t.noEvents, "no-events", false, "with -o json: leave the events out, which are most of each record")
-	f.BoolVar(&t.everyStep, "every-step", false, "have the kernel tell every step of every connection as it happens, also of one that is plain; costs ten times as much")
-	f.StringVar(&t.readyFile, "ready-file", "", "create `FILE` once everything is attached")
-	f.BoolVar(&t.receive, "receive", false, "also watch every recv(2), to tell exactly what the application was told; costs a little for each call")
-	f.BoolVar(&t.stack, "stack", false, "take the user stack at close, shutdown and exit, and show functions with file and line")
-	f.DurationVar(&t.duration, "duration", 0, "stop after this long; 0: on ^C")
 	f.Uint64Var(&t.count, "count", 0, "stop after showing so many endings; 0: on ^C")
 	f.Var(&t.failOn, "fail-on", "exit with status 1 when one of the chosen connections ended as one of these `ENDINGS`: classes, causes, unanswered, with commas (aborted,retransmit-timeout); a harmless reset only when its cause is named")
 }
@@ -150,6 +156,8 @@ func (t *tracing) check(cmd *cobra.Command, args []string) (*filter.Filter, erro
 			return nil, usage(err)
 		}
 		world = filter.World{} // a recording may come from another machine
+	} else if report.Format(t.format).Stacks() {
+		t.stack = true // without them there is nothing to tell
 	}
 	f, err := filter.Parse(t.choose, world)
 	if err != nil {

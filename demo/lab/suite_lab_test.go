@@ -42,7 +42,7 @@ var suite = map[string]string{
 	"./tracer":         "^(TestLoopback|TestHooks|TestWithoutProbeReads|TestPrivileges|TestDropPrivileges|TestOpenGivesBack)$",
 	"./demo/scenario":  "^(TestDemo|TestCatalogueIsJudged)$",
 	"./tracer/session": "^(TestStackOf.*|TestOtherEndIsAskedFor|TestOlderIsWhole)$",
-	"./cmd/tcpbye":     "^(TestDoctor|TestStartsInLittleMemory|TestTraceInContainer$)",
+	"./cmd/tcpbye":     "^(TestDoctor|TestStartsInLittleMemory|TestTraceInContainer$|TestJoinHosts$)",
 }
 
 // tests says which of a package's tests run on a kernel, and with which

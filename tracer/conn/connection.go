@@ -42,11 +42,14 @@ type Process struct {
 	Ancestors  []uint32 // PIDs: parent, its parent, and so on; nil not known
 
 	Stack event.Stack // where in its program it acted; "" not taken
+
+	Host string // its host's name, where several hosts are told of; "" this one
 }
 
 // Connection is one socket's life seen from one end.
 type Connection struct {
 	ID     string // unique in the run
+	Host   string // its host's name, where several hosts are told of; "" this one
 	Sock   uint64 // address of the socket: an identity only
 	Gen    uint64 // CLOCK_MONOTONIC ns of its first sight
 	Family event.Family

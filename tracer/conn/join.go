@@ -45,6 +45,10 @@ type Options struct {
 	// Gone is told of each socket that is not followed any more and was no
 	// connection; nil: nobody is told.
 	Gone func(*Connection)
+	// Stray is told of each reset, and each SYN that was dropped, whose other end is not
+	// known here, which may be on another host: own is the end that has it as its own
+	// (nil: none); nil: nobody is told. The event is the Joiner's.
+	Stray func(e *event.Event, own *Connection)
 	// Left is told by Flush, in the order of first sight, of the connections that have
 	// not ended, before they are judged; nil: nobody is told.
 	Left func([]*Connection)
@@ -677,6 +681,13 @@ func (j *Joiner) reset(e *event.Event) {
 // refused connection is the arrival of the reset, and that of one which was plain
 // until then brings its story. own: the end that has it as its own; nil: none.
 func (j *Joiner) waitForTuple(e *event.Event, own *entry) {
+	if j.opts.Stray != nil {
+		var of *Connection
+		if own != nil {
+			of = own.Connection
+		}
+		j.opts.Stray(e, of)
+	}
 	const most = 256
 	if len(j.unplaced) == most {
 		j.unplaced = slices.Delete(j.unplaced, 0, 1)

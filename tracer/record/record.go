@@ -50,11 +50,23 @@ type Meta struct {
 	Offset   time.Duration `json:"wall_offset_ns"` // wall clock minus CLOCK_MONOTONIC
 	Rungs    []Rung        `json:"hooks"`          // how each hook was attached
 	Scenario string        `json:"scenario,omitempty"`
+	Host     *Host         `json:"host,omitempty"` // nil: an older version wrote it
 	// Run and Part tell the parts of one run that was recorded in several
 	// files: the same Run, and Parts counted from 0. In a part, what earlier
 	// parts told of connections and processes is told again.
 	Run  string `json:"run,omitempty"`
 	Part int    `json:"part,omitempty"`
+}
+
+// Host is the machine that a run was recorded on. No field is a secret.
+type Host struct {
+	// ID names the machine: a hash of its machine-id(5) under a key of tcpbye's own; ""
+	// it has none.
+	ID string `json:"id,omitempty"`
+	// Boot names its boot, and so the clock of the events: a hash of boot_id; "" not
+	// known.
+	Boot string `json:"boot,omitempty"`
+	Name Text   `json:"name,omitempty"` // as uname -n
 }
 
 // Continues says whether this head is that of the part that follows another.
@@ -104,6 +116,8 @@ type Loss struct {
 type End struct {
 	Events uint64 `json:"events"`
 	Lost   uint64 `json:"lost"`
+	// Time is up to when the run saw everything (CLOCK_MONOTONIC); 0: not told.
+	Time time.Duration `json:"t_ns,omitempty"`
 }
 
 // Writer writes a recording. Its first error sticks.

@@ -48,7 +48,8 @@ func full(t testing.TB, seed uint64) event.Event {
 
 func TestRoundTrip(t *testing.T) {
 	var buf bytes.Buffer
-	meta := Meta{Version: 1, Program: "test", Kernel: "6.1", Arch: "amd64", Offset: 7, Rungs: []Rung{{Hook: event.HookClose, Name: "__tcp_close", Rung: "kprobe"}}}
+	meta := Meta{Version: 1, Program: "test", Kernel: "6.1", Arch: "amd64", Offset: 7, Rungs: []Rung{{Hook: event.HookClose, Name: "__tcp_close", Rung: "kprobe"}},
+		Host: &Host{ID: "0123", Boot: "4567", Name: "a\xff"}}
 	w, err := NewWriter(&buf, meta)
 	if err != nil {
 		t.Fatal(err)

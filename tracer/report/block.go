@@ -74,6 +74,8 @@ func (st *story) findings(p pen) *findings {
 	if advice != "" {
 		add(label, p.text(advice))
 	}
+	add("Alone", st.alone(p)...)
+	add("Clocks", st.clocks(p)...)
 	if missing := st.missing(); len(missing) > 0 {
 		are := " was"
 		if len(missing) > 1 {
@@ -286,6 +288,9 @@ func (st *story) label(p pen, j *Judged) string {
 	who := headOf(j)
 	if who == nil || who.Comm == "" {
 		return p.short(j)
+	}
+	if j.Conn.Host != "" {
+		return p.own(who.Comm) + p.at(j.Conn.Host)
 	}
 	if other := st.other(j); other != nil {
 		if o := headOf(other); o != nil && o.Comm == who.Comm {

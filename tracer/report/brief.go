@@ -84,7 +84,7 @@ func (s *TableSink) cell(to *[]byte, kind briefCell, c *conn.Connection, v *verd
 		}
 		line = s.clock.append(line, s.o.wall(c.Ended))
 	case cellProcess:
-		if c.Owner == nil || c.Owner.Comm == "" || event.Outside(c.Owner.PID) || event.QuoteASCII(c.Owner.Comm) != c.Owner.Comm {
+		if c.Host != "" || c.Owner == nil || c.Owner.Comm == "" || event.Outside(c.Owner.PID) || event.QuoteASCII(c.Owner.Comm) != c.Owner.Comm {
 			return 0, false
 		}
 		line = append(append(line, c.Owner.Comm...), '/')

@@ -130,6 +130,13 @@ var columns = []column{
 	{key: "scenario", exact: func(e *entry) string { return e.Judged.Scenario }},
 	{key: "sentence", exact: func(e *entry) string { return e.Record.Verdict.Sentence }},
 	{key: "advice", exact: func(e *entry) string { return deref(e.Record.Verdict.Advice) }},
+	{key: "host", exact: func(e *entry) string { return e.Record.Host }},
+	{key: "joint", exact: func(e *entry) string {
+		if e.Record.Joint == nil {
+			return ""
+		}
+		return e.Record.Joint.Outcome
+	}},
 }
 
 func deref(s *string) string {
@@ -159,12 +166,12 @@ func shortTime(e *entry, _ int) (string, ink) {
 func shortProcess(e *entry, n int) (string, ink) {
 	who := headOf(&e.Judged)
 	if who == nil {
-		return "-", dim
+		return "-" + e.pen.at(e.Judged.Conn.Host), dim
 	}
 	s := e.pen.process(who)
 	if width(s) > n && who.Comm != "" {
 		// The number says which one; the name is cut.
-		pid := "/" + event.PIDText(who.PID)
+		pid := "/" + event.PIDText(who.PID) + e.pen.at(who.Host)
 		s = cut(e.pen.own(who.Comm), n-width(pid), e.pen.ellipsis()) + pid
 	}
 	return s, plainInk

@@ -149,6 +149,9 @@ func tell(t *testing.T, data []byte) {
 			t.Fatalf("%s: %v", f, err)
 		}
 		for _, r := range out.String() {
+			if f.Binary() {
+				break
+			}
 			if r != '\n' && (r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0) {
 				t.Fatalf("%s: %U reached the output: %q", f, r, out.String())
 			}
@@ -170,6 +173,8 @@ func tell(t *testing.T, data []byte) {
 			}
 		case HTML, SVG:
 			wellFormed(t, out.Bytes())
+		case Pcapng:
+			packets(t, out.Bytes())
 		case Table, Timeline, Sequence:
 			for l := range strings.Lines(out.String()) {
 				if w := displaywidth.String(strings.TrimSuffix(l, "\n")); o.Width >= 80 && w > o.Width {

@@ -76,16 +76,24 @@ func (p pen) marks(ns []int) string {
 	return strings.Join(all, " ")
 }
 
-// process is NAME/PID, or "" for nobody.
+// process is NAME/PID, with @HOST where several hosts are told of, or "" for nobody.
 func (p pen) process(who *conn.Process) string {
 	if who == nil {
 		return ""
 	}
 	pid := event.PIDText(who.PID)
 	if who.Comm == "" {
-		return "pid " + pid
+		return "pid " + pid + p.at(who.Host)
 	}
-	return p.own(who.Comm) + "/" + pid
+	return p.own(who.Comm) + "/" + pid + p.at(who.Host)
+}
+
+// at is where something is, behind its name; "" where one host only is told of.
+func (p pen) at(host string) string {
+	if host == "" {
+		return ""
+	}
+	return "@" + p.own(host)
 }
 
 func addr(a netip.AddrPort) string {

@@ -37,10 +37,14 @@ type Record struct {
 	TimeWait   bool              `json:"time_wait"`
 	Events     []EventRecord     `json:"events"`
 	Scenario   string            `json:"scenario,omitempty"`
-	Fin        FinRecord         `json:"fin"`
-	Age        *float64          `json:"age_ms"`
-	Idle       *float64          `json:"idle_ms"`
-	Reset      *ResetRecord      `json:"reset"`
+	// Host is the name of this end's host, where several are told of, and Joint what the
+	// recording of the other end's added; nil: there is none.
+	Host  string       `json:"host,omitempty"`
+	Joint *JointRecord `json:"joint,omitempty"`
+	Fin   FinRecord    `json:"fin"`
+	Age   *float64     `json:"age_ms"`
+	Idle  *float64     `json:"idle_ms"`
+	Reset *ResetRecord `json:"reset"`
 	// Connection is the same at both ends, on whatever hosts they are.
 	Connection *string `json:"connection"`
 }
@@ -111,6 +115,7 @@ type ActorRecord struct {
 	Exe       *string `json:"exe"`
 	User      *string `json:"user"`
 	Container *string `json:"container"`
+	Host      string  `json:"host,omitempty"` // where several are told of
 }
 
 // LostRecord counts payload bytes that did not get where they should.
@@ -277,8 +282,9 @@ func newRecord(j Judged, clock Clock, events bool) *Record {
 	r.Opener, r.Owner = ownerRecord(c.Opener), ownerRecord(c.Owner)
 	if a := v.Actor; a != nil {
 		r.Verdict.Actor = &ActorRecord{PID: event.PIDHere(a.PID), TID: event.PIDHere(a.TID), Comm: a.Comm, Stack: frames(a),
-			NSPID: known(a.NSPID), Exe: known(a.Exe), User: known(a.User), Container: known(a.Container)}
+			NSPID: known(a.NSPID), Exe: known(a.Exe), User: known(a.User), Container: known(a.Container), Host: a.Host}
 	}
+	r.Host, r.Joint = c.Host, jointRecord(j.Joint)
 	r.HalfClose = milliseconds(v.HalfClose)
 	r.Unanswered = unansweredRecord(v.Unanswered)
 	if !events {

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/hosts"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
@@ -17,6 +18,8 @@ type Judged struct {
 	Conn     *conn.Connection
 	Verdict  verdict.Verdict
 	Scenario string // the demo's name; "" outside a demo
+	// Joint is what the recording of another host added; nil: none did.
+	Joint *hosts.Joint
 }
 
 // Clock turns the events' CLOCK_MONOTONIC into wall time.
@@ -66,6 +69,12 @@ type Sink interface {
 	Close() error
 }
 
+// Noter is a sink that has something to say, beside what it writes, once it is closed.
+type Noter interface {
+	// Note is a sentence for people without its stop; "" nothing.
+	Note() string
+}
+
 // Options are what the caller knows of the place where the output goes. The
 // zero value is right for a file: no width limit, no colour, Unicode.
 type Options struct {
@@ -83,6 +92,8 @@ type Options struct {
 	Verbose bool
 	// NoEvents leaves the events out of JSON: they are null.
 	NoEvents bool
+	// Kernel is the release of the kernel that was traced; "" not known.
+	Kernel string
 	// Heading gives the title of what is shown, and an aside for its right
 	// edge, such as the kernel's release; nil: the scenario's name, or the two
 	// processes and the time of day. The second end is nil where only one is
@@ -114,7 +125,16 @@ const (
 	HTML     Format = "html"
 	SVG      Format = "svg"
 	Mermaid  Format = "mermaid"
+	Pcapng   Format = "pcapng"
+	Pprof    Format = "pprof"
+	Folded   Format = "folded"
 )
+
+// Binary says whether a format is no text: a terminal cannot show it.
+func (f Format) Binary() bool { return f == Pcapng || f == Pprof }
+
+// Stacks says whether a format tells of nothing but stacks.
+func (f Format) Stacks() bool { return f == Pprof || f == Folded }
 
 var makers = []struct {
 	format Format
@@ -128,6 +148,9 @@ var makers = []struct {
 	{HTML, func(w io.Writer, o Options) Sink { return NewHTML(w, o) }},
 	{SVG, func(w io.Writer, o Options) Sink { return NewSVG(w, o) }},
 	{Mermaid, func(w io.Writer, o Options) Sink { return NewMermaid(w, o) }},
+	{Pcapng, func(w io.Writer, o Options) Sink { return NewPcapng(w, o) }},
+	{Pprof, func(w io.Writer, o Options) Sink { return NewProfile(w, o) }},
+	{Folded, func(w io.Writer, o Options) Sink { return NewFolded(w, o) }},
 }
 
 // Formats lists the formats that New knows.

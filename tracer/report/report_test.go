@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -150,6 +151,11 @@ func TestUnknown(t *testing.T) {
 	}
 }
 
+// textual are the formats that a terminal can show.
+func textual() []Format {
+	return slices.DeleteFunc(Formats(), Format.Binary)
+}
+
 // No sink lets a process's name, or anything else, act on a terminal.
 func TestHostile(t *testing.T) {
 	j := hostile()
@@ -158,7 +164,7 @@ func TestHostile(t *testing.T) {
 	j.Verdict.AppSaw = []string{"E\x07"}
 	j.Verdict.Cause = "c\x1b"
 	j.Conn.ID = "1\x1b\u202e"
-	for _, f := range Formats() {
+	for _, f := range textual() {
 		for _, ascii := range []bool{false, true} {
 			for _, width := range []int{0, 80} {
 				out := string(shown(t, f, Options{Clock: testClock, ASCII: ascii, Width: width, Verbose: true}, j))

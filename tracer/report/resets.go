@@ -473,23 +473,8 @@ func (s *ResetsSink) block(st *story, main *Judged, n *resetCount) error {
 	if !s.o.Verbose {
 		st.proofs = nil // there are no rows that carry their numbers
 	}
-	f := st.findings(p)
-	write("Who", s.who(main, at))
-	write("Why", f.sentences...)
-	write("Timer", p.glyphs(timer(v, n.ends)))
-	write("Bytes", moved(st, p, main))
-	for _, fd := range f.fields {
-		label := fd.label
-		if label == "Instead" {
-			label = "Do"
-		}
-		write(label, fd.lines...)
-		if label == "Lost" {
-			write("Retry", again(p, v))
-		}
-	}
-	if r := v.Reset; r != nil && r.Seen && (s.o.Verbose || r.Elsewhere()) {
-		write("Segment", wireText(main))
+	for _, fd := range st.explained(p, main, at, n.ends, s.o.Verbose) {
+		write(fd.label, fd.lines...)
 	}
 	explain := "tcpbye explain " + p.text(whatOf(v.Cause, unanswered(v)))
 	if s.o.Verbose {
@@ -502,6 +487,36 @@ func (s *ResetsSink) block(st *story, main *Judged, n *resetCount) error {
 		write("Proof", "tcpbye rst -v, or: "+explain)
 	}
 	return s.out.string(doc.String())
+}
+
+// explained is all that there is to say of an ending; at is when it ended.
+func (st *story) explained(p pen, main *Judged, at time.Duration, ends owners, verbose bool) (all []field) {
+	add := func(label string, lines ...string) {
+		lines = slices.DeleteFunc(lines, func(l string) bool { return l == "" })
+		if len(lines) > 0 {
+			all = append(all, field{label, lines})
+		}
+	}
+	v := &main.Verdict
+	f := st.findings(p)
+	add("Who", p.who(main, at))
+	add("Why", f.sentences...)
+	add("Timer", p.glyphs(timer(v, ends)))
+	add("Bytes", moved(st, p, main))
+	for _, fd := range f.fields {
+		label := fd.label
+		if label == "Instead" {
+			label = "Do"
+		}
+		add(label, fd.lines...)
+		if label == "Lost" {
+			add("Retry", again(p, v))
+		}
+	}
+	if r := v.Reset; r != nil && r.Seen && (verbose || r.Elsewhere()) {
+		add("Segment", wireText(main))
+	}
+	return all
 }
 
 // ended is the moment that the timeline marks as the end; where it marks none, that
@@ -678,8 +693,8 @@ func wireText(j *Judged) string {
 }
 
 // who says whose doing it was, and who had said goodbye before.
-func (s *ResetsSink) who(j *Judged, at time.Duration) string {
-	p, v := s.pen, &j.Verdict
+func (p pen) who(j *Judged, at time.Duration) string {
+	v := &j.Verdict
 	text := p.ender(v)
 	for _, g := range []struct {
 		fin  *verdict.Goodbye

@@ -16,43 +16,22 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/google/go-cmp/cmp"
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/record"
+	"github.com/tcpbye/tcpbye/tracer/schematest"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
-// compileSchema compiles the schema, after it has been held against its own
-// meta-schema.
+// compileSchema compiles the schema.
 func compileSchema(t testing.TB) *jsonschema.Schema {
 	t.Helper()
-	doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(SchemaJSON()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	c := jsonschema.NewCompiler()
-	c.AssertFormat() // draft 2020-12 lets a validator ignore formats
-	if err := c.AddResource("schema.json", doc); err != nil {
-		t.Fatal(err)
-	}
-	s, err := c.Compile("schema.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return s
+	return schematest.Compile(t, SchemaJSON())
 }
 
-// validate holds one line of output against the schema.
-func validate(s *jsonschema.Schema, line []byte) error {
-	v, err := jsonschema.UnmarshalJSON(bytes.NewReader(line))
-	if err != nil {
-		return err
-	}
-	return s.Validate(v)
-}
+func validate(s *jsonschema.Schema, line []byte) error { return schematest.Validate(s, line) }
 
 // jsonLine is what the sink writes of an end.
 func jsonLine(t testing.TB, j Judged) []byte {
@@ -156,122 +135,15 @@ func TestSchemaOfRecordings(t *testing.T) {
 	}
 }
 
-// node is one schema in the document, as far as the tests look at it.
-type node struct {
-	Ref        string          `json:"$ref"`
-	Defs       map[string]node `json:"$defs"`
-	Type       types           `json:"type"`
-	Enum       []*string       `json:"enum"`
-	AnyOf      []node          `json:"anyOf"`
-	Items      *node           `json:"items"`
-	Properties map[string]node `json:"properties"`
-	Required   []string        `json:"required"`
-	Additional *bool           `json:"additionalProperties"`
-}
-
-// types is one type or a list of them.
-type types []string
-
-func (t *types) UnmarshalJSON(b []byte) error {
-	if b[0] == '[' {
-		return json.Unmarshal(b, (*[]string)(t))
-	}
-	*t = types{""}
-	return json.Unmarshal(b, &(*t)[0])
-}
-
-// document is the schema's text.
-type document struct{ node }
-
-func readSchema(t *testing.T) *document {
+func readSchema(t *testing.T) *schematest.Document {
 	t.Helper()
-	var d document
-	if err := json.Unmarshal(SchemaJSON(), &d.node); err != nil {
-		t.Fatal(err)
-	}
-	return &d
-}
-
-// resolve follows references, and gathers the types of alternatives.
-func (d *document) resolve(n node) node {
-	for n.Ref != "" {
-		n = d.Defs[strings.TrimPrefix(n.Ref, "#/$defs/")]
-	}
-	for _, x := range n.AnyOf {
-		n.Type = append(n.Type, d.resolve(x).Type...)
-	}
-	return n
-}
-
-// hold compares a Go type with the schema of its JSON.
-func (d *document) hold(t *testing.T, at string, typ reflect.Type, optional bool, n node) {
-	t.Helper()
-	n = d.resolve(n)
-	nullable := false
-	if typ.Kind() == reflect.Pointer {
-		typ, nullable = typ.Elem(), !optional
-	}
-	if typ.Kind() == reflect.Slice && slices.Contains(n.Type, "null") {
-		nullable = true // a slice can be null: whether this one is, the data shows
-	}
-	kind := map[reflect.Kind]string{reflect.Struct: "object", reflect.Slice: "array", reflect.String: "string", reflect.Bool: "boolean", reflect.Float64: "number"}[typ.Kind()]
-	if kind == "" && typ.Kind() >= reflect.Int && typ.Kind() <= reflect.Uint64 {
-		kind = "integer"
-	}
-	want := []string{kind}
-	if nullable {
-		want = append(want, "null")
-	}
-	got := slices.Sorted(slices.Values(n.Type))
-	slices.Sort(want)
-	if got = slices.Compact(got); !slices.Equal(got, want) {
-		t.Errorf("%s has the types %v, but %v in Go", at, got, want)
-	}
-	switch typ.Kind() {
-	case reflect.Slice:
-		if n.Items == nil {
-			t.Errorf("%s: nothing is said of its items", at)
-			return
-		}
-		if typ.Elem().Kind() == reflect.Struct {
-			d.hold(t, at+"[]", typ.Elem(), false, *n.Items)
-		}
-	case reflect.Struct:
-		if n.Additional == nil || *n.Additional {
-			t.Errorf("%s: other keys are not refused", at)
-		}
-		var keys, required []string
-		for f := range typ.Fields() {
-			key, opts, _ := strings.Cut(f.Tag.Get("json"), ",")
-			keys = append(keys, key)
-			if opts != "omitempty" {
-				required = append(required, key)
-			}
-			p, ok := n.Properties[key]
-			if !ok {
-				continue
-			}
-			d.hold(t, at+"."+key, f.Type, opts == "omitempty", p)
-		}
-		if d := cmp.Diff(sorted(keys), sorted(slices.Collect(maps.Keys(n.Properties)))); d != "" {
-			t.Errorf("%s: the keys are not those of Go (-Go +schema):\n%s", at, d)
-		}
-		if d := cmp.Diff(sorted(required), sorted(n.Required)); d != "" {
-			t.Errorf("%s: the keys that must be there are not those of Go (-Go +schema):\n%s", at, d)
-		}
-	}
-}
-
-func sorted(s []string) []string {
-	s = slices.Clone(s)
-	slices.Sort(s)
-	return s
+	return schematest.Read(t, SchemaJSON())
 }
 
 // TestSchemaHasTheKeysOfRecord: a key that is added to Record is added here.
 func TestSchemaHasTheKeysOfRecord(t *testing.T) {
 	d := readSchema(t)
-	d.hold(t, "record", reflect.TypeFor[Record](), false, d.node)
+	d.Hold(t, "record", reflect.TypeFor[Record]())
 }
 
 // constants are the values of package verdict's string constants of one type, without
@@ -340,7 +212,7 @@ func TestSchemaHasTheConstants(t *testing.T) {
 	}
 	for _, x := range []struct {
 		name string
-		n    node
+		n    schematest.Node
 		want []string
 	}{
 		{"class", v["class"], constants(t, "Class")},
@@ -358,18 +230,7 @@ func TestSchemaHasTheConstants(t *testing.T) {
 		{"family", d.Properties["family"], []string{event.IPv4.String(), event.IPv6.String()}},
 		{"open", d.Properties["open"], []string{conn.OpenActive.String(), conn.OpenPassive.String()}},
 	} {
-		var got []string
-		for _, s := range d.resolve(x.n).Enum {
-			if s != nil {
-				got = append(got, *s)
-			}
-		}
-		if len(x.want) < 2 {
-			t.Errorf("%s: only the constants %v were found", x.name, x.want)
-		}
-		if d := cmp.Diff(sorted(x.want), sorted(got)); d != "" {
-			t.Errorf("%s: not the constants of Go (-Go +schema):\n%s", x.name, d)
-		}
+		d.HoldEnum(t, x.name, x.n, x.want)
 	}
 }
 

@@ -192,6 +192,9 @@ func (st *story) heads(p pen) (names, addrs [2]string) {
 		names[right], addrs[right] = p.name(b), addr(b.Conn.Local)
 	} else {
 		names[right], addrs[right] = "peer", addr(me.Conn.Remote)
+		if me.Joint != nil {
+			names[right] += "  on " + p.own(me.Joint.Host)
+		}
 	}
 	return names, addrs
 }

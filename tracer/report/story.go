@@ -863,12 +863,18 @@ func (b *builder) listener(s side, j *Judged, cur *item, o observation) (*item, 
 	return b.add(s, o, item{kind: kAct, cell: cell{act: b.by(j, o, act)}}), true
 }
 
+// apart says whether the ends are on two hosts, where equal PIDs mean nothing.
+func (b *builder) apart() bool {
+	l, r := b.ends[left], b.ends[right]
+	return l != nil && r != nil && l.Conn.Host != r.Conn.Host
+}
+
 // sender is the item of an end whose segment made the other one answer: over
 // loopback it is still on the CPU.
 func (b *builder) sender(s side, o observation, seg segment) item {
 	i := item{side: s, at: o.Time, last: o.Time, send: seg, inferred: true}
 	if to := b.ends[s]; to != nil && seg.kind == segData && o.Context == event.ContextSoftirq && !o.KernelThread() {
-		if head := headOf(to); head != nil && head.PID == o.PID {
+		if head := headOf(to); head != nil && head.PID == o.PID && !b.apart() {
 			i.act = "send()"
 		}
 	}

@@ -411,6 +411,13 @@ func (g *grid) heads(doc *strings.Builder, o Options) {
 
 // name is the process that stands for an end.
 func (p pen) name(j *Judged) string {
+	if host := j.Conn.Host; host != "" {
+		return p.nameHere(j) + "  on " + p.own(host)
+	}
+	return p.nameHere(j)
+}
+
+func (p pen) nameHere(j *Judged) string {
 	who := headOf(j)
 	if who == nil {
 		for i := range j.Conn.Events {
@@ -431,7 +438,7 @@ func (p pen) short(j *Judged) string {
 	if who := headOf(j); who != nil {
 		return p.process(who)
 	}
-	return addr(j.Conn.Local)
+	return addr(j.Conn.Local) + p.at(j.Conn.Host)
 }
 
 // heading is the title of a connection.

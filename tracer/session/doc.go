@@ -6,5 +6,8 @@
 // recorded. So everything that is shown is a function of what a recording holds,
 // and a replay shows the same.
 //
+// Gather keeps what a recording shows, for the join with those of other hosts (package
+// hosts).
+//
 // It prints nothing itself, and everything in a run is called from one goroutine.
 package session

@@ -67,6 +67,7 @@ func Live(ctx context.Context, opts tracer.Options, prepare func(record.Meta, []
 	if err == nil && !s.cut() && cfg.Seeds != nil && s.Following(held) {
 		err = s.holders()
 	}
+	s.until = s.ticked
 	if cfg.Drained != nil {
 		cfg.Drained()
 	}
@@ -487,8 +488,8 @@ func Describe(attachments []tracer.Attachment) (record.Meta, error) {
 	}
 	m := record.Meta{
 		Program: Program, Kernel: unix.ByteSliceToString(u.Release[:]), Arch: runtime.GOARCH,
-		Offset: offset,
-		Run:    strconv.FormatInt(int64(now), 36) + "-" + strconv.Itoa(os.Getpid()),
+		Offset: offset, Host: thisHost(unix.ByteSliceToString(u.Nodename[:])),
+		Run: strconv.FormatInt(int64(now), 36) + "-" + strconv.Itoa(os.Getpid()),
 	}
 	for _, a := range attachments {
 		m.Rungs = append(m.Rungs, record.Rung{Hook: a.Hook, Name: a.Hook.String(), Rung: string(a.Rung), All: &a.All})
@@ -514,6 +515,7 @@ func Replay(r io.Reader, prepare func(record.Meta) (Config, error)) (Counts, err
 			if err := p.over(e.Time); err != nil {
 				return err
 			}
+			p.covers(e.Time)
 			p.meets(&e)
 			return p.s.Event(e)
 		},
@@ -525,6 +527,7 @@ func Replay(r io.Reader, prepare func(record.Meta) (Config, error)) (Counts, err
 			if err := p.over(r.Told()); err != nil {
 				return err
 			}
+			p.covers(r.Told())
 			local, remote := r.Ends()
 			p.meetsAt(r.NetNS(), local, remote)
 			return p.s.Story(raw, jiffy, p.meta.Arch)
@@ -541,6 +544,7 @@ func Replay(r io.Reader, prepare func(record.Meta) (Config, error)) (Counts, err
 			if p.s == nil || r.Again && p.goesOn && !p.news(r) {
 				return nil
 			}
+			p.covers(r.Time)
 			if len(r.Holders) > 0 {
 				return p.s.Hold(seedOf(r))
 			}
@@ -563,6 +567,7 @@ func Replay(r io.Reader, prepare func(record.Meta) (Config, error)) (Counts, err
 			if p.s == nil {
 				return nil
 			}
+			p.covers(l.Time)
 			return p.s.Look(l)
 		},
 		Tick: func(t record.Tick) error {
@@ -572,7 +577,15 @@ func Replay(r io.Reader, prepare func(record.Meta) (Config, error)) (Counts, err
 			if err := p.over(t.Time); err != nil {
 				return err
 			}
+			p.covers(t.Time)
 			return p.s.Tick(t.Time)
+		},
+		End: func(e record.End) error {
+			if p.s != nil && e.Time != 0 {
+				p.covers(e.Time)
+				p.s.until = e.Time
+			}
+			return nil
 		},
 	})
 	if errors.Is(err, ErrEnough) || errors.Is(err, ErrInterrupted) {
@@ -592,7 +605,17 @@ type replay struct {
 	met     map[tuple]struct{} // where the first parts are missing: what was met since
 	gapped  bool               // something is missing since the last event
 	damaged bool               // the head of what is being read is missing
+	from    time.Duration      // the first that was told in this run, and the last
+	to      time.Duration
 	total   Counts
+}
+
+// covers notes that the run told something of a time.
+func (p *replay) covers(at time.Duration) {
+	if p.from == 0 || at < p.from {
+		p.from = at
+	}
+	p.to = max(p.to, at)
 }
 
 // meets notes a connection of a run whose first parts are missing.
@@ -664,6 +687,7 @@ func (p *replay) head(m record.Meta) error {
 	}
 	cfg.Scope = verdict.ScopeOf(m)
 	p.s, p.first, p.met = New(cfg), m.Part, nil
+	p.from, p.to = 0, 0
 	return nil
 }
 
@@ -672,6 +696,9 @@ func (p *replay) finish() error {
 		return nil
 	}
 	err := errors.Join(p.over(p.s.newest), p.s.Finish())
+	if p.s.cfg.Covers != nil {
+		p.s.cfg.Covers(p.from, p.to)
+	}
 	c := p.s.Counts()
 	p.total.Events += c.Events
 	p.total.Seen += c.Seen

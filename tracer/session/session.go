@@ -89,6 +89,9 @@ type Config struct {
 	Pick *filter.Filter
 	// Chosen is told what a replayed run was about; nil: nobody asks.
 	Chosen func(record.Choice)
+	// Covers is told, at the end of a replayed run, the first and the last time that it
+	// told anything of (CLOCK_MONOTONIC); nil: nobody asks.
+	Covers func(from, to time.Duration)
 
 	// The rest is for live runs.
 
@@ -159,6 +162,7 @@ type Session struct {
 	plain    *plain          // nil: all is judged the long way
 	ledger   *ledger         // nil: what is recorded, if anything, is everything, in one file
 	looked   []record.Look   // of the recording that is replayed
+	until    time.Duration   // when a live run ended; 0: not known
 	ids      int             // of the ends that were shown
 	numbered map[*conn.Connection]struct{}
 
@@ -605,7 +609,7 @@ func (s *Session) Finish() error {
 	s.counts.Filtered += uint64(s.held.len()) // their peers were not seen
 	s.held = pairs[verdict.Verdict]{}
 	if s.cfg.Record != nil {
-		end := record.End{Events: s.counts.Events, Lost: s.counts.Lost}
+		end := record.End{Events: s.counts.Events, Lost: s.counts.Lost, Time: s.until}
 		if l := s.ledger; l != nil {
 			told := l.err != nil
 			if e := l.finish(); !told {

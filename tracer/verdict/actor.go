@@ -78,8 +78,8 @@ func (f *facts) process(e *event.Event) *conn.Process {
 
 // task is the task that was on the CPU, with what the join knows of its process.
 func (f *facts) task(e *event.Event) *conn.Process {
-	who := &conn.Process{PID: e.PID, TID: e.TID, Comm: e.Comm.String(), UID: e.UID, Cgroup: e.Cgroup}
-	if !complete(who, f.c.Hands) && f.c.Peer != nil {
+	who := &conn.Process{PID: e.PID, TID: e.TID, Comm: e.Comm.String(), UID: e.UID, Cgroup: e.Cgroup, Host: f.c.Host}
+	if !complete(who, f.c.Hands) && f.c.Peer != nil && f.c.Peer.Host == f.c.Host { // a PID is one host's own
 		complete(who, f.c.Peer.Hands)
 	}
 	return who

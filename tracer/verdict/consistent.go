@@ -209,7 +209,7 @@ func (f *facts) unseenAnswer(peer *facts, cause Cause) string {
 		switch {
 		case peer.finAcked && f.peerFin == none:
 			return "the arrival of the peer's FIN"
-		case state == event.FinWait1 && peer.peerFin != none && f.c.NetNS == peer.c.NetNS:
+		case state == event.FinWait1 && peer.peerFin != none && f.c.NetNS == peer.c.NetNS && f.c.Host == peer.c.Host:
 			return "the acknowledgement of its FIN" // the peer has it; between namespaces it may be lost
 		case state == event.SynRecv && f.c.Open == conn.OpenPassive && peer.c.Established != 0:
 			return "the change to ESTABLISHED"

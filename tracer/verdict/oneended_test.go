@@ -45,49 +45,6 @@ func alone(c *conn.Connection) *conn.Connection {
 	return &one
 }
 
-// refines are the causes that one end may name with certainty although both ends
-// together have another: it claims less, and the joint cause says more of the same.
-// What each claims stands in the package's documentation.
-var refines = map[verdict.Cause][]verdict.Cause{
-	verdict.OrderlyClose:   {verdict.HalfClose, verdict.SimultaneousClose},
-	verdict.ConnectTimeout: {verdict.AcceptOverflow},
-	verdict.StillOpen:      {verdict.CloseWaitLeak, verdict.FinWait2Held, verdict.FinStuck, verdict.DescriptorHeld, verdict.NeverAccepted},
-	verdict.CloseWaitLeak:  {verdict.FinWait2Held, verdict.FinStuck},
-}
-
-// refuted says in what the verdict of both ends together refutes that of one; ""
-// in nothing.
-func refuted(one, both verdict.Verdict) string {
-	var bad []string
-	if one.Class != both.Class {
-		bad = append(bad, "class")
-	}
-	if one.Cause != both.Cause && !slices.Contains(refines[one.Cause], both.Cause) {
-		bad = append(bad, "cause")
-	}
-	// Of a peer on another machine it cannot be told who it was.
-	remote := one.Ender == verdict.Peer && (both.Ender == verdict.PeerProcess || both.Ender == verdict.PeerKernel)
-	if one.Ender != both.Ender && !remote {
-		bad = append(bad, "ender")
-	}
-	// Why an end stands open may be an act at the other one.
-	if one.Act != both.Act && one.Act != verdict.NoAct {
-		bad = append(bad, "act")
-	}
-	for _, n := range []struct {
-		name      string
-		one, both *uint64
-	}{{"unread", one.Lost.Unread, both.Lost.Unread}, {"unsent", one.Lost.Unsent, both.Lost.Unsent}, {"unacked", one.Lost.Unacked, both.Lost.Unacked}} {
-		if n.one != nil && n.both != nil && *n.one != *n.both {
-			bad = append(bad, n.name)
-		}
-	}
-	if one.Harmless != both.Harmless && one.Harmless {
-		bad = append(bad, "harmless")
-	}
-	return strings.Join(bad, ", ")
-}
-
 // rungsOfViews are the views of every rung, each with what it misses.
 func rungsOfViews() map[string]struct {
 	of    view
@@ -144,7 +101,7 @@ func TestOneEnded(t *testing.T) {
 					case verdict.Likely:
 						likely++
 					}
-					if bad := refuted(v, x.v); bad != "" && v.Confidence == verdict.Certain {
+					if bad := strings.Join(v.Refuted(&x.v), ", "); bad != "" && v.Confidence == verdict.Certain {
 						t.Errorf("%s, %s, %s: %v %v alone is certain of %s %s, ender %q, act %q, lost %v; both ends say %s %s, ender %q, act %q: %s differs", name, filepath.Base(path), r.scenario,
 							c.Open, x.c.Local, v.Class, v.Cause, v.Ender, v.Act, lostText(v.Lost), x.v.Class, x.v.Cause, x.v.Ender, x.v.Act, bad)
 					}

@@ -70,7 +70,7 @@ func moved(t *trial) (says, do string) {
 		return "", ""
 	}
 	e := &f.c.Elsewhere[i]
-	if e.NetNS == 0 || e.NetNS == other.c.NetNS || other.closed != none && other.at(other.closed).Time <= e.Time {
+	if e.NetNS == 0 || e.NetNS == other.c.NetNS || f.c.Host != other.c.Host || other.closed != none && other.at(other.closed).Time <= e.Time {
 		return "", ""
 	}
 	return fmt.Sprintf("The RST came from the network namespace %d, which has the address %s now; the connection is still open in the namespace %d, at %s.",
@@ -188,7 +188,11 @@ func describePathReset(t *trial) string {
 		return fmt.Sprintf("%s received a bare RST in the name of %s, the form that answers a segment, when there was nothing to answer: everything had been acknowledged. A firewall or a load balancer on the path is likely to have sent it; a machine that opens a new connection from the same port looks the same.%s",
 			end(t.a), t.a.c.Remote, r.reading(t))
 	}
-	text := fmt.Sprintf("%s received a RST in the name of %s, but the TCP stack of that end, which is on this machine, never sent it: a packet filter (REJECT with tcp-reset), a raw socket or something else on the path did.", end(t.a), t.a.c.Remote)
+	where := "is on this machine"
+	if t.b != nil && t.b.c.Host != t.a.c.Host {
+		where = "was traced on " + event.Quote(t.b.c.Host)
+	}
+	text := fmt.Sprintf("%s received a RST in the name of %s, but the TCP stack of that end, which %s, never sent it: a packet filter (REJECT with tcp-reset), a raw socket or something else on the path did.", end(t.a), t.a.c.Remote, where)
 	if r.Elsewhere() {
 		text += " Indeed " + r.differs(t.a.c.Family) + "."
 	}

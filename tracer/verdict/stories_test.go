@@ -227,8 +227,8 @@ func TestStories(t *testing.T) {
 				if bad != "" {
 					t.Errorf("%s: %s: %s %s by %q, %s: %s\n%s", []string{"client", "server"}[side], bad, v.Class, v.Cause, v.Ender, v.Confidence, v.Sentence, listed(j.c.Events))
 				}
-				if one := verdict.Judge(alone(j.c), verdict.Scope{}); one.Confidence == verdict.Certain && refuted(one, v) != "" {
-					t.Errorf("%s alone is certain of %s %s by %q, which the other end refutes: %s", []string{"client", "server"}[side], one.Class, one.Cause, one.Ender, refuted(one, v))
+				if one := verdict.Judge(alone(j.c), verdict.Scope{}); one.Confidence == verdict.Certain && len(one.Refuted(&v)) > 0 {
+					t.Errorf("%s alone is certain of %s %s by %q, which the other end refutes: %s", []string{"client", "server"}[side], one.Class, one.Cause, one.Ender, strings.Join(one.Refuted(&v), ", "))
 				}
 			}
 		})

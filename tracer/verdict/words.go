@@ -84,12 +84,16 @@ func (t *trial) when(e *event.Event) string {
 func named(p *conn.Process) string { return string(appendNamed(make([]byte, 0, 64), p)) }
 
 func appendNamed(b []byte, p *conn.Process) []byte {
-	if event.Outside(p.PID) {
-		return append(append(b, event.Quote(p.Comm)...), " (outside this PID namespace)"...)
-	}
 	b = append(b, event.Quote(p.Comm)...)
-	b = append(b, " (pid "...)
-	return append(strconv.AppendUint(b, uint64(p.PID), 10), ')')
+	on := ""
+	if p.Host != "" {
+		on = " on " + event.Quote(p.Host)
+	}
+	if event.Outside(p.PID) {
+		return append(append(b, on...), " (outside this PID namespace)"...)
+	}
+	b = strconv.AppendUint(append(b, " (pid "...), uint64(p.PID), 10)
+	return append(append(b, on...), ')')
 }
 
 func appendSeconds(b []byte, d time.Duration) []byte {
