@@ -30,14 +30,14 @@ type PcapngSink struct {
 	out        output
 	o          Options
 	file       *pcapng.Writer
-	interfaces map[uint32]uint32 // by namespace
-	without    int               // connections of which no event proves a segment
-	last       time.Duration     // CLOCK_MONOTONIC
+	interfaces map[place]uint32
+	without    int           // connections of which no event proves a segment
+	last       time.Duration // CLOCK_MONOTONIC
 }
 
 // NewPcapng is a sink for tools that read captures.
 func NewPcapng(w io.Writer, o Options) *PcapngSink {
-	s := &PcapngSink{out: output{w: w}, o: o, interfaces: map[uint32]uint32{}}
+	s := &PcapngSink{out: output{w: w}, o: o, interfaces: map[place]uint32{}}
 	s.show = s.write
 	return s
 }
@@ -62,7 +62,7 @@ func (s *PcapngSink) Close() error {
 	if err := s.begin(); err != nil || s.without == 0 {
 		return err
 	}
-	on, err := s.netns(0)
+	on, err := s.netns("", 0)
 	if err != nil {
 		return err
 	}
@@ -80,9 +80,16 @@ func (s *PcapngSink) Note() string {
 	return fmt.Sprintf("%d connections are not in the file: no event proves a segment of theirs (-o json tells of them)", s.without)
 }
 
+// place is where segments were seen: a network namespace of a host.
+type place struct {
+	host  string
+	netns uint32
+}
+
 // netns is the interface of a namespace.
-func (s *PcapngSink) netns(inode uint32) (uint32, error) {
-	on, ok := s.interfaces[inode]
+func (s *PcapngSink) netns(host string, inode uint32) (uint32, error) {
+	at := place{host, inode}
+	on, ok := s.interfaces[at]
 	if ok {
 		return on, s.out.err
 	}
@@ -90,9 +97,12 @@ func (s *PcapngSink) netns(inode uint32) (uint32, error) {
 	if inode != 0 {
 		name = fmt.Sprintf("netns %d", inode)
 	}
+	if host != "" {
+		name += " on " + Quote(host)
+	}
 	on, err := s.file.Interface(linkRaw, 0, pcapng.Text(pcapng.OptName, name),
 		pcapng.Text(pcapng.OptDescription, "segments that tcpbye's events prove"))
-	s.interfaces[inode] = on
+	s.interfaces[at] = on
 	return on, err
 }
 
@@ -118,7 +128,7 @@ func (s *PcapngSink) packet(c *Commented) error {
 	if err != nil {
 		return err
 	}
-	on, err := s.netns(c.NetNS)
+	on, err := s.netns(c.Host, c.NetNS)
 	if err != nil {
 		return err
 	}

@@ -41,6 +41,7 @@ type sampleKey struct {
 	process string
 	cause   string
 	class   string
+	host    string // "" this one
 }
 
 type sample struct {
@@ -97,7 +98,7 @@ func (s *ProfileSink) add(a, b *Judged) error {
 	if who == nil {
 		who = headOf(main)
 	}
-	key := sampleKey{process: "-", cause: whatOf(v.Cause, unanswered(v)), class: string(v.Class)}
+	key := sampleKey{process: "-", cause: whatOf(v.Cause, unanswered(v)), class: string(v.Class), host: main.Conn.Host}
 	if who != nil {
 		key.stack, key.process = who.Stack.Named(), event.Quote(who.Comm)
 	}
@@ -248,6 +249,9 @@ func (s *ProfileSink) profile() error {
 	for _, n := range s.sorted() {
 		x := &profile.Sample{Value: []int64{n.n, n.lost}, Label: map[string][]string{
 			"cause": {pen{}.text(n.cause)}, "class": {n.class}, "process": {n.process}}}
+		if n.host != "" {
+			x.Label["host"] = []string{Quote(n.host)}
+		}
 		for i := range n.frames {
 			x.Location = append(x.Location, location(n.frames[i], callName(&n.frames[i])))
 		}

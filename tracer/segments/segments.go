@@ -32,6 +32,8 @@ type Segment struct {
 	Sent bool
 	// NetNS is the namespace of the end that tells of it: an inode number, 0 unknown.
 	NetNS uint32
+	// Host is that end's host, where several hosts are told of; "" this one.
+	Host string
 	// PID and TID are the process of that end, and its thread where that acted; 0
 	// unknown, or nobody.
 	PID, TID uint32
@@ -115,7 +117,7 @@ func told(e *event.Event) bool {
 }
 
 func (t *teller) add(e *event.Event, sent bool, s Segment) *Segment {
-	s.Time, s.Sent, s.NetNS, s.PID = e.Time, sent, t.c.NetNS, t.pid
+	s.Time, s.Sent, s.NetNS, s.Host, s.PID = e.Time, sent, t.c.NetNS, t.c.Host, t.pid
 	s.From, s.To = t.c.Local, t.c.Remote
 	if !sent {
 		s.From, s.To = s.To, s.From
