@@ -98,7 +98,7 @@ func (s *PcapngSink) netns(host string, inode uint32) (uint32, error) {
 		name = fmt.Sprintf("netns %d", inode)
 	}
 	if host != "" {
-		name += " on " + Quote(host)
+		name += " on " + event.Quote(host)
 	}
 	on, err := s.file.Interface(linkRaw, 0, pcapng.Text(pcapng.OptName, name),
 		pcapng.Text(pcapng.OptDescription, "segments that tcpbye's events prove"))

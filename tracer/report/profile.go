@@ -250,7 +250,7 @@ func (s *ProfileSink) profile() error {
 		x := &profile.Sample{Value: []int64{n.n, n.lost}, Label: map[string][]string{
 			"cause": {pen{}.text(n.cause)}, "class": {n.class}, "process": {n.process}}}
 		if n.host != "" {
-			x.Label["host"] = []string{Quote(n.host)}
+			x.Label["host"] = []string{event.Quote(n.host)}
 		}
 		for i := range n.frames {
 			x.Location = append(x.Location, location(n.frames[i], callName(&n.frames[i])))

@@ -47,7 +47,7 @@ func (f *facts) endedBy(a *facts, r *Rule, x *finding, s Scope) bool {
 			rst = min(rst, at)
 		}
 	}
-	if step != never && step > by {
+	if step != never && step > by && !f.answeredWhileClosed(a) {
 		return false
 	}
 	switch {
@@ -64,6 +64,22 @@ func (f *facts) endedBy(a *facts, r *Rule, x *finding, s Scope) bool {
 		return by-rst < longestFlight
 	}
 	return f.reset == none && (f.c.Lossy || !s.has(event.HookReset)) && f.resetError()
+}
+
+// answeredWhileClosed says whether the RST that came answered a segment for which the
+// other end (a) was no socket any more, while its process closed it: tcp_set_state
+// takes a socket out of the hash table and then tells of CLOSE, which another CPU may
+// have to wait for.
+func (f *facts) answeredWhileClosed(a *facts) bool {
+	last := f.at(f.reset)
+	if last == nil || a.release == none {
+		return false
+	}
+	began := a.at(a.release).Time
+	answers := func(e *event.Event) bool {
+		return e.Hook == event.HookSendReset && e.Sock == 0 && began <= e.Time && e.Time <= last.Time && fits(last, e)
+	}
+	return event.Any(a.c.Events, answers) || f.elsewhere(answers) != none
 }
 
 // effectTime is the time of an event at the other end, to be compared with its possible

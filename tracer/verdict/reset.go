@@ -49,7 +49,9 @@ func findNoSocket(a, b *facts, s Scope) *finding {
 			// A listener of MPTCP also resets a subflow that it does not want: what
 			// became of that is the other end's to tell.
 			return &finding{by: byOther, a: []int{a.reset, a.closed}, elseA: []int{i}, needs: []event.Hook{event.HookSendReset},
-				likely: state == event.Listen && a.at(a.reset).MPTCP}
+				// A socket that was there by all that was told of it had been taken out
+				// of the hash table before: by what was not seen.
+				likely: state == event.Listen && a.at(a.reset).MPTCP || b != nil && (b.closed == none || b.at(b.closed).Time > a.c.Elsewhere[i].Time)}
 		}
 	}
 	return nil
