@@ -98,6 +98,7 @@ func (p *programs) release() {
 	p.kernel.btf, p.kernel.types = nil, nil
 	p.specs, p.together, p.wanted, p.read, p.tuned = nil, nil, nil, nil, nil
 	debug.FreeOSMemory()
+	collectSeldom()
 }
 
 func (p *programs) detach() error {

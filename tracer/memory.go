@@ -5,9 +5,12 @@ import (
 	"math"
 	"os"
 	"path"
+	"runtime"
 	"runtime/debug"
+	"runtime/metrics"
 	"strconv"
 	"strings"
+	"sync"
 )
 
 // ample is the memory with which nothing need be saved.
@@ -25,6 +28,53 @@ func frugal() (saving bool, until func()) {
 	// The kernel's share is the maps and the programs.
 	debug.SetMemoryLimit(min(before, granted/2))
 	return true, func() { debug.SetMemoryLimit(before) }
+}
+
+// roomy is how much is allocated, at least, between two collections of garbage. Go
+// collects when the heap has doubled, and a trace's is a few MB: then most of the work
+// is to look again and again at what stays.
+const roomy = 8 << 20
+
+// collectSeldom has garbage collected that seldom, from the next collection on, unless
+// memory is to be saved or somebody has said otherwise (GOGC).
+func collectSeldom() {
+	if grantedMemory("/proc/self/cgroup", "/sys/fs/cgroup") < ample {
+		return
+	}
+	seldom.Do(func() {
+		usual := debug.SetGCPercent(100)
+		if usual != 100 {
+			debug.SetGCPercent(usual)
+			return
+		}
+		pace(100)
+	})
+}
+
+var seldom sync.Once
+
+// pace sets after each collection how far the heap may grow until the next.
+func pace(percent int) {
+	live := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	if metrics.Read(live); live[0].Value.Kind() == metrics.KindUint64 {
+		if next := percentOf(live[0].Value.Uint64()); next != percent {
+			debug.SetGCPercent(next)
+			percent = next
+		}
+	}
+	// What nobody holds is found by the next collection.
+	runtime.SetFinalizer(&cycle{percent: percent}, func(c *cycle) { pace(c.percent) })
+}
+
+// cycle is large enough to be no part of another object, which may live longer.
+type cycle struct {
+	percent int
+	_       [2]uint64
+}
+
+// percentOf is GOGC for a heap of which so much stays.
+func percentOf(live uint64) int {
+	return int(max(100, roomy*100/max(live, 1<<20)))
 }
 
 // grantedMemory is what the cgroups of this process, and those above, may take. A

@@ -4,7 +4,10 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
 	"testing"
+	"time"
 )
 
 func TestGrantedMemory(t *testing.T) {
@@ -41,4 +44,32 @@ func TestGrantedMemory(t *testing.T) {
 	if got := grantedMemory(filepath.Join(root, "none"), root); got != math.MaxInt64 {
 		t.Errorf("an unknown cgroup grants %d bytes", got)
 	}
+}
+
+// TestCollectSeldom: a small heap may grow by as much as a larger one, and one that is
+// large only doubles.
+func TestCollectSeldom(t *testing.T) {
+	for live, want := range map[uint64]int{0: 800, 1 << 20: 800, 4 << 20: 200, 8 << 20: 100, 1 << 30: 100} {
+		if got := percentOf(live); got != want {
+			t.Errorf("%d bytes stay: GOGC=%d, want %d", live, got, want)
+		}
+	}
+}
+
+// TestPace: the pace is set anew by each collection.
+func TestPace(t *testing.T) {
+	defer debug.SetGCPercent(debug.SetGCPercent(100))
+	pace(100)
+	deadline := time.Now().Add(10 * time.Second)
+	for before := -1; time.Now().Before(deadline); {
+		runtime.GC()
+		now := debug.SetGCPercent(100)
+		debug.SetGCPercent(now)
+		if now > 100 && before == now {
+			return
+		}
+		before = now
+		runtime.Gosched()
+	}
+	t.Error("after collections the heap may still only double")
 }

@@ -116,6 +116,7 @@ type scratch struct {
 	closer  conn.Process
 	hands   [2]conn.Process
 	bytes   [3]uint64
+	tasks   [2]story.TaskBytes // that opener and closer were made of
 
 	// Of the whole alone.
 	local, remote verdict.Goodbye
@@ -468,14 +469,18 @@ func (p *plain) tell(r *resting) error {
 func (p *plain) fill(x *scratch, r *resting) {
 	s := r.story()
 	opener, closer := s.Task(taskOpener), s.Task(taskCloser)
-	p.process(&x.opener, opener, r.opened)
-	// What is known of who opened it holds, unless that thread has another name now.
-	x.closer = x.opener
-	switch comm := closer.Comm(); {
-	case closer.TID() != x.opener.TID:
-		x.closer.TID, x.closer.Comm = closer.TID(), p.name(comm)
-	case comm != opener.Comm():
-		p.process(&x.closer, closer, s.At(story.PlaceCloseEntry))
+	// Who acts in a row is told by the kernel alone, and most often acted before.
+	if tasks := [2]story.TaskBytes{opener.Bytes(), closer.Bytes()}; p.more() || tasks != x.tasks {
+		x.tasks = tasks
+		p.process(&x.opener, opener, r.opened)
+		// What is known of who opened it holds, unless that thread has another name now.
+		x.closer = x.opener
+		switch comm := closer.Comm(); {
+		case closer.TID() != x.opener.TID:
+			x.closer.TID, x.closer.Comm = closer.TID(), p.name(comm)
+		case comm != opener.Comm():
+			p.process(&x.closer, closer, s.At(story.PlaceCloseEntry))
+		}
 	}
 	c := &x.conn
 	c.Peer, c.Opener, c.Proven = nil, nil, false
@@ -514,10 +519,13 @@ func (p *plain) join(a, b *scratch) {
 // process is who took a step.
 func (p *plain) process(to *conn.Process, t story.RawTask, at time.Duration) {
 	*to = conn.Process{PID: t.PID(), TID: t.TID(), Comm: p.name(t.Comm()), UID: t.UID(), Cgroup: t.Cgroup()}
-	if p.hands || p.s.cfg.Detail > verdict.DetailRow {
+	if p.more() {
 		p.s.people.complete(to, at)
 	}
 }
+
+// more says whether more is asked of a process than the kernel tells.
+func (p *plain) more() bool { return p.hands || p.s.cfg.Detail > verdict.DetailRow }
 
 // name is a name as a string, which is made once.
 func (p *plain) name(c event.Comm) string {

@@ -67,6 +67,11 @@ func (r Raw) Task(i uint8) RawTask {
 // RawTask is a Task in the kernel's form.
 type RawTask []byte
 
+// TaskBytes are those of a RawTask, to compare it with another.
+type TaskBytes [taskSize]byte
+
+func (t RawTask) Bytes() TaskBytes { return TaskBytes(t) }
+
 func (t RawTask) Cgroup() uint64       { return le.Uint64(t[8:]) }
 func (t RawTask) PID() uint32          { return le.Uint32(t[16:]) }
 func (t RawTask) TID() uint32          { return le.Uint32(t[20:]) }
