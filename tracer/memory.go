@@ -72,9 +72,10 @@ type cycle struct {
 	_       [2]uint64
 }
 
-// percentOf is GOGC for a heap of which so much stays.
+// percentOf is GOGC for a heap of which so much stays. In any case Go lets a heap grow
+// to 4 MB times that (runtime.heapMinimum), so of the smallest it is no more than 200.
 func percentOf(live uint64) int {
-	return int(max(100, roomy*100/max(live, 1<<20)))
+	return int(min(max(100, roomy*100/max(live, 1)), 200))
 }
 
 // grantedMemory is what the cgroups of this process, and those above, may take. A
