@@ -44,7 +44,7 @@ func (s *TableSink) Detail() verdict.Detail { return verdict.DetailRow }
 // the rest the column is asked.
 func (s *TableSink) brief(line []byte, c *conn.Connection, v *verdict.Verdict) []byte {
 	var e *entry
-	room, gap := s.o.Width, 0
+	room, gap, end := s.o.Width, 0, 0
 	for i, kind := range s.kinds {
 		before, n := len(line), s.widths[i]
 		left := gap
@@ -53,6 +53,12 @@ func (s *TableSink) brief(line []byte, c *conn.Connection, v *verdict.Verdict) [
 		}
 		line = append(line, spaces[:left]...)
 		from := len(line)
+		if kind == cellEnder {
+			if text := s.seen.ending(v); text != nil {
+				return append(line, text...)
+			}
+			end = from
+		}
 		more, w := s.cell(line, kind, c, v)
 		line = more
 		if w < 0 || s.o.Width > 0 && (w > n || w > room) {
@@ -73,7 +79,11 @@ func (s *TableSink) brief(line []byte, c *conn.Connection, v *verdict.Verdict) [
 		room -= n + columnGap
 		gap += max(0, n-w) + columnGap
 	}
-	return append(line, '\n')
+	line = append(line, '\n')
+	if e == nil && end > 0 {
+		s.seen.ended(v, line[end:])
+	}
+	return line
 }
 
 // cell appends a cell, and returns how many columns it takes; -1: it is not known
@@ -134,8 +144,7 @@ func (s *TableSink) cell(line []byte, kind briefCell, c *conn.Connection, v *ver
 		}
 		line = append(line, "graceful"...)
 	case cellLost:
-		l := &v.Lost
-		if l.Unread == nil || l.Unsent == nil || l.Unacked == nil || *l.Unread+*l.Unsent+*l.Unacked > 0 {
+		if !lostNothing(&v.Lost) {
 			return line, -1
 		}
 		line = append(line, '-')
@@ -157,7 +166,41 @@ type spelt struct {
 		comm string
 		text []byte // empty: not plain
 	}
-	oldest, older uint8 // of addresses, of processes
+	// From ENDED BY on, where nothing was lost.
+	endings [2]struct {
+		ender verdict.Ender
+		act   verdict.Act
+		class verdict.Class
+		cause verdict.Cause
+		text  []byte
+	}
+	oldest, older, old uint8 // of addresses, of processes, of endings
+}
+
+// ending is how a row ends that tells of this; nil: none before did.
+func (x *spelt) ending(v *verdict.Verdict) []byte {
+	if !lostNothing(&v.Lost) {
+		return nil
+	}
+	for i := range x.endings {
+		if k := &x.endings[i]; k.ender == v.Ender && k.act == v.Act && k.cause == v.Cause && k.class == v.Class {
+			return k.text
+		}
+	}
+	return nil
+}
+
+// ended keeps how a row ends of which the cells were appended at once: they show no
+// more of it than is compared.
+func (x *spelt) ended(v *verdict.Verdict, text []byte) {
+	k := &x.endings[x.old%uint8(len(x.endings))]
+	x.old++
+	k.ender, k.act, k.class, k.cause, k.text = v.Ender, v.Act, v.Class, v.Cause, append(k.text[:0], text...)
+}
+
+// lostNothing says whether that is known.
+func lostNothing(l *verdict.Lost) bool {
+	return l.Unread != nil && l.Unsent != nil && l.Unacked != nil && *l.Unread+*l.Unsent+*l.Unacked == 0
 }
 
 // address appends an address that is valid.
