@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+
+	"golang.org/x/sys/unix"
 )
 
 // ample is the memory with which nothing need be saved.
@@ -28,6 +30,36 @@ func frugal() (saving bool, until func()) {
 	// The kernel's share is the maps and the programs.
 	debug.SetMemoryLimit(min(before, granted/2))
 	return true, func() { debug.SetMemoryLimit(before) }
+}
+
+// smallPages has the kernel back what there is of the heap with small pages. While
+// everything is loaded the heap is ten times what a trace then needs, and what that
+// needs lies scattered in it: with huge pages (transparent_hugepage/enabled: always)
+// each scattered object would keep 2 MiB. That the kernel has no huge pages, or
+// refuses, changes nothing else.
+func smallPages() {
+	maps, err := os.ReadFile("/proc/self/maps")
+	if err != nil {
+		return
+	}
+	for line := range strings.Lines(string(maps)) {
+		if from, bytes, ok := anonymous(line); ok {
+			_, _, _ = unix.Syscall(unix.SYS_MADVISE, from, bytes, unix.MADV_NOHUGEPAGE)
+		}
+	}
+}
+
+// anonymous is where a line of /proc/PID/maps says that writable memory of no file
+// and no name lies.
+func anonymous(line string) (from, bytes uintptr, ok bool) {
+	f := strings.Fields(line) // ADDRESSES PERMISSIONS OFFSET DEVICE INODE [NAME]
+	if len(f) != 5 || f[1] != "rw-p" || f[4] != "0" {
+		return 0, 0, false
+	}
+	low, high, _ := strings.Cut(f[0], "-")
+	a, err := strconv.ParseUint(low, 16, 64)
+	b, err2 := strconv.ParseUint(high, 16, 64)
+	return uintptr(a), uintptr(b - a), err == nil && err2 == nil && a < b
 }
 
 // roomy is how much is allocated, at least, between two collections of garbage. Go
