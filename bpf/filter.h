@@ -8,7 +8,7 @@
  * NOT_CHOSEN, so that every later hook of a socket that nobody wants costs one
  * look-up. A birth decides anew: the address may have been another socket's. A
  * listener's child has no addresses yet when it is born (inet_csk_clone_lock
- * changes the state first, up to 6.12 at least): its birth is put off, UNDECIDED,
+ * changes the state first, up to 6.17): its birth is put off, UNDECIDED,
  * until the next change of its state.
  *
  * Not here, since they are learnt late: who owns a connection and how it ends.

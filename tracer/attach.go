@@ -97,7 +97,9 @@ func (p *programs) close() error {
 func (p *programs) release() {
 	p.kernel.btf, p.kernel.types = nil, nil
 	p.specs, p.together, p.wanted, p.read, p.tuned = nil, nil, nil, nil, nil
+	smallPages()
 	debug.FreeOSMemory()
+	collectSeldom()
 }
 
 func (p *programs) detach() error {

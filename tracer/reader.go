@@ -1,10 +1,12 @@
 package tracer
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -58,6 +60,28 @@ type chunk struct {
 
 	read           time.Duration // when it was
 	oldest, newest time.Duration // of the records
+}
+
+// usual is what most records take at most.
+const usual = 1 << 10
+
+// room is where the next record may be put by whoever reads it.
+func (c *chunk) room() []byte {
+	if cap(c.data)-len(c.data) < usual {
+		c.data = slices.Grow(c.data, 16*usual)
+	}
+	return c.data[len(c.data):]
+}
+
+// add takes a record, which may stand where it belongs.
+func (c *chunk) add(record []byte) {
+	n := len(c.data)
+	if len(record) > 0 && cap(c.data)-n >= len(record) && &c.data[:n+1][n] == &record[0] {
+		c.data = c.data[:n+len(record)]
+	} else {
+		c.data = append(c.data, record...)
+	}
+	c.sizes = append(c.sizes, len(record))
 }
 
 // lose notes a loss. Those that follow each other closely become one: whoever
@@ -158,6 +182,7 @@ func (r *reader) round() (empty bool, err error) {
 	r.ring.SetDeadline(time.Now().Add(wait))
 	for n := 1; ; n++ {
 		if !r.waiting {
+			r.rec.RawSample = r.cur.room()
 			err := r.ring.ReadInto(&r.rec)
 			if errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, ringbuf.ErrFlushed) {
 				r.bound, r.left = r.mark, 0
@@ -170,7 +195,8 @@ func (r *reader) round() (empty bool, err error) {
 		at := timeOf(r.rec.RawSample)
 		r.came = now
 		if r.waiting = at > r.asked+lossEvery; r.waiting {
-			return false, nil // losses are asked for first
+			r.rec.RawSample = bytes.Clone(r.rec.RawSample) // the chunk goes
+			return false, nil                              // losses are asked for first
 		}
 		r.take(at)
 		if r.left -= recordBytes(len(r.rec.RawSample)); r.left <= 0 {
@@ -202,6 +228,7 @@ func (r *reader) sleep() (none bool, err error) {
 	}
 	if r.ring.AvailableBytes() == 0 {
 		r.ring.SetDeadline(time.Now().Add(nap))
+		r.rec.RawSample = nil
 		switch err = r.ring.ReadInto(&r.rec); {
 		case errors.Is(err, os.ErrDeadlineExceeded) || errors.Is(err, ringbuf.ErrFlushed):
 			none, err = true, nil
@@ -255,8 +282,7 @@ func (r *reader) take(at time.Duration) {
 	if len(c.sizes) == 0 || at > c.newest {
 		c.newest = at
 	}
-	c.data = append(c.data, r.rec.RawSample...)
-	c.sizes = append(c.sizes, len(r.rec.RawSample))
+	c.add(r.rec.RawSample)
 }
 
 // hand gives the queue what was read.

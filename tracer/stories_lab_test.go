@@ -474,7 +474,7 @@ func TestStoriesAsked(t *testing.T) {
 		asked := 0
 		for range 2 { // the second time it is told already
 			if err := tr.Ask(func(raw []byte) bool {
-				local, _ := life.Raw(raw).Ends()
+				local, _ := life.RawOf(raw).Ends()
 				client := local.Port() == uint16(clientPort(t, p.client))
 				if client {
 					asked++

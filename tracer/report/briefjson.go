@@ -13,11 +13,11 @@ import (
 // Brief implements Brief. The record of a plain ending has few forms, so it is put
 // together without reflection; a test holds it against that of End.
 func (s *JSONSink) Brief(c *conn.Connection, v *verdict.Verdict) error {
-	w := jsonWriter{b: s.brief[:0], clock: s.clock, second: &s.second}
+	w := &s.brief
+	w.b = w.b[:0]
 	if w.record(c, v, !s.noEvents); w.strange {
 		return s.End(Judged{Conn: c, Verdict: *v})
 	}
-	s.brief = w.b
 	_, err := s.out.Write(w.b)
 	return err
 }
@@ -33,9 +33,46 @@ func (s *JSONSink) Detail() verdict.Detail {
 // jsonWriter writes a Record as encoding/json does.
 type jsonWriter struct {
 	b       []byte
-	clock   Clock
-	second  *secondStamp
+	o       Options // Clock, and UTC
+	second  secondStamp
 	strange bool // there is something in it that only End can write
+
+	owners, actors, goers memory
+}
+
+// memory keeps how the processes that were written last are spelt: most connections
+// are a few processes'.
+type memory struct {
+	all [2]struct {
+		of      conn.Process
+		text    []byte
+		strange bool
+	}
+	older uint8
+}
+
+// alike says whether two processes are spelt alike.
+func alike(a, b *conn.Process) bool {
+	return a.PID == b.PID && a.TID == b.TID && a.UID == b.UID && a.Cgroup == b.Cgroup && a.NSPID == b.NSPID && a.Comm == b.Comm &&
+		a.Exe == b.Exe && a.Container == b.Container && a.User == b.User && a.Stack == b.Stack
+}
+
+// remembered appends what spell writes of a process.
+func (w *jsonWriter) remembered(m *memory, p *conn.Process, spell func(*jsonWriter, *conn.Process)) {
+	for i := range m.all {
+		if k := &m.all[i]; k.text != nil && alike(&k.of, p) {
+			w.b = append(w.b, k.text...)
+			w.strange = w.strange || k.strange
+			return
+		}
+	}
+	k := &m.all[m.older%uint8(len(m.all))]
+	m.older++
+	from, was := len(w.b), w.strange
+	w.strange = false
+	spell(w, p)
+	k.of, k.text, k.strange = *p, append(k.text[:0], w.b[from:]...), w.strange
+	w.strange = w.strange || was
 }
 
 func (w *jsonWriter) raw(s string) { w.b = append(w.b, s...) }
@@ -105,7 +142,21 @@ func (w *jsonWriter) milliseconds(d *time.Duration) {
 		w.raw("null")
 		return
 	}
-	w.b = strconv.AppendFloat(w.b, float64(*d)/float64(time.Millisecond), 'f', -1, 64) // never so small or large that JSON wants an exponent
+	if *d < 0 || *d >= 1e15 {
+		w.b = strconv.AppendFloat(w.b, float64(*d)/float64(time.Millisecond), 'f', -1, 64) // never so small or large that JSON wants an exponent
+		return
+	}
+	// With so few digits the shortest number that is read as the same is all of them.
+	w.b = strconv.AppendInt(w.b, int64(*d/time.Millisecond), 10)
+	n := *d % time.Millisecond
+	if n == 0 {
+		return
+	}
+	w.b = append(w.b, '.')
+	for div := time.Millisecond / 10; n > 0; div /= 10 {
+		w.b = append(w.b, byte('0'+n/div))
+		n %= div
+	}
 }
 
 func (w *jsonWriter) wall(t time.Duration) {
@@ -114,21 +165,28 @@ func (w *jsonWriter) wall(t time.Duration) {
 		return
 	}
 	// As wallFormat, whose fraction AppendFormat would write anew with the rest.
-	at := w.clock.Wall(t).UTC()
 	w.b = append(w.b, '"')
-	w.b = w.second.append(w.b, at)
-	n := at.Nanosecond()
-	for div := 100_000_000; div > 0; div /= 10 {
-		w.b = append(w.b, byte('0'+n/div%10))
+	w.b = w.second.append(w.b, &w.o, t)
+	n := uint32(t - w.second.begun)
+	for i := range 9 {
+		w.b = append(w.b, byte('0'+n/powers[i]))
+		n %= powers[i]
 	}
 	w.b = append(w.b, "Z\""...)
 }
+
+// powers are those of ten, of nanoseconds in a second.
+var powers = [...]uint32{1e8, 1e7, 1e6, 1e5, 1e4, 1e3, 1e2, 1e1, 1}
 
 func (w *jsonWriter) owner(p *conn.Process) {
 	if p == nil {
 		w.raw("null")
 		return
 	}
+	w.remembered(&w.owners, p, (*jsonWriter).spellOwner)
+}
+
+func (w *jsonWriter) spellOwner(p *conn.Process) {
 	w.raw(`{"pid":`)
 	w.pid(p.PID)
 	w.raw(`,"comm":`)
@@ -158,16 +216,39 @@ func (w *jsonWriter) goodbye(g *verdict.Goodbye) {
 	w.raw(`,"signal":`)
 	w.knownWord(event.SignalName(g.Signal))
 	if a := g.Actor; a != nil {
-		w.strange = w.strange || a.Stack != ""
-		w.raw(`,"pid":`)
-		w.pid(a.PID)
-		w.raw(`,"comm":`)
-		w.text(a.Comm)
+		w.remembered(&w.goers, a, (*jsonWriter).spellGoer)
 	} else {
 		w.raw(`,"pid":null,"comm":null`)
 	}
 	w.raw(`,"acked":`)
 	w.bool(g.Acked)
+	w.raw(`}`)
+}
+
+func (w *jsonWriter) spellGoer(a *conn.Process) {
+	w.strange = w.strange || a.Stack != ""
+	w.raw(`,"pid":`)
+	w.pid(a.PID)
+	w.raw(`,"comm":`)
+	w.text(a.Comm)
+}
+
+func (w *jsonWriter) spellActor(a *conn.Process) {
+	w.strange = w.strange || a.Stack != ""
+	w.raw(`{"pid":`)
+	w.pid(a.PID)
+	w.raw(`,"tid":`)
+	w.pid(a.TID)
+	w.raw(`,"comm":`)
+	w.text(a.Comm)
+	w.raw(`,"stack":null,"ns_pid":`)
+	w.knownUint(uint64(a.NSPID))
+	w.raw(`,"exe":`)
+	w.known(a.Exe)
+	w.raw(`,"user":`)
+	w.known(a.User)
+	w.raw(`,"container":`)
+	w.known(a.Container)
 	w.raw(`}`)
 }
 
@@ -182,22 +263,7 @@ func (w *jsonWriter) verdict(v *verdict.Verdict) {
 	w.knownWord(string(v.Act))
 	w.raw(`,"actor":`)
 	if a := v.Actor; a != nil {
-		w.strange = w.strange || a.Stack != ""
-		w.raw(`{"pid":`)
-		w.pid(a.PID)
-		w.raw(`,"tid":`)
-		w.pid(a.TID)
-		w.raw(`,"comm":`)
-		w.text(a.Comm)
-		w.raw(`,"stack":null,"ns_pid":`)
-		w.knownUint(uint64(a.NSPID))
-		w.raw(`,"exe":`)
-		w.known(a.Exe)
-		w.raw(`,"user":`)
-		w.known(a.User)
-		w.raw(`,"container":`)
-		w.known(a.Container)
-		w.raw(`}`)
+		w.remembered(&w.actors, a, (*jsonWriter).spellActor)
 	} else {
 		w.raw("null")
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"strconv"
+	"time"
 	"unicode/utf8"
 
 	"github.com/tcpbye/tcpbye/tracer/event"
@@ -22,13 +23,14 @@ type JSONSink struct {
 	enc   *json.Encoder
 
 	noEvents bool
-	brief    []byte
-	second   secondStamp
+	brief    jsonWriter
 }
 
 // NewJSON is a sink for programs.
 func NewJSON(w io.Writer, o Options) *JSONSink {
-	s := &JSONSink{out: output{w: w}, clock: o.Clock, noEvents: o.NoEvents, second: secondStamp{layout: wallSeconds}}
+	s := &JSONSink{out: output{w: w}, clock: o.Clock, noEvents: o.NoEvents}
+	s.brief.o = Options{Clock: o.Clock, Location: time.UTC}
+	s.brief.second.layout = wallSeconds
 	s.enc = json.NewEncoder(&s.buf)
 	s.enc.SetEscapeHTML(false)
 	return s

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -32,7 +33,10 @@ type Clock struct {
 
 // Settings are the times at which the wall clock was set. Those that are added
 // are known to all copies of a Clock.
-type Settings struct{ all []setting }
+type Settings struct {
+	all   []setting
+	times int // how often it was set
+}
 
 type setting struct{ from, offset time.Duration }
 
@@ -44,20 +48,35 @@ func (s *Settings) Add(from, offset time.Duration) {
 		s.all = slices.Delete(s.all, 0, 1)
 	}
 	s.all = append(s.all, setting{from, offset})
+	s.times++
 }
 
 // Wall is the wall time, in UTC, of a CLOCK_MONOTONIC time.
 func (c Clock) Wall(monotonic time.Duration) time.Time {
-	offset := c.Offset
+	offset, _, _ := c.span(monotonic)
+	return time.Unix(0, int64(offset+monotonic)).UTC()
+}
+
+// span is the offset at a time, and from when until when it is the same.
+func (c Clock) span(monotonic time.Duration) (offset, from, to time.Duration) {
+	from, to = math.MinInt64, math.MaxInt64
 	if c.Set != nil {
 		for _, s := range slices.Backward(c.Set.all) {
 			if s.from <= monotonic {
-				offset = s.offset
-				break
+				return s.offset, s.from, to
 			}
+			to = s.from
 		}
 	}
-	return time.Unix(0, int64(offset+monotonic)).UTC()
+	return c.Offset, from, to
+}
+
+// settings is how often the clock was set.
+func (c Clock) settings() int {
+	if c.Set == nil {
+		return 0
+	}
+	return c.Set.times
 }
 
 // Sink writes judged ends in one format.

@@ -63,6 +63,7 @@ type TableSink struct {
 	cells  []word
 	begun  bool
 	clock  secondStamp
+	seen   spelt
 }
 
 // NewTable is a sink for a person who watches.

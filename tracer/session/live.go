@@ -270,7 +270,7 @@ func (s *Session) meet(raw []byte, tell func(record.Process) error) error {
 	if w == nil || !story.Is(raw) {
 		return nil
 	}
-	r := story.Raw(raw)
+	r := story.RawOf(raw)
 	var last uint32
 	for i := range uint8(story.MaxTasks) {
 		t := r.Task(i)
@@ -523,7 +523,7 @@ func Replay(r io.Reader, prepare func(record.Meta) (Config, error)) (Counts, err
 			if p.s == nil {
 				return p.headless()
 			}
-			r := story.Raw(raw)
+			r := story.RawOf(raw)
 			if err := p.over(r.Told()); err != nil {
 				return err
 			}

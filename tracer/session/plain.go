@@ -87,7 +87,7 @@ const (
 
 // resting is a story that waits for what may still concern it.
 type resting struct {
-	raw           [story.Size]byte // from the kernel
+	raw           story.Raw // from the kernel
 	local, remote netip.AddrPort
 	netns         uint32
 	key           uint64
@@ -105,7 +105,7 @@ type resting struct {
 	sent, received                                      uint64        // payload
 }
 
-func (r *resting) story() story.Raw { return r.raw[:] }
+func (r *resting) story() *story.Raw { return &r.raw }
 
 // scratch is an end as it is shown.
 type scratch struct {
@@ -116,6 +116,7 @@ type scratch struct {
 	closer  conn.Process
 	hands   [2]conn.Process
 	bytes   [3]uint64
+	tasks   [2]story.RawTask // that opener and closer were made of
 
 	// Of the whole alone.
 	local, remote verdict.Goodbye
@@ -174,8 +175,11 @@ func (p *plain) learn(open conn.Open, read eof) {
 
 // take takes a story whose life is over, if the short way is open to it.
 func (p *plain) take(raw []byte, jiffy time.Duration, arch string) bool {
-	s := story.Raw(raw)
-	if !story.Is(raw) || !s.Final() || len(p.queue)-p.head >= maxResting {
+	if !story.Is(raw) {
+		return false
+	}
+	s := story.RawOf(raw)
+	if !s.Final() || len(p.queue)-p.head >= maxResting {
 		return false
 	}
 	if p.arch != arch {
@@ -367,7 +371,7 @@ func (l *lately[T]) last(x T) (time.Duration, bool) {
 
 // meetsStory does so where a story that goes the long way may be the other end's.
 func (p *plain) meetsStory(raw []byte) {
-	s := story.Raw(raw)
+	s := story.RawOf(raw)
 	key := keyOf(numbersOf(s))
 	if r := p.byKey[key]; r != nil {
 		p.long(r)
@@ -468,14 +472,18 @@ func (p *plain) tell(r *resting) error {
 func (p *plain) fill(x *scratch, r *resting) {
 	s := r.story()
 	opener, closer := s.Task(taskOpener), s.Task(taskCloser)
-	p.process(&x.opener, opener, r.opened)
-	// What is known of who opened it holds, unless that thread has another name now.
-	x.closer = x.opener
-	switch comm := closer.Comm(); {
-	case closer.TID() != x.opener.TID:
-		x.closer.TID, x.closer.Comm = closer.TID(), p.name(comm)
-	case comm != opener.Comm():
-		p.process(&x.closer, closer, s.At(story.PlaceCloseEntry))
+	// Who acts in a row is told by the kernel alone, and most often acted before.
+	if p.more() || *opener != x.tasks[0] || *closer != x.tasks[1] {
+		x.tasks = [2]story.RawTask{*opener, *closer}
+		p.process(&x.opener, opener, r.opened)
+		// What is known of who opened it holds, unless that thread has another name now.
+		x.closer = x.opener
+		switch comm := closer.Comm(); {
+		case closer.TID() != x.opener.TID:
+			x.closer.TID, x.closer.Comm = closer.TID(), p.name(comm)
+		case comm != opener.Comm():
+			p.process(&x.closer, closer, s.At(story.PlaceCloseEntry))
+		}
 	}
 	c := &x.conn
 	c.Peer, c.Opener, c.Proven = nil, nil, false
@@ -512,12 +520,15 @@ func (p *plain) join(a, b *scratch) {
 }
 
 // process is who took a step.
-func (p *plain) process(to *conn.Process, t story.RawTask, at time.Duration) {
+func (p *plain) process(to *conn.Process, t *story.RawTask, at time.Duration) {
 	*to = conn.Process{PID: t.PID(), TID: t.TID(), Comm: p.name(t.Comm()), UID: t.UID(), Cgroup: t.Cgroup()}
-	if p.hands || p.s.cfg.Detail > verdict.DetailRow {
+	if p.more() {
 		p.s.people.complete(to, at)
 	}
 }
+
+// more says whether more is asked of a process than the kernel tells.
+func (p *plain) more() bool { return p.hands || p.s.cfg.Detail > verdict.DetailRow }
 
 // name is a name as a string, which is made once.
 func (p *plain) name(c event.Comm) string {

@@ -82,7 +82,7 @@ func (k *seeker) seek(now time.Duration, join *conn.Joiner, clock func() (time.D
 	}
 	found := make([]bool, len(all))
 	err = k.ask(func(raw []byte) bool {
-		s := story.Raw(raw)
+		s := story.RawOf(raw)
 		local, remote := s.Ends()
 		isn, matches := numbersOf(s), false
 		for i := range all {

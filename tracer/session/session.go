@@ -287,7 +287,7 @@ func (s *Session) Story(raw []byte, jiffy time.Duration, arch string) error {
 	if !story.Is(raw) {
 		return s.strange()
 	}
-	at := story.Raw(raw).Told()
+	at := story.RawOf(raw).Told()
 	if err := s.late(at); err != nil {
 		return err
 	}

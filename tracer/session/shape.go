@@ -104,7 +104,7 @@ func (sh shape) pattern() *pattern {
 // that shape: each step is the one that is expected, one process opened and closed,
 // in calls of its own, and no byte is unaccounted for.
 func (r *resting) read(raw []byte, jiffy time.Duration, calls *plainCalls) bool {
-	s := story.Raw(raw)
+	s := story.RawOf(raw)
 	sh := &r.shape
 	*sh = shape{open: conn.OpenActive}
 	if s.Child() {
@@ -229,7 +229,7 @@ const jiffies = time.Millisecond
 
 // numbersOf are the initial sequence numbers, own and the peer's, as the join finds
 // them (conn.isns); zero where the story has not got so far.
-func numbersOf(s story.Raw) [2]uint32 {
+func numbersOf(s *story.Raw) [2]uint32 {
 	open := conn.OpenActive
 	if s.Child() {
 		open = conn.OpenPassive
@@ -242,7 +242,7 @@ func numbersOf(s story.Raw) [2]uint32 {
 	return [2]uint32{}
 }
 
-func numbersAt(l story.RawLook, open conn.Open) [2]uint32 {
+func numbersAt(l *story.RawLook, open conn.Open) [2]uint32 {
 	snd := l.SndUna() - uint32(l.BytesAcked())
 	if open == conn.OpenPassive {
 		snd--

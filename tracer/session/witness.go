@@ -245,7 +245,7 @@ func (w *Witness) Look(e *event.Event) (record.Process, bool) {
 
 // Meet learns from who acted in a story that is told now, as far as its process lives
 // still.
-func (w *Witness) Meet(t story.RawTask, now time.Duration) (record.Process, bool) {
+func (w *Witness) Meet(t *story.RawTask, now time.Duration) (record.Process, bool) {
 	pid := t.PID()
 	known := w.last
 	if known == nil || known.PID != pid {

@@ -160,7 +160,7 @@ func (s *Story) Decode(raw []byte, jiffy time.Duration, arch string) error {
 	if !Is(raw) {
 		return &DecodeError{fmt.Sprintf("%d bytes", len(raw))}
 	}
-	r := Raw(raw)
+	r := RawOf(raw)
 	n, tasks := r.Steps(), int(raw[offTasks])
 	if n == 0 || n > lockedSteps || tasks > MaxTasks {
 		return &DecodeError{fmt.Sprintf("%d steps of %d tasks", n, tasks)}
@@ -221,7 +221,7 @@ func (s *Story) Decode(raw []byte, jiffy time.Duration, arch string) error {
 }
 
 // decode reads a step by its place.
-func (t *Step) decode(r Raw, place, tasks int) error {
+func (t *Step) decode(r *Raw, place, tasks int) error {
 	what := r.What(place) // as Kind makes it
 	*t = Step{At: r.At(place), Hook: event.Hook(what & 0x3f), Task: uint8(what) >> 6, State: event.State(what >> 8 & 15)}
 	switch t.Hook {
@@ -239,7 +239,7 @@ func (t *Step) decode(r Raw, place, tasks int) error {
 	return nil
 }
 
-func (t *Task) decode(r RawTask, arch string) {
+func (t *Task) decode(r *RawTask, arch string) {
 	*t = Task{Cgroup: r.Cgroup(), PID: r.PID(), TID: r.TID(), UID: r.UID(), Flags: r.Flags(), ExitCode: le.Uint32(r[32:]),
 		Syscall: r.Syscall(), More: r.More(), Has: r.Has(), CallOn: r.CallOn(), Comm: r.Comm()}
 	if t.Has&event.HasPreempt != 0 {
@@ -250,9 +250,9 @@ func (t *Task) decode(r RawTask, arch string) {
 	}
 }
 
-func (l *Look) decode(r RawLook, jiffy time.Duration) {
+func (l *Look) decode(r *RawLook, jiffy time.Duration) {
 	*l = Look{
-		BytesSent: le.Uint64(r), BytesAcked: r.BytesAcked(), BytesReceived: r.BytesReceived(), LingerTime: le.Uint64(r[24:]), Inode: le.Uint64(r[32:]),
+		BytesSent: le.Uint64(r[:]), BytesAcked: r.BytesAcked(), BytesReceived: r.BytesReceived(), LingerTime: le.Uint64(r[24:]), Inode: le.Uint64(r[32:]),
 		WriteSeq: r.WriteSeq(), SndUna: r.SndUna(), SndNxt: le.Uint32(r[48:]), RcvNxt: r.RcvNxt(), CopiedSeq: r.CopiedSeq(),
 		SkFlags: r.SkFlags(), UserTimeout: le.Uint32(r[64:]), SockUID: le.Uint32(r[68:]), Linger2: int32(le.Uint32(r[72:])), MSS: le.Uint32(r[80:]),
 		UrgSeq: le.Uint32(r[92:]), UrgData: le.Uint16(r[96:]), Sacked: le.Uint16(r[98:]),
