@@ -78,6 +78,9 @@ func TestRooms(t *testing.T) {
 			if strings.HasPrefix(i, "github.com/gopacket/") && p.ImportPath != "tracer/report" && p.ImportPath != "tracer/annotate" {
 				t.Errorf("%s imports %s: only tracer/report and tracer/annotate may", p.ImportPath, i)
 			}
+			if strings.HasPrefix(i, "charm.land/bubbletea") && p.ImportPath != "tracer/screen" && p.ImportPath != "cmd/tcpbye" {
+				t.Errorf("%s imports %s: only tracer/screen and cmd/tcpbye may", p.ImportPath, i)
+			}
 		}
 		switch p.ImportPath {
 		case "tracer/pcapng", "tracer/annotate":

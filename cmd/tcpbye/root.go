@@ -27,7 +27,7 @@ and which bytes were lost, from the kernel's own events.`,
 		return &statusError{exitUsage, err}
 	})
 	root.AddCommand(
-		newTrace(env), newRst(env),
+		newTrace(env), newRst(env), newTop(env),
 		newJoin(env),
 		newAnnotate(env),
 		newExplain(env), newDemo(env), newDoctor(env), newSchema(env),

@@ -49,6 +49,8 @@ type tracing struct {
 	sink func(io.Writer, report.Options) []report.Sink
 	// time is what the session tells its own time; nil: nobody.
 	time func(now time.Duration) error
+	// pulse is called while a live run goes on; nil: see session.Config.
+	pulse func(*session.Session)
 	// waits says whether something is due at a time; nil: see session.Config.
 	waits func() bool
 }
@@ -378,12 +380,9 @@ func (t *tracing) live(ctx context.Context, args []string, choice *filter.Filter
 		if command != nil {
 			c.Command = command.PID
 		}
-		pulse := c.Pulse
 		c.Pulse = func(s *session.Session) error {
-			if pulse != nil {
-				if err := pulse(s); err != nil {
-					return err
-				}
+			if t.pulse != nil {
+				t.pulse(s)
 			}
 			if command != nil && command.Over(s) {
 				stop()

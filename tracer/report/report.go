@@ -46,6 +46,14 @@ func (s *Settings) Add(from, offset time.Duration) {
 	s.all = append(s.all, setting{from, offset})
 }
 
+// Clone is a clock that does not change any more.
+func (c Clock) Clone() Clock {
+	if c.Set != nil {
+		c.Set = &Settings{all: slices.Clone(c.Set.all)}
+	}
+	return c
+}
+
 // Wall is the wall time, in UTC, of a CLOCK_MONOTONIC time.
 func (c Clock) Wall(monotonic time.Duration) time.Time {
 	offset := c.Offset

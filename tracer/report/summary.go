@@ -68,16 +68,9 @@ func (s *Summary) End(j Judged) error {
 	if !ill(&j) {
 		return nil
 	}
-	key := summaryKey{cause: j.Verdict.Cause, unanswered: unanswered(&j.Verdict), comm: "-"}
-	who := j.Verdict.Actor
-	if u := j.Verdict.Unanswered; key.unanswered {
-		key.cause, who = "", u.Actor // however it was closed on the wire
-	}
-	if who == nil {
-		who = headOf(&j)
-	}
-	if who != nil {
-		key.comm = who.Comm
+	key := summaryKey{cause: j.Verdict.Cause, unanswered: unanswered(&j.Verdict), comm: blamed(&j)}
+	if key.unanswered {
+		key.cause = "" // however it was closed on the wire
 	}
 	row := s.rows[key]
 	if row == nil && len(s.rows) >= maxKinds {

@@ -135,6 +135,9 @@ func (s *TableSink) Header() error {
 	return s.row()
 }
 
+// NoHeader leaves the titles out: they are there already.
+func (s *TableSink) NoHeader() { s.begun = true }
+
 // End implements Sink.
 func (s *TableSink) End(j Judged) error {
 	if j.Conn == nil {
