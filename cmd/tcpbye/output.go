@@ -36,6 +36,9 @@ type output struct {
 	attach   rungFlag
 	// rotation is how a recording goes on in other files; zero: it does not.
 	rotation record.Rotation
+	// beside is standard output where something else may be on the terminal; nil: it
+	// is as it is.
+	beside io.Writer
 	// file is that of the recording; nil: not created yet. All runs of a
 	// recording that is read go into it.
 	file io.WriteCloser
@@ -116,6 +119,9 @@ func (o *output) open(ctx context.Context, meta record.Meta, heading func(left, 
 	quietPipes()
 	s := &shower{opts: opts, talk: o.env.stderr}
 	w := o.env.stdout
+	if o.beside != nil {
+		w = o.beside
+	}
 	if o.write == "-" {
 		w = io.Discard // standard output is the recording
 	}
@@ -267,10 +273,12 @@ func grouped(n uint64) string {
 }
 
 // closing writes the line that every run ends with.
-func closing(w io.Writer, c session.Counts) {
-	fmt.Fprintf(w, "%d seen, %d shown, %d filtered, %d lost", c.Seen, c.Shown, c.Filtered, c.Lost)
+func closing(w io.Writer, c session.Counts) { fmt.Fprintln(w, countsText(c)) }
+
+func countsText(c session.Counts) string {
+	text := fmt.Sprintf("%d seen, %d shown, %d filtered, %d lost", c.Seen, c.Shown, c.Filtered, c.Lost)
 	if c.Late > 0 {
-		fmt.Fprintf(w, ", %d came too late", c.Late)
+		text += fmt.Sprintf(", %d came too late", c.Late)
 	}
-	fmt.Fprintln(w)
+	return text
 }

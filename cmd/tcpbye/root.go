@@ -20,6 +20,7 @@ and which bytes were lost, from the kernel's own events.`,
 		SuggestionsMinimumDistance: 2,
 		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	root.Flags().BoolP("version", "V", false, "print the version")
 	root.SetIn(env.stdin)
 	root.SetOut(env.stdout)
 	root.SetErr(env.stderr)

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -36,6 +37,8 @@ type tracing struct {
 	stack     bool
 	duration  time.Duration
 	count     uint64
+	numbers   bool // nothing: no name is ever looked up
+	status    *statusLine
 	fileSize  string
 	fileCount int
 	allEvents bool
@@ -80,14 +83,17 @@ func (t *tracing) chooseFlags(cmd *cobra.Command) {
 	f.StringArrayVar(&c.Users, "uid", nil, "only those of this `USER`, by number or name")
 	f.StringArrayVar(&c.Cgroups, "cgroup", nil, "only those of the cgroup at `PATH`, and below it")
 	f.StringArrayVar(&c.Containers, "container", nil, "only those of the container whose id begins with `ID` (also RUNTIME/ID, or a systemd unit)")
-	f.StringArrayVar(&c.Ports, "port", nil, "only those with one of these `PORTS` at either end: 80,443,8000-8099")
+	f.StringArrayVar(&c.Ports, "port", nil, "only those with one of these `PORTS` at either end: 80,https,8000-8099")
+	f.StringArrayVar(&c.LocalPorts, "lport", nil, "only those with one of these `PORTS` at this end")
+	f.StringArrayVar(&c.PeerPorts, "rport", nil, "only those with one of these `PORTS` at the other end")
 	f.StringArrayVar(&c.Local, "local", nil, "only those with this local `ADDRESS` or prefix: 10.0.0.0/8")
-	f.StringArrayVar(&c.Remote, "remote", nil, "only those with this remote `ADDRESS` or prefix")
+	f.StringArrayVar(&c.Remote, "remote", nil, "only those with this remote `ADDRESS` or prefix, or the name of a host")
 	f.StringArrayVar(&c.NetNS, "netns", nil, "only those in this network `NAMESPACE`: inode number, name or path")
 	f.StringArrayVar(&c.Classes, "class", nil, "only endings of this `CLASS`: graceful, aborted, timed-out, refused, open, unknown")
 	f.StringArrayVar(&c.Causes, "cause", nil, "only endings with this `CAUSE` (tcpbye explain lists them)")
 	f.BoolVar(&t.noEvents, "no-events", false, "with -o json: leave the events out, which are most of each record")
-	f.Uint64Var(&t.count, "count", 0, "stop after showing so many endings; 0: on ^C")
+	f.Uint64VarP(&t.count, "count", "c", 0, "stop after showing so many endings; 0: on ^C")
+	f.BoolVarP(&t.numbers, "numbers", "n", false, "as in tcpdump, and always so: addresses and ports stay numbers")
 	f.Var(&t.failOn, "fail-on", "exit with status 1 when one of the chosen connections ended as one of these `ENDINGS`: classes, causes, unanswered, with commas (aborted,retransmit-timeout); a harmless reset only when its cause is named")
 }
 
@@ -124,6 +130,9 @@ what of it will not end by itself.` + "\n" + commandHelp,
 func commandArgs(cmd *cobra.Command, args []string) error {
 	switch n := cmd.ArgsLenAtDash(); {
 	case n < 0 && len(args) > 0:
+		if flags := flagsFor(args); flags != "" {
+			return usage(fmt.Errorf("%q: there are no expressions as in tcpdump; use %s", strings.Join(args, " "), flags))
+		}
 		return usage(fmt.Errorf("%q: a command to run comes after --", args[0]))
 	case n > 0:
 		return usage(fmt.Errorf("%q before --: a command to run comes after it", args[0]))
@@ -131,6 +140,28 @@ func commandArgs(cmd *cobra.Command, args []string) error {
 		return usage(errors.New("which command? there is none after --"))
 	}
 	return nil
+}
+
+// flagsFor says with which flags one says what an expression of tcpdump does, or a bare
+// PID as for strace; "": it is none.
+func flagsFor(args []string) string {
+	var flags []string
+	for i := 0; i < len(args); i++ {
+		word := args[i]
+		if word == "tcp" || word == "and" || word == "src" || word == "dst" {
+			continue
+		}
+		if _, err := strconv.ParseUint(word, 10, 31); err == nil && len(args) == 1 {
+			return "-p " + word + " for a process, --port " + word + " for a port"
+		}
+		flag := map[string]string{"port": "--port", "portrange": "--port", "host": "--remote", "net": "--remote"}[word]
+		if flag == "" || i+1 == len(args) {
+			return ""
+		}
+		i++
+		flags = append(flags, flag+" "+args[i])
+	}
+	return strings.Join(flags, " ")
 }
 
 // excluded is a usage error when one of the flags is given: what is asked for
@@ -157,7 +188,8 @@ func (t *tracing) check(cmd *cobra.Command, args []string) (*filter.Filter, erro
 		if err := t.apart(); err != nil {
 			return nil, usage(err)
 		}
-		world = filter.World{} // a recording may come from another machine
+		// A recording may come from another machine.
+		world = filter.World{Service: world.Service, Host: world.Host}
 	} else if report.Format(t.format).Stacks() {
 		t.stack = true // without them there is nothing to tell
 	}
@@ -298,6 +330,7 @@ func (t *tracing) run(cmd *cobra.Command, args []string) error {
 	t.env.signals.cuttable(nil)
 	var counts session.Counts
 	var status error
+	defer t.talk(len(args) > 0)()
 	if t.read != nil {
 		counts, err = t.replay(cmd.Context(), func(m record.Meta) (session.Config, error) {
 			if err := s.close(); err != nil {
@@ -309,6 +342,7 @@ func (t *tracing) run(cmd *cobra.Command, args []string) error {
 		counts, status, err = t.live(cmd.Context(), args, choice, config)
 	}
 	err = errors.Join(err, s.close(), t.output.close())
+	t.status.end()
 	if s != nil {
 		closing(t.env.stderr, counts)
 	}
@@ -326,20 +360,33 @@ func (t *tracing) run(cmd *cobra.Command, args []string) error {
 
 // replay reads the recordings.
 func (t *tracing) replay(ctx context.Context, config func(record.Meta) (session.Config, error)) (session.Counts, error) {
-	var in []io.Reader
-	for _, name := range t.read {
-		if name == "-" {
-			in = append(in, session.Input(ctx, t.env.stdin))
-			continue
-		}
-		f, err := os.Open(name)
-		if err != nil {
-			return session.Counts{}, fmt.Errorf("open the recording: %w", err)
-		}
-		defer f.Close()
-		in = append(in, session.Input(ctx, f))
+	in, err := openRecordings(ctx, t.read, t.env.stdin)
+	if err != nil {
+		return session.Counts{}, err
 	}
-	return session.Replay(io.MultiReader(in...), config)
+	defer in.close()
+	in.told = func(done string) {
+		t.status.progress.Store(&done)
+		t.status.tick(t.env.stderr)
+	}
+	counts, err := session.Replay(in, config)
+	return counts, in.named(err)
+}
+
+// talk has what is said while something runs kept apart from what is shown, until the
+// function that it returns is called. What a command says is its own.
+func (t *tracing) talk(command bool) (stop func()) {
+	stderr, noSignal := t.env.stderr, func() {}
+	if t.status = newStatusLine(stderr); command {
+		t.status.terminal = nil
+	}
+	noSignal = t.status.onSignal()
+	t.env.stderr, t.beside = t.status.writer(stderr), t.status.writer(t.env.stdout)
+	return func() {
+		noSignal()
+		t.status.end()
+		t.env.stderr, t.beside = stderr, nil
+	}
 }
 
 // live traces this machine. status is the command's exit status, where there is
@@ -366,6 +413,13 @@ func (t *tracing) live(ctx context.Context, args []string, choice *filter.Filter
 	if !t.allEvents {
 		kernelFilter = session.KernelFilter(choice)
 	}
+	if t.status.terminal != nil {
+		var looking sync.WaitGroup
+		defer looking.Wait()
+		asked := *choice
+		looking.Go(func() { t.status.look(ctx.Done(), asked) })
+		defer stop() // before it is waited for
+	}
 	counts, err = session.Live(ctx, tracer.Options{
 		Receive: t.receive, Stack: t.stack, Attach: tracer.Rung(t.attach), Filter: kernelFilter,
 		Story: t.stories(command != nil),
@@ -384,6 +438,9 @@ func (t *tracing) live(ctx context.Context, args []string, choice *filter.Filter
 			if t.pulse != nil {
 				t.pulse(s)
 			}
+			seen := s.Counts()
+			t.status.counts.Store(&seen)
+			t.status.tick(t.env.stderr)
 			if command != nil && command.Over(s) {
 				stop()
 			}

@@ -138,4 +138,3 @@ func blamed(j *Judged) string {
 	}
 	return who.Comm
 }
-
