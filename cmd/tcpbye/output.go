@@ -14,8 +14,8 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/charmbracelet/x/term"
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/record"
@@ -67,8 +67,8 @@ func (o *output) options(clock report.Clock) (report.Options, error) {
 	f, _ := o.env.stdout.(*os.File)
 	tty := false
 	if f != nil {
-		if ws, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ); err == nil {
-			tty, opts.Width = true, int(ws.Col)
+		if width, _, err := term.GetSize(f.Fd()); err == nil {
+			tty, opts.Width = true, width
 		}
 	}
 	switch o.color {

@@ -31,9 +31,9 @@ and which bytes were lost, from the kernel's own events.`,
 		newTrace(env), newRst(env), newTop(env),
 		newJoin(env),
 		newAnnotate(env),
-		newExplain(env), newDemo(env), newDoctor(env), newSchema(env),
-		newEchoServer(env), newEchoClient(env), newGenMan(env),
+		newExplain(env), newGenMan(env),
 	)
+	root.AddCommand(ofLinux(env)...)
 	return root
 }
 

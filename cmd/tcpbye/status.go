@@ -13,10 +13,7 @@ import (
 	"github.com/charmbracelet/x/ansi"
 	"github.com/charmbracelet/x/term"
 
-	"github.com/tcpbye/tcpbye/tracer/filter"
 	"github.com/tcpbye/tcpbye/tracer/session"
-	"github.com/tcpbye/tcpbye/tracer/snapshot"
-	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
 // statusLine is the line at the bottom of a terminal that says what a run is doing. What is
@@ -153,34 +150,6 @@ func (s *statusLine) text(line bool) string {
 		parts = append(parts, "^C stops")
 	}
 	return strings.Join(parts, ", ")
-}
-
-// look counts what is open, again and again, until stop is closed.
-func (s *statusLine) look(stop <-chan struct{}, f filter.Filter) {
-	witness, _ := session.NewWitness(session.WitnessOptions{}) // the trace's own says what it lacks
-	defer witness.Close()
-	for {
-		begun := time.Now()
-		if snap, err := snapshot.Take(snapshot.Options{Who: witness.Complete}); err == nil {
-			o, pids := openCount{all: len(snap.Sockets)}, map[uint32]bool{}
-			for i := range snap.Sockets {
-				k := &snap.Sockets[i]
-				if f.Match(k.Connection(), verdict.Verdict{Class: verdict.Open, Cause: k.Mark().Cause}) {
-					o.chosen++
-				}
-				if owner := k.Owner(); owner != nil {
-					pids[owner.PID] = true
-				}
-			}
-			o.processes = len(pids)
-			s.open.Store(&o)
-		}
-		select {
-		case <-stop:
-			return
-		case <-time.After(max(countEvery, lookShare*time.Since(begun))):
-		}
-	}
 }
 
 // onSignal has the counts said when the signal for it comes, until the function that it

@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
-	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -17,12 +16,9 @@ import (
 	"github.com/charmbracelet/x/term"
 	"github.com/spf13/cobra"
 
-	"github.com/tcpbye/tcpbye/tracer/filter"
 	"github.com/tcpbye/tcpbye/tracer/report"
 	"github.com/tcpbye/tcpbye/tracer/screen"
 	"github.com/tcpbye/tcpbye/tracer/session"
-	"github.com/tcpbye/tcpbye/tracer/snapshot"
-	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
 func newTop(env environment) *cobra.Command {
@@ -174,28 +170,6 @@ func onScreen(ctx context.Context, stop func(), model tea.Model, in, out *os.Fil
 	stop()
 	shut()
 	return errors.Join(err, <-done)
-}
-
-// lookAround tells the screen what is open of what was chosen, again and again.
-func lookAround(ctx context.Context, feed *screen.Feed, choice *filter.Filter) {
-	witness, _ := session.NewWitness(session.WitnessOptions{}) // the trace's own says what it lacks
-	defer witness.Close()
-	for {
-		begun := time.Now()
-		if s, err := snapshot.Take(snapshot.Options{Who: witness.Complete}); err != nil {
-			feed.Note(oneLine(err))
-		} else {
-			s.Sockets = slices.DeleteFunc(s.Sockets, func(k snapshot.Socket) bool {
-				return !choice.Match(k.Connection(), verdict.Verdict{Class: verdict.Open, Cause: k.Mark().Cause})
-			})
-			feed.Open(s)
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(max(lookEvery, lookShare*time.Since(begun))):
-		}
-	}
 }
 
 // notes shows what would be talk on standard error, and keeps it for when the screen

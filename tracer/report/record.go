@@ -8,8 +8,8 @@ import (
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/event"
+	unix "github.com/tcpbye/tcpbye/tracer/linux"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
-	"golang.org/x/sys/unix"
 )
 
 // Schema is the version of Record. A key never changes its meaning under it.
