@@ -13,7 +13,7 @@ import (
 // signal, a line in a log, a counter, a state in ss.
 type Symptom struct {
 	Names   []string // how a person may type it; the first is its title
-	Kind    string   // "errno", "signal", "message", "reset reason", "counter", "state"
+	Kind    string   // "errno", "signal", "message", "reset reason", "counter", "state", "status", "setting", "segment"
 	Meaning string   // what it says, and what it does not
 	Causes  []Cause  // what may be behind it, most likely first
 	Note    string   // how to tell the causes apart
@@ -43,7 +43,7 @@ func counter(table, name string, netstat ...string) []string {
 	return append([]string{name, table + name}, netstat...)
 }
 
-var symptoms = []Symptom{
+var kernelSymptoms = []Symptom{
 	// Errors of system calls.
 	{
 		Names: errno("ECONNRESET", 104, "connection reset by peer", "connection reset", "ConnectionResetError", "recv failure connection reset", "WSAECONNRESET"),
