@@ -49,10 +49,11 @@ demo: build
 
 test: compilers test-unit test-native test-lab
 
-# Without these, tests that build C and C++ programs to name their stacks would be
-# left out, and those in which Wireshark reads what we write.
+# Without these, tests that build C and C++ programs to name their stacks, those of
+# completions and man pages, and those in which Wireshark reads what we write would be
+# left out.
 compilers:
-	@bpf/need gcc g++ libc6-dev tshark
+	@bpf/need gcc g++ libc6-dev tshark zsh fish bash-completion mandoc
 
 test-unit:
 	$(GO) test ./...

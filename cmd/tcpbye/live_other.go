@@ -35,6 +35,8 @@ func (t *tracing) open(*cobra.Command, []string) error { return errNotLinux }
 
 func lookAround(context.Context, *screen.Feed, *filter.Filter) {}
 
+func wayNames() []string { return nil }
+
 func inForeground() bool { return false }
 
 func signalName(s syscall.Signal) string { return s.String() }

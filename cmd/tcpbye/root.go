@@ -31,9 +31,11 @@ and which bytes were lost, from the kernel's own events.`,
 		newTrace(env), newRst(env), newTop(env),
 		newJoin(env),
 		newAnnotate(env),
-		newExplain(env), newGenMan(env),
+		newExplain(env), newMan(env),
 	)
 	root.AddCommand(ofLinux(env)...)
+	helped(root)
+	completed(root)
 	return root
 }
 

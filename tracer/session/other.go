@@ -27,6 +27,9 @@ func (*Command) Signal(os.Signal) {}
 // World is what a recording's filter may ask of this machine.
 func World() filter.World { return filter.World{Service: servicePort, Host: hostAddrs} }
 
+// Containers are for Linux alone.
+func Containers() ([]string, error) { return nil, nil }
+
 // Input reads a recording until it ends or the context does.
 func Input(ctx context.Context, f *os.File) io.Reader { return interrupted{ctx, f} }
 
