@@ -24,6 +24,8 @@ var values = map[string]func() []string{
 	"pid":       processIDs,
 	"comm":      processNames,
 	"container": containerNames,
+	"sort":      report.FieldNames,
+	"fields":    report.FieldNames,
 	"netns":     func() []string { return entries("/run/netns") },
 	"port":      func() []string { return []string{"http\t80", "https\t443", "ssh\t22", "domain\t53"} },
 }

@@ -205,11 +205,14 @@ func (t *tracing) open(cmd *cobra.Command, args []string) error {
 	if len(args) > 0 {
 		return usage(errors.New("--open runs no command"))
 	}
-	if err := excluded(cmd, "--open", "read", "write", "file-size", "file-count", "all-events", "duration", "ready-file", "receive", "attach", "fail-on"); err != nil {
+	if err := excluded(cmd, "--open", "fields", "sort", "read", "write", "file-size", "file-count", "all-events", "duration", "ready-file", "receive", "attach", "fail-on"); err != nil {
 		return err
 	}
 	if f := report.Format(t.format); f != report.Table && f != report.JSON {
 		return usage(fmt.Errorf("-o %s: --open has the formats %s and %s", t.format, report.Table, report.JSON))
+	}
+	if len(t.more) > 0 {
+		return usage(errors.New("--open has one output"))
 	}
 	choice, err := t.check(cmd, args)
 	if err != nil {
@@ -233,24 +236,34 @@ func (t *tracing) open(cmd *cobra.Command, args []string) error {
 	sockets := slices.DeleteFunc(snap.Sockets, func(s snapshot.Socket) bool {
 		return !choice.Match(s.Connection(), verdict.Verdict{Class: verdict.Open, Cause: s.Mark().Cause})
 	})
+	chosen, marked := len(sockets), 0
+	for i := range sockets {
+		if sockets[i].Mark().Marked() {
+			marked++
+		}
+	}
+	// Who names causes, or the class, has said what to show.
+	if !t.everything && len(choice.Causes)+len(choice.Classes) == 0 {
+		sockets = slices.DeleteFunc(sockets, func(s snapshot.Socket) bool { return !s.Mark().Marked() })
+	}
 	shown := len(sockets)
 	if t.count > 0 && uint64(shown) > t.count {
 		sockets = sockets[:t.count]
 	}
 	w := bufio.NewWriter(t.env.stdout)
+	if t.into != "" {
+		if w, err = t.openFile(cmd.Context(), t.into); err != nil {
+			return err
+		}
+		look = t.forFile(look)
+	}
 	if report.Format(t.format) == report.JSON {
 		err = snapshot.JSON(w, sockets)
 	} else {
 		err = snapshot.Table(w, snapshot.Rows(sockets, t.verbose), look)
 	}
-	if err = errors.Join(err, w.Flush()); err != nil {
+	if err = errors.Join(err, w.Flush(), t.output.close()); err != nil {
 		return fmt.Errorf("write: %w", err)
-	}
-	marked := 0
-	for i := range sockets {
-		if sockets[i].Mark().Marked() {
-			marked++
-		}
 	}
 	for _, err := range snap.Skipped {
 		fmt.Fprintf(t.env.stderr, "tcpbye: %s\n", oneLine(err))
@@ -262,7 +275,11 @@ func (t *tracing) open(cmd *cobra.Command, args []string) error {
 	if marked == 1 {
 		themselves = "itself"
 	}
-	fmt.Fprintf(t.env.stderr, "%d open, %d shown, %d will not end by %s; %d in TIME_WAIT\n", seen, len(sockets), marked, themselves, snap.TimeWait)
+	all := ""
+	if more := chosen - shown; more > 0 {
+		all = fmt.Sprintf("; --all shows %d more", more)
+	}
+	fmt.Fprintf(t.env.stderr, "%d open, %d shown, %d will not end by %s; %d in TIME_WAIT%s\n", seen, len(sockets), marked, themselves, snap.TimeWait, all)
 	return nil
 }
 

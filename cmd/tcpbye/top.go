@@ -43,7 +43,7 @@ keys, q quits. With -r it shows a recording.`,
 
 // notOnScreen are the flags of trace that say how to write what a screen shows in its
 // own way.
-var notOnScreen = []string{"output", "no-events", "count", "fail-on", "verbose"}
+var notOnScreen = []string{"output", "no-events", "count", "fail-on", "verbose", "fields", "sort", "wide"}
 
 // lookEvery is how often the kernel is asked for what is open, and lookShare how much
 // more time passes between two looks than one takes.

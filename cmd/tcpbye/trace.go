@@ -33,11 +33,13 @@ type tracing struct {
 	count     uint64
 	numbers   bool // nothing: no name is ever looked up
 	status    *statusLine
-	fileSize  string
-	fileCount int
-	allEvents bool
-	everyStep bool
-	failOn    failOn
+	// everything: --open also shows what will end by itself.
+	everything bool
+	fileSize   string
+	fileCount  int
+	allEvents  bool
+	everyStep  bool
+	failOn     failOn
 
 	// kept says which endings the command is about, of those that are chosen;
 	// nil: all.
@@ -112,11 +114,15 @@ what of it will not end by itself.` + "\n" + commandHelp,
 			if open {
 				return t.open(cmd, args)
 			}
+			if t.everything {
+				return usage(errors.New("--all goes with --open: trace shows every end that the filters choose"))
+			}
 			return t.run(cmd, args)
 		},
 	}
 	t.flags(cmd, report.Table)
-	cmd.Flags().BoolVar(&open, "open", false, "show what is open now, and end")
+	cmd.Flags().BoolVar(&open, "open", false, "show what is open now and will not end by itself, and end")
+	cmd.Flags().BoolVar(&t.everything, "all", false, "with --open: everything that is open")
 	return cmd
 }
 
@@ -197,19 +203,24 @@ func (t *tracing) check(cmd *cobra.Command, args []string) (*filter.Filter, erro
 	if t.rotation, err = rotation(t.fileSize, t.fileCount, t.write); err != nil {
 		return nil, usage(err)
 	}
-	if t.noEvents && report.Format(t.format) != report.JSON {
+	if t.noEvents && !slices.Contains(t.formats(), report.JSON) {
 		return nil, usage(errors.New("--no-events goes with -o json"))
 	}
 	if t.allEvents && t.write == "" {
 		return nil, usage(errors.New("--all-events goes with -w FILE"))
 	}
+	if err := t.columnsAsked(); err != nil {
+		return nil, usage(err)
+	}
 	// What is wrong with the output is said before anything is attached.
 	if _, err := t.options(report.Clock{}); err != nil {
 		return nil, err
 	}
-	if t.sink == nil && !slices.Contains(report.Formats(), report.Format(t.format)) {
-		_, err := report.New(report.Format(t.format), io.Discard, report.Options{})
-		return nil, usage(err)
+	for _, f := range t.formats() {
+		if !slices.Contains(report.Formats(), f) && (t.sink == nil || f != report.Format(t.format)) {
+			_, err := report.New(f, io.Discard, report.Options{})
+			return nil, usage(err)
+		}
 	}
 	return f, nil
 }
@@ -316,7 +327,8 @@ func (t *tracing) run(cmd *cobra.Command, args []string) error {
 		case t.kept != nil: // rst: it keeps none
 			c.Plain = func(end *conn.Connection, v *verdict.Verdict) error { return c.Show(end, *v) }
 		}
-		c.Time, c.Waits, c.Flush = t.time, t.waits, s.buf.Flush
+		c.Time, c.Waits = t.time, t.waits
+		c.Flush = func() error { return errors.Join(s.buf.Flush(), t.output.flush()) }
 		// A demo was judged at its end, with the whole story at hand.
 		c.Join.Hold = meta.Scenario != ""
 		return c, nil
@@ -359,9 +371,11 @@ func (t *tracing) replay(ctx context.Context, config func(record.Meta) (session.
 		return session.Counts{}, err
 	}
 	defer in.close()
-	in.told = func(done string) {
-		t.status.progress.Store(&done)
-		t.status.tick(t.env.stderr)
+	if t.status != nil {
+		in.told = func(done string) {
+			t.status.progress.Store(&done)
+			t.status.tick(t.env.stderr)
+		}
 	}
 	counts, err := session.Replay(in, config)
 	return counts, in.named(err)
@@ -389,11 +403,9 @@ func (t *tracing) stories(command bool) bool {
 	if command || t.everyStep || t.allEvents || t.verbose || t.receive || t.stack {
 		return false
 	}
-	switch report.Format(t.format) {
-	case report.Table, report.CSV, report.JSON, formatResets:
-		return true
-	}
-	return false
+	return !slices.ContainsFunc(t.formats(), func(f report.Format) bool {
+		return !slices.Contains([]report.Format{report.Table, report.CSV, report.JSON, formatResets}, f)
+	})
 }
 
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", ": ") }

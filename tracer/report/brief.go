@@ -22,10 +22,10 @@ type Brief interface {
 // Brief implements Brief. Rows without colours are made with little memory of their
 // own; a test holds them against those with.
 func (s *TableSink) Brief(c *conn.Connection, v *verdict.Verdict) error {
-	if s.pen.color {
+	if s.pen.color || s.exact {
 		return s.whole(Judged{Conn: c, Verdict: *v})
 	}
-	if err := s.Header(); err != nil {
+	if err := s.before(c); err != nil {
 		return err
 	}
 	s.live.line = s.brief(s.live.line[:0], c, v)
@@ -125,7 +125,7 @@ func (s *TableSink) cell(to *[]byte, kind briefCell, c *conn.Connection, v *verd
 		if v.Class != verdict.Graceful || v.Cause != verdict.OrderlyClose {
 			return 0, false
 		}
-		line = append(line, "graceful"...)
+		line = append(line, s.orderly...)
 	case cellLost:
 		l := &v.Lost
 		if l.Unread == nil || l.Unsent == nil || l.Unacked == nil || *l.Unread+*l.Unsent+*l.Unacked > 0 {

@@ -98,6 +98,9 @@ type Options struct {
 	ASCII bool
 	// Verbose also shows every event as the kernel gave it.
 	Verbose bool
+	// Fields are the columns of the table and of CSV, by the table's titles in lower
+	// case or by the names in CSV; nil: those that fit, or all.
+	Fields []string
 	// NoEvents leaves the events out of JSON: they are null.
 	NoEvents bool
 	// Kernel is the release of the kernel that was traced; "" not known.
