@@ -51,7 +51,7 @@ func completed(root *cobra.Command) {
 				if len(args) > 0 {
 					return nil, cobra.ShellCompDirectiveNoFileComp
 				}
-				return explained(), cobra.ShellCompDirectiveNoFileComp
+				return explainWords(), cobra.ShellCompDirectiveNoFileComp
 			}
 		}
 	}
@@ -112,8 +112,8 @@ func formatNames(command string) []string {
 	return names
 }
 
-// explained are the words that explain knows, without those that a shell would break.
-func explained() []string {
+// explainWords are the words that explain knows, without those that a shell would break.
+func explainWords() []string {
 	words := causeNames()
 	for _, s := range verdict.Symptoms() {
 		for _, name := range s.Names[:1] {
