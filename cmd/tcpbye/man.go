@@ -96,7 +96,9 @@ func bold(text string) string { return `\fB` + escape(text) + `\fR` }
 func page(root, c *cobra.Command, name string, date time.Time) []byte {
 	r := &roff{}
 	fmt.Fprintf(r, ".TH %s 1 %s \"tcpbye %s\" \"tcpbye manual\"\n", strings.ToUpper(name), date.Format(time.DateOnly), escape(version()))
-	fmt.Fprintf(r, ".SH NAME\n%s \\- %s\n.SH SYNOPSIS\n%s\n", escape(name), escape(c.Short), bold(useLine(c)))
+	fmt.Fprintf(r, ".SH NAME\n")
+	r.text(name + " - " + c.Short)
+	fmt.Fprintf(r, ".SH SYNOPSIS\n%s\n", bold(useLine(c)))
 	if c.Example != "" {
 		r.WriteString(".SH EXAMPLES\n")
 		for line := range strings.SplitSeq(c.Example, "\n") {
