@@ -11,7 +11,7 @@ STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 DEADCODE    := golang.org/x/tools/cmd/deadcode@v0.52.0
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.2.0
 
-.PHONY: help demo test compilers test-unit test-native test-lab test-matrix test-rungs test-arm64 test-real test-crowd test-race vuln trust bench lint check-objects generate record build dist test-dist clean
+.PHONY: help demo test compilers test-unit test-native test-lab test-matrix test-rungs test-arm64 test-real test-crowd test-race vuln trust bench lint check-objects generate record build elsewhere dist test-dist clean
 
 help:
 	@echo 'make demo         both experiments, traced here or in the lab'
@@ -30,6 +30,7 @@ help:
 	@echo 'make check-objects  are the committed BPF objects what the sources make?'
 	@echo 'make record       the recordings in testdata, again, from the lab'
 	@echo 'make build        bin/tcpbye, for this machine'
+	@echo 'make elsewhere    does what reads recordings build on macOS, Windows and FreeBSD?'
 	@echo 'make dist         the commit as tar.gz, deb and rpm, in dist/'
 	@echo 'make test-dist    makes them, twice, and installs and removes them in the lab'
 
@@ -48,10 +49,11 @@ demo: build
 
 test: compilers test-unit test-native test-lab
 
-# Without these, tests that build C and C++ programs to name their stacks would be
-# left out, and those in which Wireshark reads what we write.
+# Without these, tests that build C and C++ programs to name their stacks, those of
+# completions and man pages, and those in which Wireshark reads what we write would be
+# left out.
 compilers:
-	@bpf/need gcc g++ libc6-dev tshark
+	@bpf/need gcc g++ libc6-dev tshark zsh fish bash-completion mandoc
 
 test-unit:
 	$(GO) test ./...
@@ -123,6 +125,10 @@ check-objects:
 record:
 	$(GO) test -tags lab -count=1 -v -timeout 90m -run '^TestSuite$$' ./demo/lab -suite.kernels=5.10,6.1,6.12,7 -suite.record=$(CURDIR)/tracer/verdict/testdata
 	$(GO) test ./tracer/verdict -run TestRecordings -update
+
+# There only recordings are read.
+elsewhere:
+	@for os in darwin windows freebsd; do GOOS=$$os $(GO) build -o /dev/null ./cmd/tcpbye || exit; done
 
 # Of the commit, not of the files as they are.
 dist:

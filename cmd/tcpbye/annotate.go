@@ -7,8 +7,8 @@ import (
 	"io"
 	"os"
 
+	"github.com/charmbracelet/x/term"
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
 	"github.com/tcpbye/tcpbye/tracer/annotate"
 	"github.com/tcpbye/tcpbye/tracer/conn"
@@ -71,7 +71,7 @@ func (t *tracing) annotate(cmd *cobra.Command, from, to string) error {
 	var out io.WriteCloser
 	switch f, isFile := t.env.stdout.(*os.File); {
 	case to == "-" && isFile:
-		if _, err := unix.IoctlGetWinsize(int(f.Fd()), unix.TIOCGWINSZ); err == nil {
+		if term.IsTerminal(f.Fd()) {
 			return usage(errors.New("a capture is not for a terminal: name a file, or pipe it to a program that reads it"))
 		}
 		quietPipes()

@@ -85,7 +85,7 @@ func (t *tracing) join(cmd *cobra.Command, args []string) error {
 		return errors.Join(readErr, err)
 	}
 	shown, err := t.showEnds(res, choice, s)
-	err = errors.Join(readErr, err, s.close())
+	err = errors.Join(readErr, err, s.close(), t.output.close())
 	joinedLine(t.env.stderr, res, shown, counts.Lost)
 	if err == nil {
 		err = t.failOn.failed()

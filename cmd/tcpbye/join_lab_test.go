@@ -476,7 +476,7 @@ func onHost(t *testing.T, file, ns, host string) string {
 		Wall:   func(x record.Wall) error { return w.Wall(x) },
 		Look:   func(x record.Look) error { return w.Look(x) },
 		Story: func(raw []byte, jiffy time.Duration) error {
-			if story.Raw(raw).NetNS() != inode {
+			if story.RawOf(raw).NetNS() != inode {
 				return nil
 			}
 			return w.Story(raw, jiffy)

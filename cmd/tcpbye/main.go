@@ -7,12 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-
-	"golang.org/x/sys/unix"
-
-	"github.com/tcpbye/tcpbye/demo/scenario"
-	"github.com/tcpbye/tcpbye/tracer"
-	"github.com/tcpbye/tcpbye/tracer/enrich"
+	"syscall"
 )
 
 // Exit statuses.
@@ -25,11 +20,8 @@ const (
 )
 
 func main() {
-	if status, ok := scenario.MaybePuppet(); ok {
-		os.Exit(status) // a process of a demo
-	}
-	if status, ok := enrich.ServeSymbols(); ok {
-		os.Exit(status) // the process that reads executables for --stack
+	if status, ok := helper(); ok {
+		os.Exit(status)
 	}
 	os.Exit(run(os.Args[1:], environment{
 		stdin: os.Stdin, stdout: os.Stdout, stderr: os.Stderr, getenv: os.Getenv,
@@ -67,7 +59,7 @@ func run(args []string, env environment) int {
 	root := newRoot(env)
 	root.SetArgs(args)
 	err := root.ExecuteContext(ctx)
-	if err == nil || errors.Is(err, unix.EPIPE) {
+	if err == nil || errors.Is(err, syscall.EPIPE) {
 		return exitDone // a reader that has seen enough is a normal end
 	}
 	var status *statusError
@@ -78,8 +70,7 @@ func run(args []string, env environment) int {
 		return status.status
 	}
 	fmt.Fprintf(env.stderr, "tcpbye: %v\n", err)
-	var cannot *tracer.CannotError
-	if errors.As(err, &cannot) {
+	if cannotTrace(err) {
 		return exitCannot
 	}
 	return exitFailure

@@ -110,8 +110,9 @@ func TestTerminal(t *testing.T) {
 	}{
 		{"live", []string{"trace", "-r", recording}, 0, 9},
 		{"live, one ending", []string{"trace", "-r", filepath.Join("testdata", "close.tcpbye")}, 0, 3},
-		{"open", []string{"trace", "--open", "--port", port}, 0, 4},
-		{"open, each", []string{"trace", "--open", "-v", "--port", port}, 0, 7},
+		{"what stays open", []string{"trace", "--open", "--port", port}, 0, 2},
+		{"open", []string{"trace", "--open", "--all", "--port", port}, 0, 4},
+		{"open, each", []string{"trace", "--open", "--all", "-v", "--port", port}, 0, 7},
 		{"summary", []string{"rst", "--class", "aborted", "-r", recording}, -1, 3},
 		{"demo", []string{"demo", "--list"}, 0, 60},
 	} {

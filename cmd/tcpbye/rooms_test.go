@@ -78,6 +78,16 @@ func TestRooms(t *testing.T) {
 			if strings.HasPrefix(i, "github.com/gopacket/") && p.ImportPath != "tracer/report" && p.ImportPath != "tracer/annotate" {
 				t.Errorf("%s imports %s: only tracer/report and tracer/annotate may", p.ImportPath, i)
 			}
+			if strings.HasPrefix(i, "charm.land/bubbletea") && p.ImportPath != "tracer/screen" && p.ImportPath != "cmd/tcpbye" {
+				t.Errorf("%s imports %s: only tracer/screen and cmd/tcpbye may", p.ImportPath, i)
+			}
+		}
+		switch p.ImportPath {
+		case "tracer/event", "tracer/story", "tracer/conn", "tracer/verdict", "tracer/filter", "tracer/report", "tracer/screen", "tracer/hosts", "tracer/segments":
+			// On another system its numbers are others than in a recording.
+			if slices.Contains(p.Imports, "golang.org/x/sys/unix") || slices.Contains(p.Imports, "syscall") {
+				t.Errorf("%s imports the numbers of the system that it is built for; those of events are in tracer/linux", p.ImportPath)
+			}
 		}
 		switch p.ImportPath {
 		case "tracer/pcapng", "tracer/annotate":

@@ -20,6 +20,7 @@ and which bytes were lost, from the kernel's own events.`,
 		SuggestionsMinimumDistance: 2,
 		RunE:                       func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	root.Flags().BoolP("version", "V", false, "print the version")
 	root.SetIn(env.stdin)
 	root.SetOut(env.stdout)
 	root.SetErr(env.stderr)
@@ -27,12 +28,14 @@ and which bytes were lost, from the kernel's own events.`,
 		return &statusError{exitUsage, err}
 	})
 	root.AddCommand(
-		newTrace(env), newRst(env),
+		newTrace(env), newRst(env), newTop(env),
 		newJoin(env),
 		newAnnotate(env),
-		newExplain(env), newDemo(env), newDoctor(env), newSchema(env),
-		newEchoServer(env), newEchoClient(env), newGenMan(env),
+		newExplain(env), newMan(env),
 	)
+	root.AddCommand(ofLinux(env)...)
+	helped(root)
+	completed(root)
 	return root
 }
 

@@ -42,7 +42,7 @@ func TestSchemas(t *testing.T) {
 		rows int  // at least
 	}{
 		{"connection", []string{"trace", "-o", "json", "-r", filepath.Join("testdata", "busy.tcpbye")}, true, 9},
-		{"socket", []string{"trace", "--open", "-o", "json", "--port", port}, true, 2},
+		{"socket", []string{"trace", "--open", "--all", "-o", "json", "--port", port}, true, 2},
 		{"doctor", []string{"doctor", "-o", "json"}, false, 1},
 	} {
 		schema := schematest.Compile(t, run("schema", x.name))

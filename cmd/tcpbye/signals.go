@@ -9,8 +9,6 @@ import (
 	"syscall"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/tcpbye/tcpbye/tracer/session"
 )
 
@@ -93,19 +91,8 @@ func (s *signals) cuttable(c *session.Command) {
 func (s *signals) short() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return &statusError{cutStatus(s.by), fmt.Errorf("ended at once by %s; what was not judged by then is not shown", unix.SignalName(s.by))}
+	return &statusError{cutStatus(s.by), fmt.Errorf("ended at once by %s; what was not judged by then is not shown", signalName(s.by))}
 }
 
 // cutStatus is what a shell says of a process that a signal ended.
 func cutStatus(s syscall.Signal) int { return 128 + int(s) }
-
-// inForeground says whether a terminal sends its signals to this process.
-func inForeground() bool {
-	tty, err := os.Open("/dev/tty")
-	if err != nil {
-		return false
-	}
-	defer tty.Close()
-	group, err := unix.IoctlGetInt(int(tty.Fd()), unix.TIOCGPGRP)
-	return err == nil && group == unix.Getpgrp()
-}

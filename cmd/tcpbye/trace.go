@@ -1,28 +1,23 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/sys/unix"
 
-	"github.com/tcpbye/tcpbye/tracer"
 	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/filter"
 	"github.com/tcpbye/tcpbye/tracer/record"
 	"github.com/tcpbye/tcpbye/tracer/report"
 	"github.com/tcpbye/tcpbye/tracer/session"
-	"github.com/tcpbye/tcpbye/tracer/snapshot"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
@@ -36,11 +31,15 @@ type tracing struct {
 	stack     bool
 	duration  time.Duration
 	count     uint64
-	fileSize  string
-	fileCount int
-	allEvents bool
-	everyStep bool
-	failOn    failOn
+	numbers   bool // nothing: no name is ever looked up
+	status    *statusLine
+	// everything: --open also shows what will end by itself.
+	everything bool
+	fileSize   string
+	fileCount  int
+	allEvents  bool
+	everyStep  bool
+	failOn     failOn
 
 	// kept says which endings the command is about, of those that are chosen;
 	// nil: all.
@@ -49,6 +48,8 @@ type tracing struct {
 	sink func(io.Writer, report.Options) []report.Sink
 	// time is what the session tells its own time; nil: nobody.
 	time func(now time.Duration) error
+	// pulse is called while a live run goes on; nil: see session.Config.
+	pulse func(*session.Session)
 	// waits says whether something is due at a time; nil: see session.Config.
 	waits func() bool
 }
@@ -78,14 +79,17 @@ func (t *tracing) chooseFlags(cmd *cobra.Command) {
 	f.StringArrayVar(&c.Users, "uid", nil, "only those of this `USER`, by number or name")
 	f.StringArrayVar(&c.Cgroups, "cgroup", nil, "only those of the cgroup at `PATH`, and below it")
 	f.StringArrayVar(&c.Containers, "container", nil, "only those of the container whose id begins with `ID` (also RUNTIME/ID, or a systemd unit)")
-	f.StringArrayVar(&c.Ports, "port", nil, "only those with one of these `PORTS` at either end: 80,443,8000-8099")
+	f.StringArrayVar(&c.Ports, "port", nil, "only those with one of these `PORTS` at either end: 80,https,8000-8099")
+	f.StringArrayVar(&c.LocalPorts, "lport", nil, "only those with one of these `PORTS` at this end")
+	f.StringArrayVar(&c.PeerPorts, "rport", nil, "only those with one of these `PORTS` at the other end")
 	f.StringArrayVar(&c.Local, "local", nil, "only those with this local `ADDRESS` or prefix: 10.0.0.0/8")
-	f.StringArrayVar(&c.Remote, "remote", nil, "only those with this remote `ADDRESS` or prefix")
+	f.StringArrayVar(&c.Remote, "remote", nil, "only those with this remote `ADDRESS` or prefix, or the name of a host")
 	f.StringArrayVar(&c.NetNS, "netns", nil, "only those in this network `NAMESPACE`: inode number, name or path")
 	f.StringArrayVar(&c.Classes, "class", nil, "only endings of this `CLASS`: graceful, aborted, timed-out, refused, open, unknown")
 	f.StringArrayVar(&c.Causes, "cause", nil, "only endings with this `CAUSE` (tcpbye explain lists them)")
 	f.BoolVar(&t.noEvents, "no-events", false, "with -o json: leave the events out, which are most of each record")
-	f.Uint64Var(&t.count, "count", 0, "stop after showing so many endings; 0: on ^C")
+	f.Uint64VarP(&t.count, "count", "c", 0, "stop after showing so many endings; 0: on ^C")
+	f.BoolVarP(&t.numbers, "numbers", "n", false, "as in tcpdump, and always so: addresses and ports stay numbers")
 	f.Var(&t.failOn, "fail-on", "exit with status 1 when one of the chosen connections ended as one of these `ENDINGS`: classes, causes, unanswered, with commas (aborted,retransmit-timeout); a harmless reset only when its cause is named")
 }
 
@@ -110,11 +114,15 @@ what of it will not end by itself.` + "\n" + commandHelp,
 			if open {
 				return t.open(cmd, args)
 			}
+			if t.everything {
+				return usage(errors.New("--all goes with --open: trace shows every end that the filters choose"))
+			}
 			return t.run(cmd, args)
 		},
 	}
 	t.flags(cmd, report.Table)
-	cmd.Flags().BoolVar(&open, "open", false, "show what is open now, and end")
+	cmd.Flags().BoolVar(&open, "open", false, "show what is open now and will not end by itself, and end")
+	cmd.Flags().BoolVar(&t.everything, "all", false, "with --open: everything that is open")
 	return cmd
 }
 
@@ -122,6 +130,9 @@ what of it will not end by itself.` + "\n" + commandHelp,
 func commandArgs(cmd *cobra.Command, args []string) error {
 	switch n := cmd.ArgsLenAtDash(); {
 	case n < 0 && len(args) > 0:
+		if flags := flagsFor(args); flags != "" {
+			return usage(fmt.Errorf("%q: there are no expressions as in tcpdump; use %s", strings.Join(args, " "), flags))
+		}
 		return usage(fmt.Errorf("%q: a command to run comes after --", args[0]))
 	case n > 0:
 		return usage(fmt.Errorf("%q before --: a command to run comes after it", args[0]))
@@ -129,6 +140,28 @@ func commandArgs(cmd *cobra.Command, args []string) error {
 		return usage(errors.New("which command? there is none after --"))
 	}
 	return nil
+}
+
+// flagsFor says with which flags one says what an expression of tcpdump does, or a bare
+// PID as for strace; "": it is none.
+func flagsFor(args []string) string {
+	var flags []string
+	for i := 0; i < len(args); i++ {
+		word := args[i]
+		if word == "tcp" || word == "and" || word == "src" || word == "dst" {
+			continue
+		}
+		if _, err := strconv.ParseUint(word, 10, 31); err == nil && len(args) == 1 {
+			return "-p " + word + " for a process, --port " + word + " for a port"
+		}
+		flag := map[string]string{"port": "--port", "portrange": "--port", "host": "--remote", "net": "--remote"}[word]
+		if flag == "" || i+1 == len(args) {
+			return ""
+		}
+		i++
+		flags = append(flags, flag+" "+args[i])
+	}
+	return strings.Join(flags, " ")
 }
 
 // excluded is a usage error when one of the flags is given: what is asked for
@@ -155,7 +188,8 @@ func (t *tracing) check(cmd *cobra.Command, args []string) (*filter.Filter, erro
 		if err := t.apart(); err != nil {
 			return nil, usage(err)
 		}
-		world = filter.World{} // a recording may come from another machine
+		// A recording may come from another machine.
+		world = filter.World{Service: world.Service, Host: world.Host}
 	} else if report.Format(t.format).Stacks() {
 		t.stack = true // without them there is nothing to tell
 	}
@@ -169,19 +203,24 @@ func (t *tracing) check(cmd *cobra.Command, args []string) (*filter.Filter, erro
 	if t.rotation, err = rotation(t.fileSize, t.fileCount, t.write); err != nil {
 		return nil, usage(err)
 	}
-	if t.noEvents && report.Format(t.format) != report.JSON {
+	if t.noEvents && !slices.Contains(t.formats(), report.JSON) {
 		return nil, usage(errors.New("--no-events goes with -o json"))
 	}
 	if t.allEvents && t.write == "" {
 		return nil, usage(errors.New("--all-events goes with -w FILE"))
 	}
+	if err := t.columnsAsked(); err != nil {
+		return nil, usage(err)
+	}
 	// What is wrong with the output is said before anything is attached.
 	if _, err := t.options(report.Clock{}); err != nil {
 		return nil, err
 	}
-	if t.sink == nil && !slices.Contains(report.Formats(), report.Format(t.format)) {
-		_, err := report.New(report.Format(t.format), io.Discard, report.Options{})
-		return nil, usage(err)
+	for _, f := range t.formats() {
+		if !slices.Contains(report.Formats(), f) && (t.sink == nil || f != report.Format(t.format)) {
+			_, err := report.New(f, io.Discard, report.Options{})
+			return nil, usage(err)
+		}
 	}
 	return f, nil
 }
@@ -288,7 +327,8 @@ func (t *tracing) run(cmd *cobra.Command, args []string) error {
 		case t.kept != nil: // rst: it keeps none
 			c.Plain = func(end *conn.Connection, v *verdict.Verdict) error { return c.Show(end, *v) }
 		}
-		c.Time, c.Waits, c.Flush = t.time, t.waits, s.buf.Flush
+		c.Time, c.Waits = t.time, t.waits
+		c.Flush = func() error { return errors.Join(s.buf.Flush(), t.output.flush()) }
 		// A demo was judged at its end, with the whole story at hand.
 		c.Join.Hold = meta.Scenario != ""
 		return c, nil
@@ -296,6 +336,7 @@ func (t *tracing) run(cmd *cobra.Command, args []string) error {
 	t.env.signals.cuttable(nil)
 	var counts session.Counts
 	var status error
+	defer t.talk(len(args) > 0)()
 	if t.read != nil {
 		counts, err = t.replay(cmd.Context(), func(m record.Meta) (session.Config, error) {
 			if err := s.close(); err != nil {
@@ -307,6 +348,7 @@ func (t *tracing) run(cmd *cobra.Command, args []string) error {
 		counts, status, err = t.live(cmd.Context(), args, choice, config)
 	}
 	err = errors.Join(err, s.close(), t.output.close())
+	t.status.end()
 	if s != nil {
 		closing(t.env.stderr, counts)
 	}
@@ -324,85 +366,35 @@ func (t *tracing) run(cmd *cobra.Command, args []string) error {
 
 // replay reads the recordings.
 func (t *tracing) replay(ctx context.Context, config func(record.Meta) (session.Config, error)) (session.Counts, error) {
-	var in []io.Reader
-	for _, name := range t.read {
-		if name == "-" {
-			in = append(in, session.Input(ctx, t.env.stdin))
-			continue
-		}
-		f, err := os.Open(name)
-		if err != nil {
-			return session.Counts{}, fmt.Errorf("open the recording: %w", err)
-		}
-		defer f.Close()
-		in = append(in, session.Input(ctx, f))
+	in, err := openRecordings(ctx, t.read, t.env.stdin)
+	if err != nil {
+		return session.Counts{}, err
 	}
-	return session.Replay(io.MultiReader(in...), config)
+	defer in.close()
+	if t.status != nil {
+		in.told = func(done string) {
+			t.status.progress.Store(&done)
+			t.status.tick(t.env.stderr)
+		}
+	}
+	counts, err := session.Replay(in, config)
+	return counts, in.named(err)
 }
 
-// live traces this machine. status is the command's exit status, where there is
-// a command.
-func (t *tracing) live(ctx context.Context, args []string, choice *filter.Filter, config func(record.Meta) (session.Config, error)) (counts session.Counts, status, err error) {
-	var command *session.Command
-	if len(args) > 0 {
-		if command, err = session.NewCommand(args, t.env.stdin, t.env.stdout, t.env.stderr); err != nil {
-			return counts, nil, &statusError{commandStatus(err), err}
-		}
-		t.env.signals.cuttable(command)
+// talk has what is said while something runs kept apart from what is shown, until the
+// function that it returns is called. What a command says is its own.
+func (t *tracing) talk(command bool) (stop func()) {
+	stderr, noSignal := t.env.stderr, func() {}
+	if t.status = newStatusLine(stderr); command {
+		t.status.terminal = nil
 	}
-	ctx, stop := context.WithCancel(ctx)
-	defer stop()
-	witness, warnings := session.NewWitness(session.WitnessOptions{
-		Lineage: command != nil || t.choose.Follow || t.write != "",
-		Stacks:  t.stack,
-	})
-	defer func() { err = errors.Join(err, witness.Close()) }()
-	for _, w := range warnings {
-		fmt.Fprintf(t.env.stderr, "tcpbye: %s\n", oneLine(w))
+	noSignal = t.status.onSignal()
+	t.env.stderr, t.beside = t.status.writer(stderr), t.status.writer(t.env.stdout)
+	return func() {
+		noSignal()
+		t.status.end()
+		t.env.stderr, t.beside = stderr, nil
 	}
-	var kernelFilter tracer.Filter
-	if !t.allEvents {
-		kernelFilter = session.KernelFilter(choice)
-	}
-	counts, err = session.Live(ctx, tracer.Options{
-		Receive: t.receive, Stack: t.stack, Attach: tracer.Rung(t.attach), Filter: kernelFilter,
-		Story: t.stories(command != nil),
-	}, func(m record.Meta, attached []tracer.Attachment) (session.Config, error) {
-		degraded(t.env.stderr, attached)
-		c, err := config(m)
-		c.Witness = witness
-		c.Behind = func(by time.Duration, lost uint64) { fallenBehind(t.env.stderr, by, lost) }
-		c.Seeds = func() ([]conn.Seed, error) { return session.Existing(witness) }
-		c.Sockets = func() (uint32, []snapshot.Socket, error) { return snapshot.Here(snapshot.Options{}) }
-		c.Started = func() error { return t.started(command, choice, stop) }
-		if command != nil {
-			c.Command = command.PID
-		}
-		pulse := c.Pulse
-		c.Pulse = func(s *session.Session) error {
-			if pulse != nil {
-				if err := pulse(s); err != nil {
-					return err
-				}
-			}
-			if command != nil && command.Over(s) {
-				stop()
-			}
-			return gone(t.env.stdout)
-		}
-		return c, err
-	})
-	if note := witness.Unnamed(); note != "" {
-		fmt.Fprintf(t.env.stderr, "tcpbye: %s\n", note)
-	}
-	if command == nil || command.PID() == 0 {
-		return counts, nil, err
-	}
-	n, waitErr := command.Status()
-	if n != 0 {
-		status = &statusError{status: n}
-	}
-	return counts, status, errors.Join(err, waitErr)
 }
 
 // stories says whether connections whose life is plain may be told once, at their
@@ -411,154 +403,9 @@ func (t *tracing) stories(command bool) bool {
 	if command || t.everyStep || t.allEvents || t.verbose || t.receive || t.stack {
 		return false
 	}
-	switch report.Format(t.format) {
-	case report.Table, report.CSV, report.JSON, formatResets:
-		return true
-	}
-	return false
-}
-
-// started begins what waits for the trace.
-func (t *tracing) started(command *session.Command, choice *filter.Filter, stop func()) error {
-	if t.readyFile != "" {
-		if err := ready(t.readyFile); err != nil {
-			return fmt.Errorf("--ready-file: %w", err)
-		}
-	}
-	if t.duration > 0 {
-		time.AfterFunc(t.duration, stop)
-	}
-	var also []tracer.Capability
-	if command != nil {
-		if err := command.Start(); err != nil {
-			return &statusError{commandStatus(err), err}
-		}
-		choice.PIDs, choice.Follow = append(choice.PIDs, command.PID()), true
-		also = append(also, unix.CAP_KILL) // it may become another user, and signals are passed on
-	}
-	if t.stack {
-		also = append(also, unix.CAP_SETUID, unix.CAP_SETGID) // the next process that reads executables is nobody's, too
-	}
-	if t.rotation.Size > 0 {
-		also = append(also, unix.CAP_DAC_OVERRIDE) // the next file
-	}
-	// Everything is attached and looked up, and the command has what it was given.
-	if err := tracer.DropPrivileges(also...); err != nil && !errors.Is(err, tracer.ErrPrivilegesKept) {
-		return err
-	}
-	return nil
-}
-
-// ready writes the ready file. A FIFO that nobody reads says nothing to anybody.
-func ready(name string) error {
-	ctx, cancel := context.WithCancel(context.Background())
-	cancel()
-	f, err := record.Create(ctx, name)
-	if err != nil {
-		return err
-	}
-	_, err = io.WriteString(f, "ready\n")
-	return errors.Join(err, f.Close())
-}
-
-// commandStatus is what a shell returns for a command that it cannot run.
-func commandStatus(err error) int {
-	if errors.Is(err, exec.ErrNotFound) || errors.Is(err, os.ErrNotExist) {
-		return 127
-	}
-	return 126
-}
-
-// gone is a broken pipe before anything is written to it.
-func gone(w io.Writer) error {
-	f, ok := w.(*os.File)
-	if !ok {
-		return nil
-	}
-	fds := []unix.PollFd{{Fd: int32(f.Fd())}}
-	if n, err := unix.Poll(fds, 0); err == nil && n > 0 && fds[0].Revents&unix.POLLERR != 0 {
-		return fmt.Errorf("write to standard output: %w", unix.EPIPE)
-	}
-	return nil
+	return !slices.ContainsFunc(t.formats(), func(f report.Format) bool {
+		return !slices.Contains([]report.Format{report.Table, report.CSV, report.JSON, formatResets}, f)
+	})
 }
 
 func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", ": ") }
-
-// degraded says in one line what is missing.
-func degraded(w io.Writer, attached []tracer.Attachment) {
-	n := 0
-	for _, a := range attached {
-		if a.Rung == "" && !errors.Is(a.Err, tracer.ErrNotAsked) {
-			n++
-		}
-	}
-	if n > 0 {
-		fmt.Fprintf(w, "tcpbye: %d of %d hooks cannot be attached here; verdicts say what they could not see\n", n, len(attached))
-	}
-}
-
-// open shows what there is now.
-func (t *tracing) open(cmd *cobra.Command, args []string) error {
-	if len(args) > 0 {
-		return usage(errors.New("--open runs no command"))
-	}
-	if err := excluded(cmd, "--open", "read", "write", "file-size", "file-count", "all-events", "duration", "ready-file", "receive", "attach", "fail-on"); err != nil {
-		return err
-	}
-	if f := report.Format(t.format); f != report.Table && f != report.JSON {
-		return usage(fmt.Errorf("-o %s: --open has the formats %s and %s", t.format, report.Table, report.JSON))
-	}
-	choice, err := t.check(cmd, args)
-	if err != nil {
-		return err
-	}
-	look, err := t.options(report.Clock{})
-	if err != nil {
-		return err
-	}
-	quietPipes()
-	witness, warnings := session.NewWitness(session.WitnessOptions{Lineage: t.choose.Follow})
-	defer witness.Close()
-	for _, w := range warnings {
-		fmt.Fprintf(t.env.stderr, "tcpbye: %s\n", oneLine(w))
-	}
-	snap, err := snapshot.Take(snapshot.Options{Who: witness.Complete})
-	if err != nil {
-		return err
-	}
-	seen := len(snap.Sockets)
-	sockets := slices.DeleteFunc(snap.Sockets, func(s snapshot.Socket) bool {
-		return !choice.Match(s.Connection(), verdict.Verdict{Class: verdict.Open, Cause: s.Mark().Cause})
-	})
-	shown := len(sockets)
-	if t.count > 0 && uint64(shown) > t.count {
-		sockets = sockets[:t.count]
-	}
-	w := bufio.NewWriter(t.env.stdout)
-	if report.Format(t.format) == report.JSON {
-		err = snapshot.JSON(w, sockets)
-	} else {
-		err = snapshot.Table(w, snapshot.Rows(sockets, t.verbose), look)
-	}
-	if err = errors.Join(err, w.Flush()); err != nil {
-		return fmt.Errorf("write: %w", err)
-	}
-	marked := 0
-	for i := range sockets {
-		if sockets[i].Mark().Marked() {
-			marked++
-		}
-	}
-	for _, err := range snap.Skipped {
-		fmt.Fprintf(t.env.stderr, "tcpbye: %s\n", oneLine(err))
-	}
-	if os.Geteuid() != 0 {
-		fmt.Fprintln(t.env.stderr, "tcpbye: without root, who holds other users' connections is not known")
-	}
-	themselves := "themselves"
-	if marked == 1 {
-		themselves = "itself"
-	}
-	fmt.Fprintf(t.env.stderr, "%d open, %d shown, %d will not end by %s; %d in TIME_WAIT\n", seen, len(sockets), marked, themselves, snap.TimeWait)
-	return nil
-}

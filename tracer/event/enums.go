@@ -4,7 +4,7 @@ import (
 	"fmt"
 	"strings"
 
-	"golang.org/x/sys/unix"
+	"github.com/tcpbye/tcpbye/tracer/linux"
 )
 
 // Hook is where in the kernel an event was seen.
@@ -189,8 +189,8 @@ func (s State) String() string {
 type Family uint16
 
 const (
-	IPv4 Family = unix.AF_INET
-	IPv6 Family = unix.AF_INET6
+	IPv4 Family = linux.AF_INET
+	IPv6 Family = linux.AF_INET6
 )
 
 func (f Family) String() string {
@@ -211,7 +211,7 @@ func (e Errno) String() string {
 	if e == 0 {
 		return "none"
 	}
-	if n := unix.ErrnoName(unix.Errno(e)); n != "" {
+	if n := linux.ErrnoName(linux.Errno(e)); n != "" {
 		return n
 	}
 	return fmt.Sprintf("errno %d", int32(e))

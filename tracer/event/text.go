@@ -5,7 +5,7 @@ import (
 	"strings"
 	"unicode/utf8"
 
-	"golang.org/x/sys/unix"
+	unix "github.com/tcpbye/tcpbye/tracer/linux"
 )
 
 // SignalName is the name of a signal, such as SIGPIPE; "signal N" where it has none,

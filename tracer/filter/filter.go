@@ -26,6 +26,8 @@ type Filter struct {
 	Cgroups    []string        // paths from the hierarchy's root: the cgroup and all below it
 	Containers []string        // beginnings of ids, or whole RUNTIME/ID
 	Ports      []Range         // at either end
+	LocalPorts []Range         //
+	PeerPorts  []Range         // at the other end
 	Local      []netip.Prefix  // IPv4-mapped prefixes are IPv4 ones
 	Remote     []netip.Prefix  //
 	NetNS      []uint32        // inode numbers
@@ -46,6 +48,8 @@ func (f *Filter) Match(c *conn.Connection, v verdict.Verdict) bool {
 // MatchConnection is Match without the conditions on the verdict.
 func (f *Filter) MatchConnection(c *conn.Connection) bool {
 	return some(f.Ports, func(r Range) bool { return r.has(c.Local) || r.has(c.Remote) }) &&
+		some(f.LocalPorts, func(r Range) bool { return r.has(c.Local) }) &&
+		some(f.PeerPorts, func(r Range) bool { return r.has(c.Remote) }) &&
 		some(f.Local, func(p netip.Prefix) bool { return inside(p, c.Local) }) &&
 		some(f.Remote, func(p netip.Prefix) bool { return inside(p, c.Remote) }) &&
 		some(f.NetNS, func(n uint32) bool { return c.NetNS == n }) &&
@@ -54,7 +58,7 @@ func (f *Filter) MatchConnection(c *conn.Connection) bool {
 
 // Empty says whether the filter keeps everything.
 func (f *Filter) Empty() bool {
-	return len(f.PIDs)+len(f.Comms)+len(f.Exes)+len(f.UIDs)+len(f.Cgroups)+len(f.Containers)+len(f.Ports)+
+	return len(f.PIDs)+len(f.Comms)+len(f.Exes)+len(f.UIDs)+len(f.Cgroups)+len(f.Containers)+len(f.Ports)+len(f.LocalPorts)+len(f.PeerPorts)+
 		len(f.Local)+len(f.Remote)+len(f.NetNS)+len(f.Classes)+len(f.Causes) == 0
 }
 
@@ -69,7 +73,9 @@ func (f *Filter) Excludes(a, b netip.AddrPort) bool {
 		return true
 	}
 	between := func(local, remote netip.AddrPort) bool {
-		return some(f.Local, func(p netip.Prefix) bool { return inside(p, local) }) &&
+		return some(f.LocalPorts, func(r Range) bool { return r.has(local) }) &&
+			some(f.PeerPorts, func(r Range) bool { return r.has(remote) }) &&
+			some(f.Local, func(p netip.Prefix) bool { return inside(p, local) }) &&
 			some(f.Remote, func(p netip.Prefix) bool { return inside(p, remote) })
 	}
 	return !between(a, b) && !between(b, a)

@@ -32,6 +32,21 @@ var world = World{
 		return 0, errors.New("there is no such namespace")
 	},
 	Cgroup: func(p string) (string, error) { return strings.TrimPrefix(p, "/sys/fs/cgroup"), nil },
+	Containers: func() ([]string, error) {
+		return []string{"docker/3f2a00112233", "cron.service", "podman/aa", "podman/ab", "podman/ac", "podman/ad"}, nil
+	},
+	Service: func(name string) (uint16, error) {
+		if port, ok := map[string]uint16{"https": 443, "http-alt": 8080}[name]; ok {
+			return port, nil
+		}
+		return 0, errors.New("there is no such service")
+	},
+	Host: func(name string) ([]netip.Addr, error) {
+		if name == "peer.example.org" {
+			return []netip.Addr{netip.MustParseAddr("2001:db8::9"), netip.MustParseAddr("::ffff:203.0.113.9")}, nil
+		}
+		return nil, errors.New("there is no such host")
+	},
 }
 
 func end(local, remote string) *conn.Connection {
@@ -87,6 +102,14 @@ func TestMatch(t *testing.T) {
 		{"list and range", Spec{Ports: []string{"80,8000-8099", "51000-52000"}}, true},
 		{"edges", Spec{Ports: []string{"443-443"}}, true},
 		{"beside", Spec{Ports: []string{"444-51543"}}, false},
+		{"service", Spec{Ports: []string{"http-alt,https"}}, true},
+		{"another service", Spec{Ports: []string{"http-alt"}}, false},
+		{"port of this end", Spec{LocalPorts: []string{"https"}}, true},
+		{"port of this end is not of the other", Spec{PeerPorts: []string{"443"}}, false},
+		{"port of the other end", Spec{PeerPorts: []string{"50000-60000"}}, true},
+		{"port of the other end is not of this", Spec{LocalPorts: []string{"51544"}}, false},
+		{"host", Spec{Remote: []string{"peer.example.org"}}, true},
+		{"host at the other end", Spec{Local: []string{"peer.example.org"}}, false},
 		{"local", Spec{Local: []string{"10.0.0.0/8"}}, true},
 		{"local, host bits", Spec{Local: []string{"10.9.9.9/8"}}, true},
 		{"local is not remote", Spec{Local: []string{"203.0.113.9"}}, false},
@@ -103,7 +126,7 @@ func TestMatch(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			w := world
-			w.PID = nil
+			w.PID, w.Containers = nil, nil
 			f, err := Parse(tt.spec, w)
 			if err != nil {
 				t.Fatal(err)
@@ -166,6 +189,10 @@ func TestErrors(t *testing.T) {
 		{Spec{Users: []string{"nobody-at-all"}}, "there is no such user"},
 		{Spec{Cgroups: []string{"system.slice"}}, "want a path"},
 		{Spec{Containers: []string{"docker/"}}, "want RUNTIME/ID"},
+		{Spec{Containers: []string{"nosuch"}}, "--container nosuch: no process here is in such a container; there are cron.service, docker/3f2a00112233, podman/aa, podman/ab, podman/ac and 1 more"},
+		{Spec{Ports: []string{"gopher"}}, "--port gopher: want a port from 1 to 65535, or a range such as 8000-8099, or the name of a service: there is no such service"},
+		{Spec{LocalPorts: []string{"0"}}, "--lport 0: want a port"},
+		{Spec{PeerPorts: []string{"x"}}, "--rport x: want a port"},
 		{Spec{Ports: []string{"0"}}, "--port 0: want a port from 1"},
 		{Spec{Ports: []string{"70000"}}, "want a port"},
 		{Spec{Ports: []string{"8099-8000"}}, "--port 8099-8000: the range ends before it begins"},
@@ -174,7 +201,7 @@ func TestErrors(t *testing.T) {
 		{Spec{Local: []string{"10.0.0"}}, "want an address or a prefix"},
 		{Spec{Local: []string{"10.0.0.0/33"}}, "want an address or a prefix"},
 		{Spec{Remote: []string{"::ffff:10.0.0.0/8"}}, "96 bits or more"},
-		{Spec{Remote: []string{"example.org"}}, "--remote example.org: want an address"},
+		{Spec{Remote: []string{"example.org"}}, "--remote example.org: want an address or a prefix, such as 10.0.0.5, 10.0.0.0/8 or 2001:db8::/32, or the name of a host: there is no such host"},
 		{Spec{NetNS: []string{"red"}}, "there is no such namespace"},
 		{Spec{Classes: []string{"rude"}}, "--class rude: there is no such class: want one of graceful, aborted"},
 		{Spec{Causes: []string{"bad-luck"}}, "--cause bad-luck: there is no such cause: tcpbye explain lists them"},
@@ -201,7 +228,7 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, s string) {
 		v := []string{s}
 		for _, spec := range []Spec{{PIDs: v}, {Comms: v}, {Exes: v}, {Users: v}, {Cgroups: v}, {Containers: v},
-			{Ports: v}, {Local: v}, {Remote: v}, {NetNS: v}, {Classes: v}, {Causes: v}} {
+			{Ports: v}, {Local: v}, {Remote: v}, {NetNS: v}, {Classes: v}, {Causes: v}, {LocalPorts: v}, {PeerPorts: v}} {
 			x, err := Parse(spec, World{})
 			if err != nil {
 				continue

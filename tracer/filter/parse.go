@@ -21,9 +21,11 @@ type Spec struct {
 	Users      []string // 33, www-data
 	Cgroups    []string // /system.slice/nginx.service, or where it is mounted
 	Containers []string // 3f2a, docker/3f2a
-	Ports      []string // 80, 8000-8099
+	Ports      []string // 80, 8000-8099, https
+	LocalPorts []string
+	PeerPorts  []string
 	Local      []string // 10.0.0.5, 10.0.0.0/8, 2001:db8::/32
-	Remote     []string
+	Remote     []string // and db.example.org
 	NetNS      []string // 4026531840, net:[4026531840], blue, /run/netns/blue
 	Classes    []string // aborted
 	Causes     []string // close-unread
@@ -36,6 +38,10 @@ type World struct {
 	User   func(name string) (uint32, error)      // the number of a user
 	NetNS  func(name string) (uint32, error)      // the inode number of a named namespace, or of a path
 	Cgroup func(path string) (cg string, e error) // the path from the root of the hierarchy
+	// Containers are those in which processes are now.
+	Containers func() ([]string, error)
+	Service    func(name string) (uint16, error)       // the TCP port of a service
+	Host       func(name string) ([]netip.Addr, error) // the addresses of a host
 }
 
 // Parse reads a filter. Its errors say what is wrong with which value.
@@ -50,10 +56,12 @@ func Parse(s Spec, w World) (*Filter, error) {
 		each("--exe", s.Exes, &f.Exes, parseGlob),
 		each("--uid", s.Users, &f.UIDs, func(v string) (uint32, error) { return parseUser(v, w) }),
 		each("--cgroup", s.Cgroups, &f.Cgroups, func(v string) (string, error) { return parseCgroup(v, w) }),
-		each("--container", s.Containers, &f.Containers, parseContainer),
-		each("--port", s.Ports, &f.Ports, parseRange),
-		each("--local", s.Local, &f.Local, parsePrefix),
-		each("--remote", s.Remote, &f.Remote, parsePrefix),
+		each("--container", s.Containers, &f.Containers, func(v string) (string, error) { return parseContainer(v, w) }),
+		each("--port", s.Ports, &f.Ports, func(v string) (Range, error) { return parseRange(v, w) }),
+		each("--lport", s.LocalPorts, &f.LocalPorts, func(v string) (Range, error) { return parseRange(v, w) }),
+		each("--rport", s.PeerPorts, &f.PeerPorts, func(v string) (Range, error) { return parseRange(v, w) }),
+		all("--local", s.Local, &f.Local, func(v string) ([]netip.Prefix, error) { return parsePrefix(v, w) }),
+		all("--remote", s.Remote, &f.Remote, func(v string) ([]netip.Prefix, error) { return parsePrefix(v, w) }),
 		each("--netns", s.NetNS, &f.NetNS, func(v string) (uint32, error) { return parseNetNS(v, w) }),
 		each("--class", s.Classes, &f.Classes, parseClass),
 		each("--cause", s.Causes, &f.Causes, parseCause),
@@ -68,6 +76,14 @@ func Parse(s Spec, w World) (*Filter, error) {
 
 // each parses lists of values; the first that is wrong is named.
 func each[T any](flag string, lists []string, to *[]T, parse func(string) (T, error)) error {
+	return all(flag, lists, to, func(v string) ([]T, error) {
+		x, err := parse(v)
+		return []T{x}, err
+	})
+}
+
+// all is each for a value that may stand for several.
+func all[T any](flag string, lists []string, to *[]T, parse func(string) ([]T, error)) error {
 	for _, list := range lists {
 		for v := range strings.SplitSeq(list, ",") {
 			v = strings.TrimSpace(v)
@@ -78,7 +94,7 @@ func each[T any](flag string, lists []string, to *[]T, parse func(string) (T, er
 			if err != nil {
 				return fmt.Errorf("%s %s: %w", flag, v, err)
 			}
-			*to = append(*to, x)
+			*to = append(*to, x...)
 		}
 	}
 	return nil
@@ -125,18 +141,45 @@ func parseCgroup(v string, w World) (string, error) {
 	return w.Cgroup(v)
 }
 
-func parseContainer(v string) (string, error) {
+func parseContainer(v string, w World) (string, error) {
 	if _, id, ok := strings.Cut(v, "/"); ok && id == "" {
 		return "", errors.New("want RUNTIME/ID, or the beginning of an id")
 	}
-	return v, nil
+	if w.Containers == nil {
+		return v, nil
+	}
+	here, err := w.Containers()
+	switch {
+	case err != nil:
+		return "", err
+	case slices.ContainsFunc(here, func(c string) bool { return containerIs(v, c) }):
+		return v, nil
+	case len(here) == 0:
+		return "", errors.New("no process here is in a container, or of a systemd unit")
+	}
+	const most = 5
+	slices.Sort(here)
+	text := strings.Join(here[:min(most, len(here))], ", ")
+	if more := len(here) - most; more > 0 {
+		text += fmt.Sprintf(" and %d more", more)
+	}
+	return "", errors.New("no process here is in such a container; there are " + text)
 }
 
-func parseRange(v string) (Range, error) {
+// parseRange reads a port, a range of ports, or the name of a service. Such a name may
+// have a dash.
+func parseRange(v string, w World) (Range, error) {
 	first, last, isRange := strings.Cut(v, "-")
 	a, err := parsePort(first)
 	if err != nil {
-		return Range{}, err
+		if strings.Trim(v, "0123456789- ") == "" || w.Service == nil {
+			return Range{}, err
+		}
+		port, unknown := w.Service(v)
+		if unknown != nil {
+			return Range{}, fmt.Errorf("%w, or the name of a service: %w", err, unknown)
+		}
+		return Range{port, port}, nil
 	}
 	if !isRange {
 		return Range{a, a}, nil
@@ -159,29 +202,43 @@ func parsePort(v string) (uint16, error) {
 	return uint16(n), nil
 }
 
-func parsePrefix(v string) (netip.Prefix, error) {
+// parsePrefix reads an address, a prefix, or the name of a host, which may have
+// several addresses.
+func parsePrefix(v string, w World) ([]netip.Prefix, error) {
 	bad := errors.New("want an address or a prefix, such as 10.0.0.5, 10.0.0.0/8 or 2001:db8::/32")
 	addr, bits, isPrefix := strings.Cut(v, "/")
 	a, err := netip.ParseAddr(addr)
+	if err != nil && !isPrefix && w.Host != nil && strings.Trim(v, "0123456789.:") != "" {
+		addrs, err := w.Host(v)
+		if err != nil {
+			return nil, fmt.Errorf("%w, or the name of a host: %w", bad, err)
+		}
+		var found []netip.Prefix
+		for _, a := range addrs {
+			a = a.Unmap().WithZone("")
+			found = append(found, netip.PrefixFrom(a, a.BitLen()))
+		}
+		return found, nil
+	}
 	if err != nil || a.Zone() != "" && isPrefix {
-		return netip.Prefix{}, bad
+		return nil, bad
 	}
 	n := a.BitLen()
 	if isPrefix {
 		// Not by netip.ParsePrefix, which refuses a mapped address.
 		var u uint64
 		if u, err = strconv.ParseUint(bits, 10, 8); err != nil || int(u) > n {
-			return netip.Prefix{}, bad
+			return nil, bad
 		}
 		n = int(u)
 	}
 	if a.Is4In6() {
 		if n < 96 {
-			return netip.Prefix{}, errors.New("a prefix of mapped addresses has 96 bits or more: write it as IPv4")
+			return nil, errors.New("a prefix of mapped addresses has 96 bits or more: write it as IPv4")
 		}
 		a, n = a.Unmap(), n-96
 	}
-	return netip.PrefixFrom(a.WithZone(""), n).Masked(), nil
+	return []netip.Prefix{netip.PrefixFrom(a.WithZone(""), n).Masked()}, nil
 }
 
 func parseNetNS(v string, w World) (uint32, error) {

@@ -23,10 +23,10 @@ type Brief interface {
 // Brief implements Brief. Rows without colours are made with little memory of their
 // own; a test holds them against those with.
 func (s *TableSink) Brief(c *conn.Connection, v *verdict.Verdict) error {
-	if s.pen.color {
+	if s.pen.color || s.exact {
 		return s.whole(Judged{Conn: c, Verdict: *v})
 	}
-	if err := s.Header(); err != nil {
+	if err := s.before(c); err != nil {
 		return err
 	}
 	s.live.line = s.brief(s.live.line[:0], c, v)
@@ -142,7 +142,7 @@ func (s *TableSink) cell(line []byte, kind briefCell, c *conn.Connection, v *ver
 		if v.Class != verdict.Graceful || v.Cause != verdict.OrderlyClose {
 			return line, -1
 		}
-		line = append(line, "graceful"...)
+		line = append(line, s.orderly...)
 	case cellLost:
 		if !lostNothing(&v.Lost) {
 			return line, -1

@@ -1,6 +1,8 @@
 package report
 
 import (
+	"cmp"
+	"fmt"
 	"strconv"
 	"strings"
 	"time"
@@ -16,6 +18,44 @@ type column struct {
 	title string // in a table
 	short func(*entry, int) (string, ink)
 	exact func(*entry) string
+}
+
+// name is how a person asks for a column.
+func (c *column) name() string {
+	return strings.ReplaceAll(strings.ToLower(cmp.Or(c.title, c.key)), " ", "-")
+}
+
+// FieldNames are the columns that can be asked for.
+func FieldNames() []string {
+	var names []string
+	for i := range columns {
+		names = append(names, columns[i].name())
+		if key := columns[i].key; key != "" && key != columns[i].name() {
+			names = append(names, key)
+		}
+	}
+	return names
+}
+
+// findColumn finds a column by its title or by its name in CSV.
+func findColumn(name string) (column, bool) {
+	name = strings.ToLower(name)
+	for _, c := range columns {
+		if name == c.name() || name == c.key && c.key != "" {
+			return c, true
+		}
+	}
+	return column{}, false
+}
+
+// CheckFields says which of the names is no column.
+func CheckFields(names []string) error {
+	for _, name := range names {
+		if _, ok := findColumn(name); !ok {
+			return fmt.Errorf("there is no field %q: there are %s", name, strings.Join(FieldNames(), ", "))
+		}
+	}
+	return nil
 }
 
 // entry is what columns read: the record for what is exact, the judged end for
@@ -187,7 +227,7 @@ func shortService(e *entry, n int) (string, ink) {
 	port := ":" + itoa(int(c.Local.Port()))
 	from := e.pen.glyphs(" ← ")
 	if room := n - width(port) - width(from); room >= 7 {
-		return port + from + cut(c.Remote.Addr().String(), room, e.pen.ellipsis()), plainInk
+		return port + from + cutHost(c.Remote.Addr().String(), room, e.pen.ellipsis()), plainInk
 	}
 	return port, plainInk
 }
@@ -293,10 +333,7 @@ func shortHow(e *entry, n int) (string, ink) {
 		in = red
 	}
 	cause := e.pen.text(string(v.Cause))
-	switch {
-	case v.Class == verdict.Graceful && (n < howFull || v.Cause == verdict.OrderlyClose):
-		return "graceful", in
-	case n < howFull:
+	if n < howFull {
 		return cause, in
 	}
 	return pad(classText(v.Class), 9) + "  " + cause, in

@@ -21,11 +21,21 @@ type CSVSink struct {
 	o      Options
 	begun  bool
 	fields []string
+	// columns are those that are shown.
+	columns []column
 }
 
 // NewCSV is a sink for spreadsheets and databases.
 func NewCSV(w io.Writer, o Options) *CSVSink {
-	s := &CSVSink{out: output{w: w}, o: o}
+	s := &CSVSink{out: output{w: w}, o: o, columns: columns}
+	if o.Fields != nil {
+		s.columns = nil
+		for _, name := range o.Fields {
+			if c, ok := findColumn(name); ok {
+				s.columns = append(s.columns, c)
+			}
+		}
+	}
 	s.w = csv.NewWriter(&s.out)
 	return s
 }
@@ -41,7 +51,7 @@ func (s *CSVSink) End(j Judged) error {
 	e := newEntry(j, s.o)
 	e.Record = newRecord(j, s.o.Clock, false)
 	s.fields = s.fields[:0]
-	for _, c := range columns {
+	for _, c := range s.columns {
 		if c.exact != nil {
 			s.fields = append(s.fields, harmless(event.Quote(c.exact(e))))
 		}
@@ -75,7 +85,7 @@ func (s *CSVSink) header() error {
 		return s.out.err
 	}
 	s.begun = true
-	for _, c := range columns {
+	for _, c := range s.columns {
 		if c.exact != nil {
 			s.fields = append(s.fields, c.key)
 		}

@@ -49,7 +49,7 @@ func (s *MermaidSink) draw(a, b *Judged) error {
 		if r.wire == nil {
 			for side, i := range r.items {
 				if i != nil {
-					fmt.Fprintf(&doc, "    Note over %s: %s %s\n", who[side], seconds(r.at), mermaid(p.says(i)))
+					fmt.Fprintf(&doc, "    Note over %s: %s %s\n", who[side], st.stamp(r.at), mermaid(p.says(i)))
 				}
 			}
 			continue
@@ -69,7 +69,7 @@ func (s *MermaidSink) draw(a, b *Judged) error {
 		case arrived:
 			text += " (arrives)"
 		}
-		fmt.Fprintf(&doc, "    %s%s%s: %s %s\n", who[w.from], head, who[w.from.other()], seconds(r.at), mermaid(text))
+		fmt.Fprintf(&doc, "    %s%s%s: %s %s\n", who[w.from], head, who[w.from.other()], st.stamp(r.at), mermaid(text))
 		if to := r.items[w.from.other()]; to != nil {
 			fmt.Fprintf(&doc, "    Note over %s: %s\n", who[w.from.other()], mermaid(p.says(to)))
 		}

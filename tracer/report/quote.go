@@ -1,6 +1,7 @@
 package report
 
 import (
+	"net/netip"
 	"strings"
 	"unicode/utf8"
 
@@ -53,13 +54,31 @@ func cutMiddle(s string, n int, ellipsis string) string {
 	if room < 1 {
 		return cut(s, n, ellipsis)
 	}
+	if _, err := netip.ParseAddrPort(s); err == nil {
+		return cutHost(strings.TrimSuffix(s, tail), n-width(tail), ellipsis) + tail
+	}
 	return displaywidth.TruncateString(s, room, "") + ellipsis + tail
+}
+
+// cutHost shortens an address, which may begin with a bracket, to n columns: in the
+// middle, as its end tells machines of one network apart.
+func cutHost(s string, n int, ellipsis string) string {
+	room := n - width(ellipsis)
+	if len(s) <= n || room < 1 {
+		return cut(s, n, ellipsis)
+	}
+	head := room / 2
+	return s[:head] + ellipsis + s[len(s)-(room-head):]
 }
 
 // cutAddr shortens an address to n columns; the port is never cut.
 func cutAddr(s string, n int, ellipsis string) string {
 	i := strings.LastIndexByte(s, ':')
-	if tail := s[i+1:]; i >= 0 && width(s) > n && n <= width(tail)+1+width(ellipsis) {
+	bracket := 0
+	if i > 0 && s[i-1] == ']' {
+		bracket = 1
+	}
+	if tail := s[i+1:]; i >= 0 && width(s) > n && n <= width(tail)+1+bracket+width(ellipsis) {
 		return ":" + tail
 	}
 	return cutMiddle(s, n, ellipsis)

@@ -51,6 +51,14 @@ func (s *Settings) Add(from, offset time.Duration) {
 	s.times++
 }
 
+// Clone is a clock that does not change any more.
+func (c Clock) Clone() Clock {
+	if c.Set != nil {
+		c.Set = &Settings{all: slices.Clone(c.Set.all)}
+	}
+	return c
+}
+
 // Wall is the wall time, in UTC, of a CLOCK_MONOTONIC time.
 func (c Clock) Wall(monotonic time.Duration) time.Time {
 	offset, _, _ := c.span(monotonic)
@@ -109,6 +117,9 @@ type Options struct {
 	ASCII bool
 	// Verbose also shows every event as the kernel gave it.
 	Verbose bool
+	// Fields are the columns of the table and of CSV, by the table's titles in lower
+	// case or by the names in CSV; nil: those that fit, or all.
+	Fields []string
 	// NoEvents leaves the events out of JSON: they are null.
 	NoEvents bool
 	// Kernel is the release of the kernel that was traced; "" not known.

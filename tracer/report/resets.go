@@ -44,6 +44,7 @@ type ResetsSink struct {
 	peers map[resetKind]int // how many have a block; the remote address is not set
 	alone partners          // whose other end lived on when they were told of
 	now   time.Duration
+	days  days
 	timed bool // Tick says what time it is, and not the endings
 }
 
@@ -423,6 +424,9 @@ func lasting(d time.Duration) string {
 // headline is a line with the time, who with whom, what, and an aside.
 func (s *ResetsSink) headline(at time.Duration, who, what, aside string, in ink) error {
 	limit, clock := s.o.Width, s.clock(at)
+	if err := s.out.string(s.days.line(s.pen, s.o.wall(at))); err != nil {
+		return err
+	}
 	used := width(clock) + 2 + width(who) + 3 + width(what)
 	if limit > 0 && used > limit {
 		who = cut(who, max(8, width(who)-(used-limit)), s.pen.ellipsis())

@@ -72,7 +72,7 @@ func (s *SequenceSink) draw(a, b *Judged) error {
 			continue
 		}
 		closing++
-		timeWidth = max(timeWidth, width(seconds(r.at)))
+		timeWidth = max(timeWidth, width(st.stamp(r.at)))
 		leftWidth = max(leftWidth, width(p.reached(r.items[left])))
 		rightWidth = max(rightWidth, width(p.reached(r.items[right])))
 		if r.wire != nil {
@@ -141,7 +141,7 @@ func (s *SequenceSink) draw(a, b *Judged) error {
 			arrow = redBold
 		}
 		l, rt := cutTo(p.reached(r.items[left]), leftWidth), cutTo(p.reached(r.items[right]), rightWidth)
-		line := " " + sign + " " + p.ink(fmt.Sprintf("%*s", timeWidth, seconds(r.at)), dim) + "  " + fill(l) + p.ink(l, in) +
+		line := " " + sign + " " + p.ink(fmt.Sprintf("%*s", timeWidth, st.stamp(r.at)), dim) + "  " + fill(l) + p.ink(l, in) +
 			" " + p.ink(p.rung(r.wire, span), arrow) + " " + p.ink(rt, in)
 		doc.WriteString(strings.TrimRight(line, " ") + "\n")
 	}

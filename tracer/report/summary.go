@@ -68,16 +68,9 @@ func (s *Summary) End(j Judged) error {
 	if !ill(&j) {
 		return nil
 	}
-	key := summaryKey{cause: j.Verdict.Cause, unanswered: unanswered(&j.Verdict), comm: "-"}
-	who := j.Verdict.Actor
-	if u := j.Verdict.Unanswered; key.unanswered {
-		key.cause, who = "", u.Actor // however it was closed on the wire
-	}
-	if who == nil {
-		who = headOf(&j)
-	}
-	if who != nil {
-		key.comm = who.Comm
+	key := summaryKey{cause: j.Verdict.Cause, unanswered: unanswered(&j.Verdict), comm: blamed(&j)}
+	if key.unanswered {
+		key.cause = "" // however it was closed on the wire
 	}
 	row := s.rows[key]
 	if row == nil && len(s.rows) >= maxKinds {
@@ -192,7 +185,14 @@ func (s *Summary) table(out *output) error {
 		}
 		left, rows = len(rows)-s.Top, rows[:s.Top]
 	}
-	clock := func(t time.Duration) string { return s.o.wall(t).Format(timeOfDay) }
+	layout, first, last := timeOfDay, rows[0].first, rows[0].last
+	for _, r := range rows {
+		first, last = min(first, r.first), max(last, r.last)
+	}
+	if a, b := s.o.wall(first), s.o.wall(last); a.YearDay() != b.YearDay() || a.Year() != b.Year() {
+		layout = "01-02 " + timeOfDay
+	}
+	clock := func(t time.Duration) string { return s.o.wall(t).Format(layout) }
 	columns := []GridColumn{{Title: "COUNT", Right: true}, {Title: "SHARE", Right: true, Drop: 3}, {Title: "CAUSE"},
 		{Title: "PROCESS", Own: true, Least: 7}, {Title: "BYTES LOST", Right: true}, {Title: "FIRST", Drop: 2}, {Title: "LAST", Drop: 1}}
 	var cells [][]GridCell

@@ -90,7 +90,7 @@ func (s *SVGSink) draw(a, b *Judged) error {
 
 	lw, tw := max(width(names[left]), width(addrs[left])), 5
 	for n := range st.rows {
-		tw = max(tw, width(seconds(st.rows[n].at)))
+		tw = max(tw, width(st.stamp(st.rows[n].at)))
 		if i := st.rows[n].items[left]; i != nil {
 			lw = max(lw, width(p.says(i)))
 		}

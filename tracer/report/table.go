@@ -1,8 +1,14 @@
 package report
 
 import (
+	"cmp"
 	"io"
 	"maps"
+	"strings"
+	"time"
+
+	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
 // columnGap is the space between the columns of a table.
@@ -58,12 +64,16 @@ type TableSink struct {
 	pen    pen
 	live   *liveTable
 	shown  []column
+	exact  bool        // columns are shown that only a whole record has
 	kinds  []briefCell // of shown
 	widths []int
 	cells  []word
 	begun  bool
 	clock  secondStamp
 	seen   spelt
+	// orderly is what HOW says of a connection that was closed in order.
+	orderly string
+	days    days
 }
 
 // NewTable is a sink for a person who watches.
@@ -87,8 +97,52 @@ var steps = []step{
 	{"LOCAL": 30, "REMOTE": 30}, {"LOCAL": 47, "REMOTE": 47},
 }
 
+// usual are the widths of columns that are asked for; the rest is as wide as its title,
+// or otherWidth.
+var usual = step{"TIME": 8, "PROCESS": 23, "SERVICE": 21, "LOCAL": 21, "REMOTE": 21, "AGE": 6, "IN": 4, "OUT": 4, "ENDED BY": 12, "HOW": howFull, "LOST": 22}
+
+const otherWidth = 12
+
+// chosen sets the columns that were asked for. The last gets what room there is.
+func (s *TableSink) chosen() {
+	used := 0
+	for _, name := range s.o.Fields {
+		c, ok := findColumn(name)
+		if !ok {
+			continue // see CheckFields
+		}
+		if c.short == nil || name == c.key && c.key != c.name() {
+			// As in CSV, and quoted: it may be a process's.
+			exact := c.exact
+			c = column{key: c.key, title: strings.ToUpper(c.key), exact: exact, short: func(e *entry, _ int) (string, ink) {
+				return orDash(quote(exact(e), e.pen.ascii)), plainInk
+			}}
+			s.exact = true
+		}
+		n, ok := usual[c.title]
+		if !ok {
+			n = max(otherWidth, width(c.title))
+		}
+		s.shown, s.kinds, s.widths = append(s.shown, c), append(s.kinds, briefCells[c.title]), append(s.widths, n)
+		used += n + columnGap
+	}
+	if last := len(s.widths) - 1; last >= 0 && s.o.Width > 0 {
+		s.widths[last] = max(1, s.widths[last]+s.o.Width-(used-columnGap))
+	}
+	if s.exact {
+		clear(s.kinds)
+	}
+}
+
+func orDash(text string) string { return cmp.Or(text, "-") }
+
 // choose sets the columns and their widths.
 func (s *TableSink) choose() {
+	defer s.setOrderly()
+	if s.o.Fields != nil {
+		s.chosen()
+		return
+	}
 	w := step{"PROCESS": 9, "SERVICE": 7, "ENDED BY": 11, "HOW": 11, "LOST": 4}
 	total := func(w step) int {
 		n := -columnGap
@@ -106,7 +160,7 @@ func (s *TableSink) choose() {
 		}
 		fits := s.o.Width > 0 && total(next) <= s.o.Width
 		if s.o.Width == 0 { // a file: room for what is usual, and the rest is never cut
-			fits = more["PROCESS"] <= 17 && more["LOCAL"] <= 21
+			fits = more["LOCAL"] <= 21
 		}
 		if fits {
 			w = next
@@ -124,6 +178,19 @@ func (s *TableSink) choose() {
 	}
 }
 
+// setOrderly makes what HOW says of nearly all rows.
+func (s *TableSink) setOrderly() {
+	for i, c := range s.shown {
+		if n := s.widths[i]; c.title == "HOW" {
+			if s.o.Width == 0 {
+				n = howFull
+			}
+			j := Judged{Verdict: verdict.Verdict{Class: verdict.Graceful, Cause: verdict.OrderlyClose}}
+			s.orderly, _ = shortHow(&entry{Judged: j, pen: s.pen}, n)
+		}
+	}
+}
+
 // Header writes the titles; End does it where nobody did before.
 func (s *TableSink) Header() error {
 	if s.begun {
@@ -136,17 +203,23 @@ func (s *TableSink) Header() error {
 	return s.row()
 }
 
+// NoHeader leaves the titles out: they are there already.
+func (s *TableSink) NoHeader() { s.begun = true }
+
 // End implements Sink.
 func (s *TableSink) End(j Judged) error {
 	if j.Conn == nil {
 		return errNoConn
 	}
-	return s.Brief(j.Conn, &j.Verdict)
+	if err := s.Brief(j.Conn, &j.Verdict); err != nil || !s.o.Verbose {
+		return err
+	}
+	return s.under(&j.Verdict)
 }
 
 // whole writes a row cell by cell.
 func (s *TableSink) whole(j Judged) error {
-	if err := s.Header(); err != nil {
+	if err := s.before(j.Conn); err != nil {
 		return err
 	}
 	e := s.entry(j)
@@ -159,7 +232,11 @@ func (s *TableSink) whole(j Judged) error {
 // entry is an end as columns read it.
 func (s *TableSink) entry(j Judged) *entry {
 	e := newEntry(j, s.o)
-	e.Record = &Record{Bytes: BytesRecord(j.Verdict.Bytes)}
+	if s.exact {
+		e.Record = newRecord(j, s.o.Clock, false)
+	} else {
+		e.Record = &Record{Bytes: BytesRecord(j.Verdict.Bytes)}
+	}
 	return e
 }
 
@@ -184,6 +261,44 @@ func (s *TableSink) row() error {
 		room -= s.widths[i] + columnGap
 	}
 	return s.live.row(s.cells)
+}
+
+// before writes what stands above a row: the titles, and the date where it is another
+// than that of the row before.
+func (s *TableSink) before(c *conn.Connection) error {
+	if err := s.Header(); err != nil {
+		return err
+	}
+	return s.out.string(s.days.line(s.pen, s.o.wall(cmp.Or(c.Ended, c.Last))))
+}
+
+// days notices that a run crosses midnight.
+type days struct{ year, day int }
+
+// line is the date for a line of its own, where it is another than before; "" where it
+// is not, and at first.
+func (d *days) line(p pen, t time.Time) string {
+	before := *d
+	if *d = (days{t.Year(), t.YearDay()}); before.day == 0 || before == *d {
+		return ""
+	}
+	dash := p.glyphs("──")
+	return p.ink(dash+" "+t.Format(time.DateOnly)+" "+dash, dim) + "\n"
+}
+
+// under writes the sentence of a row below it.
+func (s *TableSink) under(v *verdict.Verdict) error {
+	const indent = 10 // below the columns after TIME
+	room := measure
+	if s.o.Width > 0 {
+		room = min(measure, max(s.o.Width-indent, 20))
+	}
+	for _, l := range wrap(s.pen.text(v.Sentence), room) {
+		if err := s.out.string(strings.Repeat(" ", indent) + s.pen.ink(l, dim) + "\n"); err != nil {
+			return err
+		}
+	}
+	return s.out.err
 }
 
 // Close implements Sink.

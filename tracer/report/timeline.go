@@ -55,7 +55,19 @@ func (s *TimelineSink) print(a, b *Judged) error {
 // measure is how wide running text gets: longer lines are hard to read.
 const measure = 100
 
-// seconds is a time since the first event.
+// fleeting is how long a story may be for its times to have microseconds: in milliseconds
+// all of it would be at 0.000.
+const fleeting = 10 * time.Millisecond
+
+// stamp is a time since the first event.
+func (st *story) stamp(t time.Duration) string {
+	if n := len(st.rows); n > 0 && st.rows[n-1].at < fleeting {
+		return strconv.FormatFloat(t.Seconds(), 'f', 6, 64)
+	}
+	return seconds(t)
+}
+
+// seconds is a length of time.
 func seconds(t time.Duration) string {
 	return strconv.FormatFloat(t.Seconds(), 'f', 3, 64)
 }
@@ -155,7 +167,7 @@ const (
 func newGrid(st *story, p pen, limit int) *grid {
 	g := &grid{pen: p, st: st, limit: limit, two: st.ends[right] != nil}
 	for _, r := range st.rows {
-		l := line{at: seconds(r.at), fatal: r.fatal, wire: r.wire}
+		l := line{at: st.stamp(r.at), fatal: r.fatal, wire: r.wire}
 		for s, i := range r.items {
 			if i == nil {
 				continue

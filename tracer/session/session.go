@@ -626,9 +626,7 @@ func (s *Session) Finish() error {
 func (s *Session) Counts() Counts {
 	c := s.counts
 	c.Late = s.join.Late()
-	if w := s.cfg.Witness; w != nil && w.tree != nil {
-		c.News = w.tree.Lost()
-	}
+	c.News = s.cfg.Witness.lost()
 	return c
 }
 

@@ -180,3 +180,6 @@ func short(n uint32, space string) string {
 	}
 	return text + space + "kMG"[unit:unit+1]
 }
+
+// Short is a count with three digits at most: 3.78M.
+func Short(n uint64) string { return short(uint32(min(n, 1<<32-1)), "") }

@@ -92,13 +92,14 @@ func Table(w io.Writer, rows []Row, o report.Options) error {
 			look = report.LookWarn
 		}
 		s := r.Socket
-		cells = append(cells, []report.GridCell{{Text: s.State.String()}, {Text: s.age()}, {Text: s.process()}, {Text: s.Local.String()},
+		cells = append(cells, []report.GridCell{{Text: s.State.String()}, {Text: s.AgeText()}, {Text: s.process()}, {Text: s.Local.String()},
 			{Text: s.Remote.String()}, {Text: short(s.Unread, "") + " / " + short(s.Unacked, "")}, {Text: note, Look: look}})
 	}
 	return report.WriteGrid(w, o, openColumns, cells)
 }
 
-func (s *Socket) age() string {
+// AgeText is Age for a person: >12m, <200ms; "-" where it is not known.
+func (s *Socket) AgeText() string {
 	d, bound := s.Age()
 	text := strconv.FormatInt(d.Milliseconds(), 10) + "ms"
 	switch {

@@ -3,7 +3,7 @@ package verdict
 import (
 	"fmt"
 
-	"golang.org/x/sys/unix"
+	unix "github.com/tcpbye/tcpbye/tracer/linux"
 
 	"github.com/tcpbye/tcpbye/tracer/event"
 )

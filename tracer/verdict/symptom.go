@@ -13,7 +13,7 @@ import (
 // signal, a line in a log, a counter, a state in ss.
 type Symptom struct {
 	Names   []string // how a person may type it; the first is its title
-	Kind    string   // "errno", "signal", "message", "reset reason", "counter", "state"
+	Kind    string   // "errno", "signal", "message", "reset reason", "counter", "state", "status", "setting", "segment"
 	Meaning string   // what it says, and what it does not
 	Causes  []Cause  // what may be behind it, most likely first
 	Note    string   // how to tell the causes apart
@@ -140,9 +140,9 @@ func counter(table, name string, netstat ...string) []string {
 	return append([]string{name, table + name}, netstat...)
 }
 
-// symptoms are all of them: errors, signals, messages, reset reasons in the order of enum
+// kernelSymptoms are errors, signals, messages, reset reasons in the order of enum
 // sk_rst_reason, counters, states.
-var symptoms = withCauses(slices.Concat(
+var kernelSymptoms = withCauses(slices.Concat(
 	// Errors of system calls.
 	ofKind("errno", []Symptom{
 		{Names: errno("ECONNRESET", 104, "connection reset by peer", "connection reset", "ConnectionResetError", "recv failure connection reset", "WSAECONNRESET"),

@@ -9,7 +9,7 @@ import (
 )
 
 func TestSymptomsAreComplete(t *testing.T) {
-	kinds := []string{"errno", "signal", "message", "reset reason", "counter", "state"}
+	kinds := []string{"errno", "signal", "message", "reset reason", "counter", "state", "status", "setting", "segment"}
 	seen := map[string]string{}
 	for _, s := range symptoms {
 		name := s.Names[0]

@@ -5,7 +5,7 @@ import (
 	"slices"
 	"time"
 
-	"golang.org/x/sys/unix"
+	unix "github.com/tcpbye/tcpbye/tracer/linux"
 
 	"github.com/tcpbye/tcpbye/tracer/event"
 )

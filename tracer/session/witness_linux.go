@@ -327,3 +327,11 @@ func (w *Witness) Full(pid uint32, at time.Duration) uint32 {
 	}
 	return known.all
 }
+
+// lost counts how often the kernel dropped news of processes.
+func (w *Witness) lost() uint64 {
+	if w == nil || w.tree == nil {
+		return 0
+	}
+	return w.tree.Lost()
+}

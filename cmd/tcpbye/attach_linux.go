@@ -12,11 +12,16 @@ import (
 type rungFlag tracer.Rung
 
 func (r *rungFlag) flag(cmd *cobra.Command) {
+	cmd.Flags().Var(r, "attach", "attach every hook by `WAY`: auto (the best for each), "+strings.Join(wayNames(), ", "))
+}
+
+// wayNames are the ways to attach a hook.
+func wayNames() []string {
 	var names []string
 	for _, rung := range tracer.Rungs() {
 		names = append(names, string(rung))
 	}
-	cmd.Flags().Var(r, "attach", "attach every hook by `WAY`: auto (the best for each), "+strings.Join(names, ", "))
+	return names
 }
 
 // String is the flag's value; auto is the default.

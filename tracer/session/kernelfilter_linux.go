@@ -10,7 +10,14 @@ import (
 // it ends is learnt later.
 func KernelFilter(f *filter.Filter) tracer.Filter {
 	k := tracer.Filter{Local: f.Local, Remote: f.Remote, NetNS: f.NetNS}
-	for _, r := range f.Ports {
+	// It knows no ends: a port of one end is the other one's at the other end.
+	ports := f.Ports
+	for _, more := range [][]filter.Range{f.LocalPorts, f.PeerPorts} {
+		if len(ports) == 0 {
+			ports = more
+		}
+	}
+	for _, r := range ports {
 		k.Ports = append(k.Ports, tracer.PortRange(r))
 	}
 	return k

@@ -4,20 +4,49 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/user"
 	"path"
+	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tcpbye/tcpbye/tracer/enrich"
 	"github.com/tcpbye/tcpbye/tracer/filter"
 )
 
 // World is this machine, for the filters of a live run.
 func World() filter.World {
-	return filter.World{PID: pidExists, User: userNumber, NetNS: netnsNumber, Cgroup: cgroupPath}
+	return filter.World{PID: pidExists, User: userNumber, NetNS: netnsNumber, Cgroup: cgroupPath,
+		Containers: Containers, Service: servicePort, Host: hostAddrs}
+}
+
+// Containers lists those in which processes are, and the systemd units of the others.
+func Containers() ([]string, error) {
+	names, err := filepath.Glob("/proc/[0-9]*/cgroup")
+	if err != nil {
+		return nil, fmt.Errorf("look for containers: %w", err)
+	}
+	found := map[string]bool{}
+	for _, name := range names {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			continue // it has ended
+		}
+		for line := range strings.Lines(string(b)) {
+			// cgroups(7): number, controllers, path.
+			if parts := strings.SplitN(strings.TrimSpace(line), ":", 3); len(parts) == 3 {
+				if c := enrich.ContainerOf(parts[2]).String(); c != "" {
+					found[c] = true
+				}
+			}
+		}
+	}
+	return slices.Sorted(maps.Keys(found)), nil
 }
 
 func pidExists(pid uint32) error {

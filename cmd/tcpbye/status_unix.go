@@ -1,0 +1,11 @@
+//go:build unix
+
+package main
+
+import (
+	"os"
+	"syscall"
+)
+
+// countSignals ask for the counts.
+var countSignals = []os.Signal{syscall.SIGUSR1}
