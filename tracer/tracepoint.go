@@ -56,7 +56,7 @@ func mountTracefs() (*os.File, error) {
 	if err := unix.FsconfigCreate(conf); err != nil {
 		return nil, err
 	}
-	fd, err := unix.Fsmount(conf, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC|unix.MOUNT_ATTR_NOSUID)
+	fd, err := unix.Fsmount(conf, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC|unix.MOUNT_ATTR_NOSUID)
 	if err != nil {
 		return nil, err
 	}

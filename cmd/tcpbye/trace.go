@@ -18,6 +18,7 @@ import (
 
 	"github.com/tcpbye/tcpbye/tracer"
 	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/filter"
 	"github.com/tcpbye/tcpbye/tracer/record"
 	"github.com/tcpbye/tcpbye/tracer/report"
@@ -47,6 +48,14 @@ type tracing struct {
 	kept func(*conn.Connection, verdict.Verdict) bool
 	// sink replaces the one that the format names; nil: it does not.
 	sink func(io.Writer, report.Options) []report.Sink
+	// ran is told which command is run, and when it was started; nil: what is chosen
+	// is the command's.
+	ran func(pid uint32, at time.Duration)
+	// watch is called twenty times a second in a live run, and says whether it has seen
+	// enough; command is nil where none is run. nil: a run ends with its command.
+	watch func(s *session.Session, command *session.Command) (enough bool, err error)
+	// signal is told of signals between processes; nil: nobody.
+	signal func(event.Event)
 	// time is what the session tells its own time; nil: nobody.
 	time func(now time.Duration) error
 	// waits says whether something is due at a time; nil: see session.Config.
@@ -250,12 +259,15 @@ func (t *tracing) run(cmd *cobra.Command, args []string) error {
 		}
 		show := s.show(meta.Scenario)
 		c := session.Config{Record: s.record, Count: t.count, Wall: s.wall, Cut: t.env.signals.cut}
-		if !t.allEvents && (len(args) > 0 || !asked.Empty()) {
+		c.Signal = t.signal
+		if !t.allEvents && (len(args) > 0 && t.ran == nil || !asked.Empty()) {
 			c.Pick = choice
 		}
 		// What a command's run showed its recording shows again.
 		c.Chosen = func(r record.Choice) {
-			if t.read != nil && r.Command != 0 && len(asked.PIDs) == 0 {
+			if t.read != nil && r.Command != 0 && t.ran != nil {
+				t.ran(r.Command, r.Time)
+			} else if t.read != nil && r.Command != 0 && len(asked.PIDs) == 0 {
 				choice.PIDs, choice.Follow = []uint32{r.Command}, true
 			}
 		}
@@ -353,7 +365,7 @@ func (t *tracing) live(ctx context.Context, args []string, choice *filter.Filter
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	witness, warnings := session.NewWitness(session.WitnessOptions{
-		Lineage: command != nil || t.choose.Follow || t.write != "",
+		Lineage: command != nil || t.choose.Follow || t.write != "" || t.watch != nil,
 		Stacks:  t.stack,
 	})
 	defer func() { err = errors.Join(err, witness.Close()) }()
@@ -385,7 +397,16 @@ func (t *tracing) live(ctx context.Context, args []string, choice *filter.Filter
 					return err
 				}
 			}
-			if command != nil && command.Over(s) {
+			switch {
+			case t.watch != nil:
+				enough, err := t.watch(s, command)
+				if err != nil {
+					return err
+				}
+				if enough {
+					stop()
+				}
+			case command != nil && command.Over(s):
 				stop()
 			}
 			return gone(t.env.stdout)
@@ -408,7 +429,7 @@ func (t *tracing) live(ctx context.Context, args []string, choice *filter.Filter
 // stories says whether connections whose life is plain may be told once, at their
 // end: not where each step is to be shown, or where it must be known what is open.
 func (t *tracing) stories(command bool) bool {
-	if command || t.everyStep || t.allEvents || t.verbose || t.receive || t.stack {
+	if command || t.watch != nil || t.everyStep || t.allEvents || t.verbose || t.receive || t.stack {
 		return false
 	}
 	switch report.Format(t.format) {
@@ -433,8 +454,19 @@ func (t *tracing) started(command *session.Command, choice *filter.Filter, stop 
 		if err := command.Start(); err != nil {
 			return &statusError{commandStatus(err), err}
 		}
-		choice.PIDs, choice.Follow = append(choice.PIDs, command.PID()), true
+		if t.ran != nil {
+			at, err := tracer.Monotonic()
+			if err != nil {
+				return err
+			}
+			t.ran(command.PID(), at)
+		} else {
+			choice.PIDs, choice.Follow = append(choice.PIDs, command.PID()), true
+		}
 		also = append(also, unix.CAP_KILL) // it may become another user, and signals are passed on
+	}
+	if t.watch != nil {
+		also = append(also, unix.CAP_KILL)
 	}
 	if t.stack {
 		also = append(also, unix.CAP_SETUID, unix.CAP_SETGID) // the next process that reads executables is nobody's, too
