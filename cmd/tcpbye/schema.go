@@ -22,26 +22,23 @@ var schemas = []struct {
 }
 
 func newSchema(env environment) *cobra.Command {
-	var names []string
-	long := "Print the JSON Schema (draft 2020-12) of what tcpbye writes as JSON:\n\n"
-	for _, s := range schemas {
-		names = append(names, s.name)
-		long += fmt.Sprintf("  %-10s  %s\n", s.name, s.of)
-	}
+	names := strings.Join(report.Schemas(), ", ")
 	return &cobra.Command{
-		Use:       "schema [" + strings.Join(names, " | ") + "]",
-		Short:     "print the JSON Schema of -o json",
-		Long:      strings.TrimSuffix(long, "\n"),
-		ValidArgs: names,
+		Use:   "schema [NAME]",
+		Short: "print the JSON Schema of -o json",
+		Long: `Print the JSON Schema of what trace and rst write with -o json; with NAME, of what the command
+of that name writes: ` + names + ".",
 		Args:      usageArgs(cobra.MaximumNArgs(1)),
+		ValidArgs: report.Schemas(),
 		RunE: func(_ *cobra.Command, args []string) error {
-			for i, s := range schemas {
-				if len(args) == 0 && i == 0 || len(args) == 1 && args[0] == s.name {
-					_, err := env.stdout.Write(s.text())
-					return err
+			schema := report.SchemaJSON()
+			if len(args) > 0 {
+				if schema = report.SchemaOf(args[0]); schema == nil {
+					return usage(fmt.Errorf("there is no schema %q: want one of %s", args[0], names))
 				}
 			}
-			return usage(fmt.Errorf("no schema %q: want %s", args[0], strings.Join(names, ", ")))
+			_, err := env.stdout.Write(schema)
+			return err
 		},
 	}
 }

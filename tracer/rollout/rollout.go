@@ -310,7 +310,12 @@ func group(c *conn.Connection, v *verdict.Verdict, byService, byClient bool) Gro
 	}
 	serves := c.Service() != conn.OtherSide
 	cut := func(w Why) Group { g.Outcome, g.Why = Cut, w; return g }
-	is := func(o Outcome) Group { g.Outcome = o; return g }
+	is := func(o Outcome) Group {
+		if g.Outcome = o; o == Drained || o == Open {
+			g.Retry = verdict.RetryUnknown // there is nothing to send again
+		}
+		return g
+	}
 	switch {
 	case v.Class == verdict.Open && v.Cause != verdict.NeverAccepted:
 		return is(Open)
@@ -330,6 +335,10 @@ func group(c *conn.Connection, v *verdict.Verdict, byService, byClient bool) Gro
 		return is(Left)
 	case verdict.Unreachable, verdict.ConnectTimeout, verdict.SendFailed, verdict.SockDestroy, verdict.PathReset, verdict.NamespaceRemoved, verdict.RepairClose, verdict.PortReuse:
 		return is(Failed)
+	case verdict.KeepaliveTimeout, verdict.RetransmitTimeout, verdict.UserTimeout, verdict.ZeroWindowTimeout, verdict.OrphanTimeout:
+		if v.Unanswered == nil {
+			return is(Failed)
+		}
 	}
 	if u := v.Unanswered; u != nil {
 		g.Act, g.Signal = u.Act, u.Signal
