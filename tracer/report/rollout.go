@@ -168,14 +168,11 @@ func (r *Rollout) heading(o Options) string {
 		began = fmt.Sprintf("%s for pid %s at ", signalName(t.Signal), event.PIDText(t.PID))
 	case rollout.TriggerCommand:
 		began = "command started at "
-	default:
-		began = "whole trace, "
 	}
-	if t.At != 0 {
-		began += o.wall(t.At).Format(timeOfDay + ".000")
-	} else {
-		began = "whole trace"
+	if t.At == 0 {
+		return fmt.Sprintf("rollout of %s · whole trace · %s from before, %d opened", Quote(r.Service), plural(r.OpenThen, "connection"), r.Opened)
 	}
+	began += o.wall(t.At).Format(timeOfDay + ".000")
 	drain := "none was open"
 	switch {
 	case r.Drain != nil:

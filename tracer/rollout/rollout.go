@@ -418,7 +418,7 @@ type Summary struct {
 	// OpenThen were open when it began, Opened were opened later.
 	OpenThen, Opened int
 	// Drain is how long after the beginning the last of those that were open then
-	// ended; nil: some are open still, or there were none.
+	// ended; nil: some are open still, there were none, or the beginning is not known.
 	Drain *time.Duration
 	// By outcome.
 	Drained, Cut, Left, Failed, Unsure, Open int
@@ -516,7 +516,7 @@ func (r *Counter) Sum(t Trigger) Summary {
 		g.Request, g.Response = g.Request+x.request, g.Response+x.response
 		g.LossUnknown = g.LossUnknown || x.lossUnknown
 	}
-	if !pending && s.OpenThen > 0 {
+	if !pending && s.OpenThen > 0 && t.At != 0 {
 		d := max(0, last-t.At)
 		s.Drain = &d
 	}
