@@ -54,6 +54,8 @@ type tracing struct {
 	// watch is called twenty times a second in a live run, and says whether it has seen
 	// enough; command is nil where none is run. nil: a run ends with its command.
 	watch func(s *session.Session, command *session.Command) (enough bool, err error)
+	// commandEnv is what the command's environment has besides this program's.
+	commandEnv []string
 	// signal is told of signals between processes; nil: nobody.
 	signal func(event.Event)
 	// time is what the session tells its own time; nil: nobody.
@@ -360,6 +362,7 @@ func (t *tracing) live(ctx context.Context, args []string, choice *filter.Filter
 		if command, err = session.NewCommand(args, t.env.stdin, t.env.stdout, t.env.stderr); err != nil {
 			return counts, nil, &statusError{commandStatus(err), err}
 		}
+		command.Env(t.commandEnv...)
 		t.env.signals.cuttable(command)
 	}
 	ctx, stop := context.WithCancel(ctx)

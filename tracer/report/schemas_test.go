@@ -3,11 +3,15 @@ package report
 import (
 	"bytes"
 	"encoding/json"
+	"net/netip"
 	"testing"
 	"time"
 
 	"github.com/santhosh-tekuri/jsonschema/v6"
 
+	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/event"
+	"github.com/tcpbye/tcpbye/tracer/fault"
 	"github.com/tcpbye/tcpbye/tracer/rollout"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
@@ -22,11 +26,20 @@ func TestSchemas(t *testing.T) {
 			{Connections: 2, LossUnknown: true, Group: rollout.Group{Outcome: rollout.Drained, Cause: verdict.OrderlyClose, Confidence: verdict.Likely}}},
 	}}
 	empty := Rollout{MaxCut: -1, Summary: rollout.Summary{Trigger: rollout.Trigger{Kind: rollout.TriggerTrace}}}
+	faults := fault.New(fault.Options{Root: "/src"})
+	stack := event.StackOf([]event.Frame{{Function: "a/b.F", File: "/src/b.go", Line: 3}})
+	faults.End(&conn.Connection{ID: "1", Local: netip.MustParseAddrPort("10.0.0.1:1"), Ended: 1}, &verdict.Verdict{Class: verdict.Aborted, Cause: verdict.CloseUnread, Ender: verdict.LocalProcess,
+		Actor: &conn.Process{PID: 7, Comm: "x", Stack: stack}, Confidence: verdict.Likely, Sentence: "It closed."})
 	written := map[string][]func(*bytes.Buffer) error{
 		"rollout": {
 			func(b *bytes.Buffer) error { return full.JSON(b, Options{}) },
 			func(b *bytes.Buffer) error { return empty.JSON(b, Options{}) },
 		},
+		"test": {func(b *bytes.Buffer) error {
+			line, err := FaultsJSON(faults, Clock{})
+			b.Write(line)
+			return err
+		}},
 	}
 	for _, name := range Schemas() {
 		doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(SchemaOf(name)))
