@@ -48,6 +48,8 @@ type tracing struct {
 	kept func(*conn.Connection, verdict.Verdict) bool
 	// sink replaces the one that the format names; nil: it does not.
 	sink func(io.Writer, report.Options) []report.Sink
+	// findings adds what all endings have in common, at the end.
+	findings bool
 	// ran is told which command is run, and when it was started; nil: what is chosen
 	// is the command's.
 	ran func(pid uint32, at time.Duration)
@@ -97,6 +99,7 @@ func (t *tracing) chooseFlags(cmd *cobra.Command) {
 	f.StringArrayVar(&c.Causes, "cause", nil, "only endings with this `CAUSE` (tcpbye explain lists them)")
 	f.BoolVar(&t.noEvents, "no-events", false, "with -o json: leave the events out, which are most of each record")
 	f.Uint64Var(&t.count, "count", 0, "stop after showing so many endings; 0: on ^C")
+	f.BoolVar(&t.findings, "findings", false, "at the end, also show what many endings have in common (tcpbye findings)")
 	f.Var(&t.failOn, "fail-on", "exit with status 1 when one of the chosen connections ended as one of these `ENDINGS`: classes, causes, unanswered, with commas (aborted,retransmit-timeout); a harmless reset only when its cause is named")
 }
 
@@ -180,6 +183,9 @@ func (t *tracing) check(cmd *cobra.Command, args []string) (*filter.Filter, erro
 	if t.rotation, err = rotation(t.fileSize, t.fileCount, t.write); err != nil {
 		return nil, usage(err)
 	}
+	if t.findings && t.format != string(report.Table) && t.format != formatResets {
+		return nil, usage(fmt.Errorf("--findings goes with the format %s: for JSON there is tcpbye findings -o json", report.Table))
+	}
 	if t.noEvents && report.Format(t.format) != report.JSON {
 		return nil, usage(errors.New("--no-events goes with -o json"))
 	}
@@ -252,6 +258,10 @@ func (t *tracing) run(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	var s *shower
+	var found *report.FindingsSink
+	if t.findings {
+		t.withFindings(&found)
+	}
 	asked := *choice
 	config := func(meta record.Meta) (session.Config, error) {
 		*choice = asked // a run in a recording may have chosen more
@@ -278,6 +288,9 @@ func (t *tracing) run(cmd *cobra.Command, args []string) error {
 				return false
 			}
 			t.failOn.see(c, v)
+			if found != nil && t.kept != nil {
+				found.Finder.End(c, &v)
+			}
 			return t.kept == nil || t.kept(c, v)
 		}
 		c.Show = func(c *conn.Connection, v verdict.Verdict) error {
@@ -299,6 +312,7 @@ func (t *tracing) run(cmd *cobra.Command, args []string) error {
 			}
 			c.Detail = brief.Detail()
 			c.Brief = c.Detail == verdict.DetailRow
+		case found != nil: // it asks for more than a plain ending tells
 		case t.kept != nil: // rst: it keeps none
 			c.Plain = func(end *conn.Connection, v *verdict.Verdict) error { return c.Show(end, *v) }
 		}
@@ -335,6 +349,29 @@ func (t *tracing) run(cmd *cobra.Command, args []string) error {
 	}
 	return err
 }
+
+// withFindings adds findings to what is shown, one for each run. Where not
+// every ending is shown, they are told of all by the filter.
+func (t *tracing) withFindings(found **report.FindingsSink) {
+	inner := t.sink
+	t.sink = func(w io.Writer, o report.Options) []report.Sink {
+		*found = report.NewFindings(w, o, false)
+		if inner != nil {
+			all := inner(w, o)
+			return append(all, told{*found})
+		}
+		sink, err := report.New(report.Format(t.format), w, o)
+		if err != nil {
+			return []report.Sink{*found} // check has refused the format
+		}
+		return []report.Sink{sink, *found}
+	}
+}
+
+// told shows findings that are told of the endings elsewhere.
+type told struct{ *report.FindingsSink }
+
+func (told) End(report.Judged) error { return nil }
 
 // replay reads the recordings.
 func (t *tracing) replay(ctx context.Context, config func(record.Meta) (session.Config, error)) (session.Counts, error) {

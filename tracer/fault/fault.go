@@ -85,7 +85,7 @@ type Finder struct {
 	o      Options
 	faults []Fault
 	late   []Fault         // leaks, if they were closed when the tests were over
-	seen   map[string]bool // peers of the ends that are counted
+	seen   map[socket]bool // peers of the ends that are counted
 	Runs   Counts
 }
 
@@ -96,12 +96,18 @@ type Counts struct {
 	Dropped     int // faults that were too many
 }
 
+// socket is an end's identity, in several runs.
+type socket struct {
+	id  string
+	gen uint64
+}
+
 // New makes a Finder.
 func New(o Options) *Finder {
 	if o.Max == 0 {
 		o.Max = DefaultMax
 	}
-	return &Finder{o: o, seen: map[string]bool{}}
+	return &Finder{o: o, seen: map[socket]bool{}}
 }
 
 // End looks at a judged end.
@@ -109,10 +115,11 @@ func (f *Finder) End(c *conn.Connection, v *verdict.Verdict) {
 	if c == nil {
 		return
 	}
-	second := f.seen[c.ID]
-	delete(f.seen, c.ID)
+	me := socket{c.ID, c.Gen}
+	second := f.seen[me]
+	delete(f.seen, me)
 	if c.Peer != nil && !second {
-		f.seen[c.Peer.ID] = true
+		f.seen[socket{c.Peer.ID, c.Peer.Gen}] = true
 	}
 	if !second {
 		f.Runs.Connections++

@@ -12,6 +12,7 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/fault"
+	"github.com/tcpbye/tcpbye/tracer/finding"
 	"github.com/tcpbye/tcpbye/tracer/rollout"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
@@ -30,16 +31,33 @@ func TestSchemas(t *testing.T) {
 	stack := event.StackOf([]event.Frame{{Function: "a/b.F", File: "/src/b.go", Line: 3}})
 	faults.End(&conn.Connection{ID: "1", Local: netip.MustParseAddrPort("10.0.0.1:1"), Ended: 1}, &verdict.Verdict{Class: verdict.Aborted, Cause: verdict.CloseUnread, Ender: verdict.LocalProcess,
 		Actor: &conn.Process{PID: 7, Comm: "x", Stack: stack}, Confidence: verdict.Likely, Sentence: "It closed."})
+	one, rate := 5*time.Second, 12.5
+	var findings []finding.Finding
+	for _, k := range finding.Kinds() {
+		findings = append(findings, finding.Finding{Kind: k, Count: 3, Of: 9, Service: netip.MustParseAddrPort("10.0.0.1:80"), Period: &one, Until: &one, Rate: &rate, Chance: 1e-9, Cause: verdict.CloseUnread, First: 1, Last: 2},
+			finding.Finding{Kind: k, Harmless: true, Count: 1, Of: 1, PID: 7, ServiceComm: "a\x1b", Period: &one, Off: 3, Timed: 4, Until: &one, Below: &one, Rate: &rate, OOM: true, Act: verdict.ActKilled, Signal: 9})
+	}
+	var people bytes.Buffer
+	if err := WriteFindings(&people, findings, Options{Width: 80}); err != nil {
+		t.Fatal(err)
+	}
+	if n := bytes.Count(people.Bytes(), []byte("Setting")); n != len(findings) || bytes.ContainsRune(people.Bytes(), 0x1b) {
+		t.Errorf("%d settings for %d findings:\n%s", n, len(findings), &people)
+	}
 	written := map[string][]func(*bytes.Buffer) error{
 		"rollout": {
 			func(b *bytes.Buffer) error { return full.JSON(b, Options{}) },
 			func(b *bytes.Buffer) error { return empty.JSON(b, Options{}) },
 		},
+		"findings": nil,
 		"test": {func(b *bytes.Buffer) error {
 			line, err := FaultsJSON(faults, Clock{})
 			b.Write(line)
 			return err
 		}},
+	}
+	for i := range findings {
+		written["findings"] = append(written["findings"], func(b *bytes.Buffer) error { return FindingsJSON(b, findings[i:i+1], Options{}) })
 	}
 	for _, name := range Schemas() {
 		doc, err := jsonschema.UnmarshalJSON(bytes.NewReader(SchemaOf(name)))

@@ -70,9 +70,17 @@ type Options struct {
 // DefaultMax bounds the memory to some hundred MB.
 const DefaultMax = 1 << 20
 
+// socket is an end's identity, in several runs.
+type socket struct {
+	id  string
+	gen uint64
+}
+
+func socketOf(c *conn.Connection) socket { return socket{c.ID, c.Gen} }
+
 // row is what is kept of a connection.
 type row struct {
-	key     string // identity of the connection: the ID of the end that came first
+	key     socket // of the end that came first
 	service netip.AddrPort
 	netns   uint32
 	mine    bool // one of the service's processes had the end; else: the port decides
@@ -86,7 +94,7 @@ type row struct {
 // Counter counts.
 type Counter struct {
 	o       Options
-	rows    map[string]*row // by the ID of each end
+	rows    map[socket]*row // by the end that came first
 	order   []*row
 	dropped uint64
 	pids    map[uint32]bool // of the service, and their ancestors
@@ -97,7 +105,7 @@ func New(o Options) *Counter {
 	if o.Max == 0 {
 		o.Max = DefaultMax
 	}
-	return &Counter{o: o, rows: map[string]*row{}, pids: map[uint32]bool{}}
+	return &Counter{o: o, rows: map[socket]*row{}, pids: map[uint32]bool{}}
 }
 
 // Forget drops what had ended before a time: no rollout that begins later counts it.
@@ -129,9 +137,10 @@ func (r *Counter) End(c *conn.Connection, v *verdict.Verdict) {
 		return
 	}
 	if c.Peer != nil {
-		if x := r.rows[c.Peer.ID]; x != nil && c.Peer.ID != c.ID {
+		peer := socketOf(c.Peer)
+		if x := r.rows[peer]; x != nil && peer != socketOf(c) {
 			// The other end of one that is counted: what it knows of losses.
-			delete(r.rows, c.Peer.ID)
+			delete(r.rows, peer)
 			r.second(x, c, v)
 			return
 		}
@@ -145,13 +154,13 @@ func (r *Counter) End(c *conn.Connection, v *verdict.Verdict) {
 		return
 	}
 	r.order = append(r.order, x)
-	r.rows[c.ID] = x
+	r.rows[x.key] = x
 }
 
 // look makes a row of the first end that is told of a connection; nil: it is no
 // business of the service's.
 func (r *Counter) look(c *conn.Connection, v *verdict.Verdict) *row {
-	x := &row{key: c.ID, netns: c.NetNS, opened: c.Opened, ended: began(c, v)}
+	x := &row{key: socketOf(c), netns: c.NetNS, opened: c.Opened, ended: began(c, v)}
 	serves := c.Service() == conn.ThisSide
 	switch {
 	case serves || c.Service() == conn.NoSide && r.o.Mine(c):
