@@ -279,7 +279,7 @@ daemon off; worker_processes 2; pid %[1]s/pid; error_log %[1]s/error.log;
 user root;
 events { worker_connections 1000; }
 http {
-	access_log off;
+	access_log off; proxy_buffering off;
 	client_body_temp_path %[1]s/a; proxy_temp_path %[1]s/b; fastcgi_temp_path %[1]s/c; uwsgi_temp_path %[1]s/d; scgi_temp_path %[1]s/e;
 	server { listen %[2]s backlog=512; location / { proxy_pass http://%[3]s; } }
 }

@@ -193,8 +193,8 @@ type Finder struct {
 	checks  map[check]*series
 	holders map[holder]*held
 	to      map[netip.Addr]*destination
-	ends    int // to any destination
-	late    int // of them timeouts
+	ends    int             // to any destination
+	late    int             // of them timeouts
 	seen    map[socket]bool // ends whose other end was counted
 	last    time.Duration
 	dropped int

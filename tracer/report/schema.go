@@ -16,7 +16,7 @@ func SchemaJSON() []byte { return slices.Clone(schemaJSON) }
 var schemas embed.FS
 
 // Schemas lists what has a schema beside a connection's end.
-func Schemas() []string { return []string{"findings", "rollout", "test"} }
+func Schemas() []string { return []string{"findings", "proxy", "rollout", "test"} }
 
 // SchemaOf is the JSON Schema of one of Schemas; nil: it has none.
 func SchemaOf(name string) []byte {
