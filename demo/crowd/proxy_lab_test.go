@@ -45,6 +45,7 @@ func maybeProxy() (status int, ok bool) {
 		return 1, true
 	}
 	p := httputil.NewSingleHostReverseProxy(&url.URL{Scheme: "http", Host: backend})
+	p.FlushInterval = -1 // at once
 	p.ErrorLog = log.New(io.Discard, "", 0)
 	_ = (&http.Server{Handler: p, ErrorLog: p.ErrorLog}).Serve(l)
 	return 1, true
@@ -53,6 +54,7 @@ func maybeProxy() (status int, ok bool) {
 // resetter is a backend that begins an answer to all requests and then resets each, in
 // any order. It knows which of the proxy's ports had which request.
 type resetter struct {
+	sizes bool // each answer has a size of its own
 	l     net.Listener
 	mu    sync.Mutex
 	conns map[string]net.Conn // by the request's path
@@ -75,7 +77,11 @@ func (b *resetter) take(c net.Conn) {
 		c.Close()
 		return
 	}
-	fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n%s", strings.Repeat("x", 2000))
+	size := 2000
+	if n, err := strconv.Atoi(q.URL.Path[strings.LastIndexByte(q.URL.Path, '-')+1:]); b.sizes && err == nil {
+		size += 13 * n
+	}
+	fmt.Fprintf(c, "HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n%s", strings.Repeat("x", size))
 	b.mu.Lock()
 	b.conns[q.URL.Path] = c
 	b.mu.Unlock()
@@ -128,16 +134,19 @@ func TestProxies(t *testing.T) {
 	if err := real.Install(t.Context(), os.Stderr); err != nil {
 		t.Fatal(err)
 	}
-	table := []string{"| proxy | at once | requests | right, certain | right, likely | missed | wrong |", "| --- | --- | --- | --- | --- | --- | --- |"}
+	table := []string{"| proxy | at once | sizes | requests | right, certain | right, likely | missed | wrong |", "| --- | --- | --- | --- | --- | --- | --- | --- |"}
 	for _, p := range proxies {
 		for _, n := range []int{1, 10, 100} {
-			t.Run(fmt.Sprintf("%s/%d", p.name, n), func(t *testing.T) { table = append(table, p.play(t, n)) })
+			t.Run(fmt.Sprintf("%s/%d", p.name, n), func(t *testing.T) { table = append(table, p.play(t, n, false)) })
+			if n > 1 {
+				t.Run(fmt.Sprintf("%s/%d of different sizes", p.name, n), func(t *testing.T) { table = append(table, p.play(t, n, true)) })
+			}
 		}
 	}
 	t.Log("\n" + strings.Join(table, "\n"))
 }
 
-func (p proxied) play(t *testing.T, n int) string {
+func (p proxied) play(t *testing.T, n int, sizes bool) string {
 	if p.program != "" {
 		if _, err := exec.LookPath(p.program); err != nil {
 			t.Fatal(err)
@@ -145,7 +154,7 @@ func (p proxied) play(t *testing.T, n int) string {
 	}
 	r := newRoom(t)
 	s := &stageOf{t: t, r: r, dir: t.TempDir()}
-	b := &resetter{conns: map[string]net.Conn{}, came: make(chan struct{}, 1<<12)}
+	b := &resetter{sizes: sizes, conns: map[string]net.Conn{}, came: make(chan struct{}, 1<<12)}
 	if err := r.do(func() (err error) { b.l, err = net.Listen("tcp4", "127.0.0.1:0"); return err }); err != nil {
 		t.Fatal(err)
 	}
@@ -215,5 +224,9 @@ func (p proxied) play(t *testing.T, n int) string {
 	if certain+likely == 0 && n == 1 {
 		t.Errorf("nothing is tied:\n%s", bye.said())
 	}
-	return fmt.Sprintf("| %s | %d | %d | %d | %d | %d | %d |", p.name, n, len(truth), certain, likely, len(truth)-certain-likely, wrong)
+	same := "the same"
+	if sizes {
+		same = "differ"
+	}
+	return fmt.Sprintf("| %s | %d | %s | %d | %d | %d | %d | %d |", p.name, n, same, len(truth), certain, likely, len(truth)-certain-likely, wrong)
 }

@@ -19,7 +19,8 @@
 //   - both passed on exactly as many bytes as the other received, in both directions, no
 //     other leg of that time did, and the process ended the two together.
 //
-// It is likely if the same thread ended the two one right after the other, with no act on
+// It is likely if each thread of the process ends the connections that it opened, as event
+// loops do, and the same thread ended the two one right after the other, with no act on
 // another leg between them, and neither had another neighbor that could be meant; or had,
 // and the process always ends the two in one order where there is no doubt.
 // Anything else is not tied: a wrong tie is worse than none. Neither is what

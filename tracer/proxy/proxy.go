@@ -34,7 +34,9 @@ type Leg struct {
 	opened   time.Duration // 0: older than the trace
 	in, out  uint64
 	counted  bool // in and out are known
-	died     bool // the process did not let go of it, it died
+	died     bool // the process did not let go of it, it exited
+	killed   bool
+	begun    uint32 // the thread that opened or accepted it; 0: not known
 	lossy    bool
 	neighbor [2]*Leg // acts of the same thread right before and after
 }
@@ -99,7 +101,9 @@ func leg(c *conn.Connection, v *verdict.Verdict, who *conn.Process) *Leg {
 	if v.Class == verdict.Open {
 		return l
 	}
+	l.begun = opener(c, who.PID)
 	l.Act, l.TID, l.died = letGo(c, who.PID)
+	l.killed = v.Act == verdict.ActKilled || v.LocalFin != nil && v.LocalFin.Act == verdict.ActKilled
 	if f := v.PeerFin; f != nil {
 		l.Prompt = f.At
 	}
@@ -121,6 +125,17 @@ func leg(c *conn.Connection, v *verdict.Verdict, who *conn.Process) *Leg {
 		l.Began = l.Prompt
 	}
 	return l
+}
+
+// opener is the thread of a process that opened or accepted a socket; 0: not seen.
+func opener(c *conn.Connection, pid uint32) uint32 {
+	for i := range c.Events {
+		e := &c.Events[i]
+		if e.PID == pid && (e.Hook == event.HookAccept || e.Hook == event.HookConnect || e.Hook == event.HookSetState && e.ToState == event.SynSent) {
+			return e.TID
+		}
+	}
+	return 0
 }
 
 // letGo finds when a process let go of a socket, and which thread did. The first act
@@ -172,15 +187,39 @@ func passes(a, b *Leg) bool {
 // could says whether one leg can be the cause of the other's end.
 func could(cause, effect *Leg) bool {
 	gap := effect.Act - cause.Prompt
-	return cause.Down != effect.Down && cause.Prompt != 0 && effect.Prompt == 0 && effect.Act != 0 && !effect.died && !cause.died &&
+	return cause.Down != effect.Down && cause.Prompt != 0 && effect.Prompt == 0 && effect.Act != 0 && !effect.killed && !cause.killed &&
 		gap >= 0 && gap <= after && live(cause, effect)
 }
 
 // Ties ties what can be tied, in the order of the effects.
 func (t *Tier) Ties() []Tie {
-	var all []Tie
+	// The workers of one program have one habit.
+	type process struct {
+		legs []*Leg
+		of   map[*Leg][]*Leg // candidates, both ways
+	}
+	byName := map[string][]process{}
 	for _, legs := range t.legs {
-		all = append(all, tie(legs)...)
+		name := legs[0].Comm
+		byName[name] = append(byName[name], process{legs, candidates(legs)})
+	}
+	var all []Tie
+	for _, processes := range byName {
+		var n [3]int
+		for _, p := range processes {
+			habits(p.of, &n)
+		}
+		h := habitOf(n)
+		for _, p := range processes {
+			for _, e := range p.legs {
+				if e.Prompt != 0 {
+					continue
+				}
+				if x, ok := choose(e, p.of, p.legs, h); ok && !x.Cause.lossy && !e.lossy {
+					all = append(all, x)
+				}
+			}
+		}
 	}
 	slices.SortFunc(all, func(a, b Tie) int {
 		return cmp.Or(cmp.Compare(a.Effect.Act, b.Effect.Act), cmp.Compare(a.Effect.PID, b.Effect.PID))
@@ -188,14 +227,16 @@ func (t *Tier) Ties() []Tie {
 	return all
 }
 
-func tie(legs []*Leg) (all []Tie) {
+// candidates finds, for each leg of a process, those that it can be tied to.
+func candidates(legs []*Leg) map[*Leg][]*Leg {
 	slices.SortFunc(legs, func(a, b *Leg) int { return cmp.Compare(a.Act, b.Act) })
-	neighbors(legs)
-	// By when they ended, for the candidates of a time.
+	if disciplined(legs) {
+		neighbors(legs)
+	}
 	causes := slices.Clone(legs)
 	causes = slices.DeleteFunc(causes, func(l *Leg) bool { return l.Prompt == 0 })
 	slices.SortFunc(causes, func(a, b *Leg) int { return cmp.Compare(a.Prompt, b.Prompt) })
-	of := map[*Leg][]*Leg{} // candidates, both ways
+	of := map[*Leg][]*Leg{}
 	for _, e := range legs {
 		if e.Act == 0 || e.Prompt != 0 {
 			continue
@@ -210,16 +251,7 @@ func tie(legs []*Leg) (all []Tie) {
 			}
 		}
 	}
-	h := habitOf(of)
-	for _, e := range legs {
-		if e.Prompt != 0 {
-			continue
-		}
-		if x, ok := choose(e, of, legs, h); ok && !x.Cause.lossy && !e.lossy {
-			all = append(all, x)
-		}
-	}
-	return all
+	return of
 }
 
 // habit is in which order a process lets go of the legs of a tie.
@@ -234,9 +266,9 @@ const (
 // atLeast is from how many ties on, all in one order, that is a habit.
 const atLeast = 3
 
-// habitOf finds a process's habit in the ties that only have one neighbor to choose.
-func habitOf(of map[*Leg][]*Leg) habit {
-	n := [3]int{}
+// habits counts in which order the legs of those ties are let go of that have one
+// neighbor only to choose.
+func habits(of map[*Leg][]*Leg, n *[3]int) {
 	for l := range of {
 		if l.Prompt != 0 {
 			continue
@@ -249,6 +281,9 @@ func habitOf(of map[*Leg][]*Leg) habit {
 			n[effectFirst]++
 		}
 	}
+}
+
+func habitOf(n [3]int) habit {
 	switch {
 	case n[causeFirst] >= atLeast && n[effectFirst] == 0:
 		return causeFirst
@@ -256,6 +291,30 @@ func habitOf(of map[*Leg][]*Leg) habit {
 		return effectFirst
 	}
 	return noHabit
+}
+
+// enough is how many legs must have been opened and ended by the same thread for that to
+// be how a process with several threads works.
+const enough = 8
+
+// disciplined says whether what a thread of a process does one after the other belongs
+// together: an event loop opens and ends its connections itself. Goroutines go from thread
+// to thread, and what is next to each other there says nothing.
+func disciplined(legs []*Leg) bool {
+	same, one := 0, true
+	for _, l := range legs {
+		if l.TID != 0 && l.TID != l.PID || l.begun != 0 && l.begun != l.PID {
+			one = false
+		}
+		switch {
+		case l.TID == 0 || l.begun == 0:
+		case l.TID != l.begun:
+			return false
+		default:
+			same++
+		}
+	}
+	return same >= enough || one && same > 0
 }
 
 // neighbors finds the acts of the same thread right before and after.
@@ -303,7 +362,7 @@ func choose(e *Leg, of map[*Leg][]*Leg, legs []*Leg, h habit) (Tie, bool) {
 				n++
 			}
 		}
-		if x := make(c); n == 1 && (c.Act-e.Act).Abs() <= together && unmatched(c, e, legs) {
+		if x := make(c); n == 1 && !e.died && (c.Act-e.Act).Abs() <= together && unmatched(c, e, legs) {
 			x.Certain = true
 			return x, true
 		}
@@ -311,7 +370,7 @@ func choose(e *Leg, of map[*Leg][]*Leg, legs []*Leg, h habit) (Tie, bool) {
 	// One right after the other: the neighbor that could be meant, where there is one,
 	// and whose only such neighbor this is.
 	c, ok := beside(e, of, h)
-	if !ok {
+	if !ok || e.died || c.died {
 		return Tie{}, false
 	}
 	if back, ok := beside(c, of, h); !ok || back != e {
