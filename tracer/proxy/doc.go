@@ -20,9 +20,9 @@
 //     other leg of that time did, and the process ended the two together.
 //
 // It is likely if each thread of the process ends the connections that it opened, as event
-// loops do, and the same thread ended the two one right after the other, with no act on
-// another leg between them, and neither had another neighbor that could be meant; or had,
-// and the process always ends the two in one order where there is no doubt.
+// loops do; the same thread ended the two one right after the other; all that it ended
+// without a pause was such pairs, in one order; and so it is for every other leg that could
+// be meant.
 // Anything else is not tied: a wrong tie is worse than none. Neither is what
 // lived through a loss of events.
 package proxy

@@ -31,14 +31,13 @@ type Leg struct {
 	Comm    string
 	Verdict verdict.Verdict
 
-	opened   time.Duration // 0: older than the trace
-	in, out  uint64
-	counted  bool // in and out are known
-	died     bool // the process did not let go of it, it exited
-	killed   bool
-	begun    uint32 // the thread that opened or accepted it; 0: not known
-	lossy    bool
-	neighbor [2]*Leg // acts of the same thread right before and after
+	opened  time.Duration // 0: older than the trace
+	in, out uint64
+	counted bool // in and out are known
+	died    bool // the process did not let go of it, it exited
+	killed  bool
+	begun   uint32 // the thread that opened or accepted it; 0: not known
+	lossy   bool
 }
 
 // Local and Remote are the leg's addresses.
@@ -193,31 +192,16 @@ func could(cause, effect *Leg) bool {
 
 // Ties ties what can be tied, in the order of the effects.
 func (t *Tier) Ties() []Tie {
-	// The workers of one program have one habit.
-	type process struct {
-		legs []*Leg
-		of   map[*Leg][]*Leg // candidates, both ways
-	}
-	byName := map[string][]process{}
-	for _, legs := range t.legs {
-		name := legs[0].Comm
-		byName[name] = append(byName[name], process{legs, candidates(legs)})
-	}
 	var all []Tie
-	for _, processes := range byName {
-		var n [3]int
-		for _, p := range processes {
-			habits(p.of, &n)
-		}
-		h := habitOf(n)
-		for _, p := range processes {
-			for _, e := range p.legs {
-				if e.Prompt != 0 {
-					continue
-				}
-				if x, ok := choose(e, p.of, p.legs, h); ok && !x.Cause.lossy && !e.lossy {
-					all = append(all, x)
-				}
+	for _, legs := range t.legs {
+		of := candidates(legs)
+		next := beside(legs, of)
+		for _, e := range legs {
+			if e.Prompt != 0 {
+				continue
+			}
+			if x, ok := choose(e, of, next, legs); ok && !x.Cause.lossy && !e.lossy {
+				all = append(all, x)
 			}
 		}
 	}
@@ -230,9 +214,6 @@ func (t *Tier) Ties() []Tie {
 // candidates finds, for each leg of a process, those that it can be tied to.
 func candidates(legs []*Leg) map[*Leg][]*Leg {
 	slices.SortFunc(legs, func(a, b *Leg) int { return cmp.Compare(a.Act, b.Act) })
-	if disciplined(legs) {
-		neighbors(legs)
-	}
 	causes := slices.Clone(legs)
 	causes = slices.DeleteFunc(causes, func(l *Leg) bool { return l.Prompt == 0 })
 	slices.SortFunc(causes, func(a, b *Leg) int { return cmp.Compare(a.Prompt, b.Prompt) })
@@ -252,45 +233,6 @@ func candidates(legs []*Leg) map[*Leg][]*Leg {
 		}
 	}
 	return of
-}
-
-// habit is in which order a process lets go of the legs of a tie.
-type habit uint8
-
-const (
-	noHabit     habit = iota
-	causeFirst        // of the cause, and then of the effect
-	effectFirst       // the other way round
-)
-
-// atLeast is from how many ties on, all in one order, that is a habit.
-const atLeast = 3
-
-// habits counts in which order the legs of those ties are let go of that have one
-// neighbor only to choose.
-func habits(of map[*Leg][]*Leg, n *[3]int) {
-	for l := range of {
-		if l.Prompt != 0 {
-			continue
-		}
-		switch c, ok := beside(l, of, noHabit); {
-		case !ok:
-		case c == l.neighbor[0]:
-			n[causeFirst]++
-		default:
-			n[effectFirst]++
-		}
-	}
-}
-
-func habitOf(n [3]int) habit {
-	switch {
-	case n[causeFirst] >= atLeast && n[effectFirst] == 0:
-		return causeFirst
-	case n[effectFirst] >= atLeast && n[causeFirst] == 0:
-		return effectFirst
-	}
-	return noHabit
 }
 
 // enough is how many legs must have been opened and ended by the same thread for that to
@@ -317,28 +259,58 @@ func disciplined(legs []*Leg) bool {
 	return same >= enough || one && same > 0
 }
 
-// neighbors finds the acts of the same thread right before and after.
-func neighbors(legs []*Leg) {
-	last := map[uint32]*Leg{}
-	for _, l := range legs {
-		if l.Act == 0 || l.TID == 0 {
-			continue
-		}
-		if p := last[l.TID]; p != nil && l.Act-p.Act <= together {
-			p.neighbor[1], l.neighbor[0] = l, p
-		}
-		last[l.TID] = l
+// beside pairs the legs that a thread ended one right after the other. What it ended
+// without a pause must be nothing but such pairs, causes and effects in turn: a process
+// that ends all causes first and then all effects says nothing by its order.
+func beside(legs []*Leg, of map[*Leg][]*Leg) map[*Leg]*Leg {
+	next := map[*Leg]*Leg{}
+	if !disciplined(legs) {
+		return next
 	}
+	byThread := map[uint32][]*Leg{}
+	for _, l := range legs {
+		if l.Act != 0 && l.TID != 0 {
+			byThread[l.TID] = append(byThread[l.TID], l)
+		}
+	}
+	for _, acts := range byThread {
+		for from := 0; from < len(acts); {
+			to := from + 1
+			for to < len(acts) && acts[to].Act-acts[to-1].Act <= together {
+				to++
+			}
+			if run := acts[from:to]; inTurn(run, of) {
+				for i := 0; i < len(run); i += 2 {
+					next[run[i]], next[run[i+1]] = run[i+1], run[i]
+				}
+			}
+			from = to
+		}
+	}
+	return next
+}
+
+// inTurn says whether a run of acts is made of pairs in one order.
+func inTurn(run []*Leg, of map[*Leg][]*Leg) bool {
+	if len(run)%2 != 0 {
+		return false
+	}
+	for i := 0; i < len(run); i += 2 {
+		if !slices.Contains(of[run[i]], run[i+1]) || (run[i].Prompt != 0) != (run[0].Prompt != 0) {
+			return false
+		}
+	}
+	return true
 }
 
 // choose finds the one cause of an effect.
-func choose(e *Leg, of map[*Leg][]*Leg, legs []*Leg, h habit) (Tie, bool) {
+func choose(e *Leg, of map[*Leg][]*Leg, next map[*Leg]*Leg, legs []*Leg) (Tie, bool) {
 	candidates := of[e]
 	if len(candidates) == 0 {
 		return Tie{}, false
 	}
 	make := func(c *Leg) Tie {
-		return Tie{Cause: c, Effect: e, Gap: e.Act - c.Prompt, Bytes: passes(c, e), Adjacent: e.neighbor[0] == c || e.neighbor[1] == c}
+		return Tie{Cause: c, Effect: e, Gap: e.Act - c.Prompt, Bytes: passes(c, e), Adjacent: next[e] == c}
 	}
 	// Nobody else is there.
 	if len(candidates) == 1 && len(of[candidates[0]]) == 1 {
@@ -367,41 +339,20 @@ func choose(e *Leg, of map[*Leg][]*Leg, legs []*Leg, h habit) (Tie, bool) {
 			return x, true
 		}
 	}
-	// One right after the other: the neighbor that could be meant, where there is one,
-	// and whose only such neighbor this is.
-	c, ok := beside(e, of, h)
-	if !ok || e.died || c.died {
+	// One right after the other, where all others that could be meant have one, too.
+	c := next[e]
+	if c == nil || e.died || c.died {
 		return Tie{}, false
 	}
-	if back, ok := beside(c, of, h); !ok || back != e {
-		return Tie{}, false
+	for _, l := range slices.Concat(candidates, of[c]) {
+		if next[l] == nil {
+			return Tie{}, false
+		}
 	}
 	if len(equal) > 0 && !passes(c, e) {
 		return Tie{}, false // the bytes speak for another
 	}
 	return make(c), true
-}
-
-// beside is the one neighbor of a leg that can be tied to it. Where both can, the
-// process's habit decides.
-func beside(l *Leg, of map[*Leg][]*Leg, h habit) (*Leg, bool) {
-	var found []*Leg
-	for _, n := range l.neighbor {
-		if n != nil && slices.Contains(of[l], n) {
-			found = append(found, n)
-		}
-	}
-	switch {
-	case len(found) == 1:
-		return found[0], true
-	case len(found) == 0 || h == noHabit:
-		return nil, false
-	}
-	// The effect stands after its cause, or before it.
-	if (h == causeFirst) == (l.Prompt == 0) {
-		return l.neighbor[0], true
-	}
-	return l.neighbor[1], true
 }
 
 // alone says whether a process had no other leg, of either direction, while two lived

@@ -13,6 +13,7 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/fault"
 	"github.com/tcpbye/tcpbye/tracer/finding"
+	"github.com/tcpbye/tcpbye/tracer/proxy"
 	"github.com/tcpbye/tcpbye/tracer/rollout"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
@@ -44,12 +45,22 @@ func TestSchemas(t *testing.T) {
 	if n := bytes.Count(people.Bytes(), []byte("Setting")); n != len(findings) || bytes.ContainsRune(people.Bytes(), 0x1b) {
 		t.Errorf("%d settings for %d findings:\n%s", n, len(findings), &people)
 	}
+	tie := proxy.Tie{Gap: time.Millisecond, Adjacent: true}
+	for at, cause := range map[**proxy.Leg]verdict.Cause{&tie.Cause: verdict.PeerAbort, &tie.Effect: verdict.CloseUnread} {
+		*at = &proxy.Leg{Conn: &conn.Connection{ID: "1", Local: netip.MustParseAddrPort("10.0.0.1:1"), Remote: netip.MustParseAddrPort("10.0.0.2:2")}, PID: 7, Comm: "a\x1b",
+			Verdict: verdict.Verdict{Class: verdict.Aborted, Cause: cause}}
+	}
+	tie.Effect.Down = true
+	if want, got := `a\x1b/7 reset the client 10.0.0.2:2 because the backend 10.0.0.2:2 had reset a\x1b 1.0 ms before`, Tied(&tie); got != want {
+		t.Errorf("%s\nwant %s", got, want)
+	}
 	written := map[string][]func(*bytes.Buffer) error{
 		"rollout": {
 			func(b *bytes.Buffer) error { return full.JSON(b, Options{}) },
 			func(b *bytes.Buffer) error { return empty.JSON(b, Options{}) },
 		},
 		"findings": nil,
+		"proxy":    {func(b *bytes.Buffer) error { return TiesJSON(b, []proxy.Tie{tie}, Options{}) }},
 		"test": {func(b *bytes.Buffer) error {
 			line, err := FaultsJSON(faults, Clock{})
 			b.Write(line)
