@@ -239,9 +239,11 @@ func plural(n int, what string) string {
 	return thousands(n) + " " + what + "s"
 }
 
-// thousands is a number for people: 3,812.
-func thousands(n int) string {
-	s := itoa(n)
+func thousands(n int) string { return Grouped(uint64(n)) }
+
+// Grouped is a number for people: 3,812.
+func Grouped(n uint64) string {
+	s := number(n)
 	for at := len(s) - 3; at > 0; at -= 3 {
 		s = s[:at] + "," + s[at:]
 	}
