@@ -33,7 +33,7 @@ func WatchSignals(signals ...int) (_ *Signals, err error) {
 	if ns, err := os.Readlink("/proc/self/ns/pid"); err != nil || ns != initPIDNS {
 		return nil, errors.New("watch signals: tracefs numbers processes as outside this PID namespace")
 	}
-	fs, err := openTracefs()
+	fs, err := openTracefs(0)
 	if err != nil {
 		return nil, fmt.Errorf("watch signals: %w", err)
 	}
