@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -36,6 +37,12 @@ how that is decided.` + "\n" + commandHelp,
 					sink = report.NewFindings(nil, o, false)
 				}
 				return []report.Sink{sink}
+			}
+			t.time = func(now time.Duration) error {
+				if sink != nil {
+					sink.Now(now)
+				}
+				return nil
 			}
 			err := t.run(cmd, args)
 			var status *statusError

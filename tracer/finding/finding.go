@@ -67,7 +67,7 @@ type Finding struct {
 	// Period is the timer's; nil: it has none. Off is how far the times lie from it.
 	Period *time.Duration
 	Off    time.Duration
-	Timed  int // how many endings show the timer, the Count included
+	Timed  int // how many endings show the timer, the Count included; of a leak: for ten seconds or more
 	// Until is how long after the period's end the client used the connection.
 	Until *time.Duration
 	// Below is the longest idle time that was survived.
@@ -159,10 +159,12 @@ type check struct {
 	client netip.Addr
 }
 
-// holder is a process that may leak.
+// holder is a process that may leak; where it is not known, as without the hook of
+// accept, what it listens on is.
 type holder struct {
 	pid  uint32
 	comm string
+	at   netip.AddrPort
 }
 
 type held struct {
@@ -207,6 +209,9 @@ const maxKeys = 1 << 16
 func New() *Finder {
 	return &Finder{routes: map[route]*traffic{}, checks: map[check]*series{}, holders: map[holder]*held{}, to: map[netip.Addr]*destination{}, seen: map[socket]bool{}}
 }
+
+// Now says how far the run has come: what is open has been so until then.
+func (f *Finder) Now(now time.Duration) { f.last = max(f.last, now) }
 
 // Dropped counts ends for which there was no room.
 func (f *Finder) Dropped() int { return f.dropped }
@@ -367,10 +372,18 @@ func silenced(v *verdict.Verdict) bool {
 
 // hold looks whether a process holds a connection that its peer has finished.
 func (f *Finder) hold(c *conn.Connection, v *verdict.Verdict) {
-	if c.Owner == nil || v.PeerFin == nil || v.PeerFin.At == 0 || c.Lossy {
+	if v.PeerFin == nil || v.PeerFin.At == 0 || c.Lossy {
 		return
 	}
-	k := holder{c.Owner.PID, c.Owner.Comm}
+	var k holder
+	switch who := owner(c); {
+	case who != nil:
+		k.pid, k.comm = who.PID, who.Comm
+	case c.Open == conn.OpenPassive:
+		k.at = c.Local
+	default:
+		return
+	}
 	switch {
 	case v.Class == verdict.Open && v.Cause == verdict.CloseWaitLeak && v.Confidence != verdict.NotKnown:
 		h := at(f, f.holders, k)
@@ -708,7 +721,7 @@ func (h *held) leak(now time.Duration) (x Finding, ok bool) {
 		return x, false
 	}
 	rate := float64(old.n-1) / (last - first).Minutes()
-	x = Finding{Kind: CloseWaitLeak, Count: h.waits.n, Of: h.waits.n, First: first, Last: last, Rate: &rate, Opener: h.opener, Cause: verdict.CloseWaitLeak}
+	x = Finding{Kind: CloseWaitLeak, Count: h.waits.n, Of: h.waits.n, Timed: old.n, First: first, Last: last, Rate: &rate, Opener: h.opener, Cause: verdict.CloseWaitLeak}
 	for p, n := range h.peer {
 		if n > h.peer[x.Service] || n == h.peer[x.Service] && p.Compare(x.Service) < 0 {
 			x.Service = p

@@ -211,7 +211,11 @@ func findingSentence(x *finding.Finding) string {
 	case finding.HealthCheck:
 		return fmt.Sprintf("every %s s %s connects to %s and resets, before any byte: a health check, harmless", seconds(*x.Period), client, service)
 	case finding.CloseWaitLeak:
-		return fmt.Sprintf("leak: connections in CLOSE_WAIT grow by %s a minute in %s: %s now", strconv.FormatFloat(*x.Rate, 'f', 1, 64), Quote(x.Process()), thousands(x.Count))
+		in := Quote(x.Process())
+		if in == "" {
+			in = "whoever serves " + service
+		}
+		return fmt.Sprintf("leak: connections in CLOSE_WAIT grow by %s a minute in %s: %s now", strconv.FormatFloat(*x.Rate, 'f', 1, 64), in, thousands(x.Count))
 	case finding.Overflow:
 		return fmt.Sprintf("the accept queue of %s is full: %s connections were not taken", service, of)
 	case finding.Unanswered:
@@ -266,8 +270,8 @@ func findingProof(x *finding.Finding) string {
 	case finding.HealthCheck:
 		return fmt.Sprintf("%s of %s intervals are %s s ± %s s%s", thousands(x.Timed), thousands(x.Count-1), seconds(*x.Period), seconds(near), chanceText(x.Chance))
 	case finding.CloseWaitLeak:
-		s := fmt.Sprintf("%s connections whose other end has finished, since up to %s s, are open still; the last of them came %s s after the first", thousands(x.Count), seconds(x.Last-x.First+10*time.Second), seconds(x.Last-x.First))
-		if a := serviceText(x); a != "" {
+		s := fmt.Sprintf("%s connections whose other end has finished are open still, %s of them for 10 s or more; the last of these came %s s after the first", thousands(x.Count), thousands(x.Timed), seconds(x.Last-x.First))
+		if a := serviceText(x); a != "" && x.Process() != "" {
 			s += "; most are of " + a
 		}
 		if x.Opener != nil {
