@@ -30,7 +30,7 @@ type RolloutRecord struct {
 	Open    int             `json:"still_open"`
 	Drained int             `json:"drained"`
 	Retry   RetryRecord     `json:"cut_by_retry"`
-	Lost    LossRecord      `json:"lost"`
+	Lost    RolloutLossRecord      `json:"lost"`
 	MaxCut  *int            `json:"max_cut"`
 	Gate    *string         `json:"gate"`
 	Groups  []RolloutCounts `json:"groups"`
@@ -52,8 +52,8 @@ type RetryRecord struct {
 	Unknown int `json:"unknown"`
 }
 
-// LossRecord is how many payload bytes were lost.
-type LossRecord struct {
+// RolloutLossRecord is how many payload bytes were lost.
+type RolloutLossRecord struct {
 	Request  uint64 `json:"request"`
 	Response uint64 `json:"response"`
 	Complete bool   `json:"complete"` // false: of some connections it is not known
@@ -71,7 +71,7 @@ type RolloutCounts struct {
 	Retry       *string    `json:"retry"`
 	Confidence  string     `json:"confidence"`
 	Connections int        `json:"connections"`
-	Lost        LossRecord `json:"lost"`
+	Lost        RolloutLossRecord `json:"lost"`
 }
 
 // Rollout is a summed rollout and what was asked of it.
@@ -97,7 +97,7 @@ func (r *Rollout) JSON(w io.Writer, o Options) error {
 		Trigger: TriggerRecord{Kind: string(t.Kind), At: wallRecord(t.At, o.Clock), Signal: known(signalName(t.Signal)), PID: known(t.PID)},
 		Drain:   milliseconds(r.Drain), Then: r.OpenThen, Opened: r.Opened, Total: r.Total(),
 		Cut: r.Cut, Unsure: r.Unsure, Failed: r.Failed, Left: r.Left, Open: r.Open, Drained: r.Drained,
-		Retry: RetryRecord{r.Safe, r.Unsafe, r.RetryUnknown}, Lost: LossRecord{r.Request, r.Response, !r.LossUnknown},
+		Retry: RetryRecord{r.Safe, r.Unsafe, r.RetryUnknown}, Lost: RolloutLossRecord{r.Request, r.Response, !r.LossUnknown},
 		Groups: []RolloutCounts{}, Dropped: r.Dropped,
 	}
 	if gate := r.Gate(); gate != "" {
@@ -107,7 +107,7 @@ func (r *Rollout) JSON(w io.Writer, o Options) error {
 		x.Groups = append(x.Groups, RolloutCounts{
 			Outcome: string(g.Outcome), Why: known(string(g.Why)), Cause: string(g.Cause), Act: known(string(g.Act)),
 			Signal: known(signalName(g.Signal)), PID: known(g.PID), Comm: known(g.Comm), Retry: known(string(g.Retry)),
-			Confidence: string(g.Confidence), Connections: g.Connections, Lost: LossRecord{g.Request, g.Response, !g.LossUnknown},
+			Confidence: string(g.Confidence), Connections: g.Connections, Lost: RolloutLossRecord{g.Request, g.Response, !g.LossUnknown},
 		})
 	}
 	return json.NewEncoder(w).Encode(x)
