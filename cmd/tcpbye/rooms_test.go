@@ -80,7 +80,13 @@ func TestRooms(t *testing.T) {
 			}
 		}
 		switch p.ImportPath {
-		case "tracer/event", "tracer/conn", "tracer/verdict", "tracer/rollout", "tracer/fault", "tracer/finding", "tracer/proxy":
+		case "tracer/pcapng", "tracer/annotate":
+			for _, i := range p.Imports {
+				if i == "os" || i == "net" || i == "log" || i == "sync" || strings.HasPrefix(i, "os/") || i == "golang.org/x/sys/unix" {
+					t.Errorf("%s imports %s: it reads and writes what it is given", p.ImportPath, i)
+				}
+			}
+		case "tracer/event", "tracer/conn", "tracer/verdict", "tracer/hosts", "tracer/segments", "tracer/rollout", "tracer/fault", "tracer/finding", "tracer/proxy":
 			for _, d := range p.Deps {
 				if strings.HasPrefix(d, "github.com/cilium/ebpf") {
 					t.Errorf("%s depends on %s: it is pure", p.ImportPath, d)

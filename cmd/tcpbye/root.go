@@ -26,7 +26,14 @@ and which bytes were lost, from the kernel's own events.`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error {
 		return &statusError{exitUsage, err}
 	})
-	root.AddCommand(newDemo(env), newTrace(env), newRst(env), newRollout(env), newTest(env), newFindings(env), newProxy(env), newExplain(env), newDoctor(env), newSchema(env), newEchoServer(env), newEchoClient(env), newGenMan(env))
+	root.AddCommand(
+		newTrace(env), newRst(env),
+		newJoin(env),
+		newRollout(env), newTest(env), newFindings(env), newProxy(env),
+		newAnnotate(env),
+		newExplain(env), newDemo(env), newDoctor(env), newSchema(env),
+		newEchoServer(env), newEchoClient(env), newGenMan(env),
+	)
 	return root
 }
 

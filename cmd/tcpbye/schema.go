@@ -19,26 +19,33 @@ var schemas = []struct {
 	{"connection", "trace, rst and demo -o json, a line for each connection end", report.SchemaJSON},
 	{"socket", "trace --open -o json, a line for each open socket", snapshot.SchemaJSON},
 	{"doctor", "doctor -o json", tracer.SchemaJSON},
+	{"rollout", "rollout -o json, an object", func() []byte { return report.SchemaOf("rollout") }},
+	{"test", "test --json, a line for each fault", func() []byte { return report.SchemaOf("test") }},
+	{"findings", "findings -o json, a line for each finding", func() []byte { return report.SchemaOf("findings") }},
+	{"proxy", "proxy -o json, a line for each tie", func() []byte { return report.SchemaOf("proxy") }},
 }
 
 func newSchema(env environment) *cobra.Command {
-	names := strings.Join(report.Schemas(), ", ")
+	var names []string
+	long := "Print the JSON Schema (draft 2020-12) of what tcpbye writes as JSON:\n\n"
+	for _, s := range schemas {
+		names = append(names, s.name)
+		long += fmt.Sprintf("  %-10s  %s\n", s.name, s.of)
+	}
 	return &cobra.Command{
-		Use:   "schema [NAME]",
-		Short: "print the JSON Schema of -o json",
-		Long: `Print the JSON Schema of what trace and rst write with -o json; with NAME, of what the command
-of that name writes: ` + names + ".",
+		Use:       "schema [" + strings.Join(names, " | ") + "]",
+		Short:     "print the JSON Schema of -o json",
+		Long:      strings.TrimSuffix(long, "\n"),
+		ValidArgs: names,
 		Args:      usageArgs(cobra.MaximumNArgs(1)),
-		ValidArgs: report.Schemas(),
 		RunE: func(_ *cobra.Command, args []string) error {
-			schema := report.SchemaJSON()
-			if len(args) > 0 {
-				if schema = report.SchemaOf(args[0]); schema == nil {
-					return usage(fmt.Errorf("there is no schema %q: want one of %s", args[0], names))
+			for i, s := range schemas {
+				if len(args) == 0 && i == 0 || len(args) == 1 && args[0] == s.name {
+					_, err := env.stdout.Write(s.text())
+					return err
 				}
 			}
-			_, err := env.stdout.Write(schema)
-			return err
+			return usage(fmt.Errorf("no schema %q: want %s", args[0], strings.Join(names, ", ")))
 		},
 	}
 }

@@ -283,14 +283,14 @@ func findingProof(x *finding.Finding) string {
 		if x.PID != 0 {
 			s += ", always this one of several processes"
 		}
-		return s + lostText(x.Lost)
+		return s + bytesLost(x.Lost)
 	case finding.Timeouts:
 		return fmt.Sprintf("%s of %s connections to it timed out, most with %s%s", thousands(x.Count), thousands(x.Of), x.Cause, chanceText(x.Chance))
 	}
-	return fmt.Sprintf("each of the %s is proven on its own (%s)", thousands(x.Count), x.Cause) + lostText(x.Lost)
+	return fmt.Sprintf("each of the %s is proven on its own (%s)", thousands(x.Count), x.Cause) + bytesLost(x.Lost)
 }
 
-func lostText(n uint64) string {
+func bytesLost(n uint64) string {
 	if n == 0 {
 		return ""
 	}

@@ -16,25 +16,25 @@ const RolloutSchema = "tcpbye.rollout/1"
 
 // RolloutRecord is the JSON record of a rollout.
 type RolloutRecord struct {
-	Schema  string          `json:"schema"`
-	Service string          `json:"service"` // as it was asked for
-	Trigger TriggerRecord   `json:"trigger"`
-	Drain   *float64        `json:"drain_ms"`
-	Then    int             `json:"open_at_begin"`
-	Opened  int             `json:"opened_later"`
-	Total   int             `json:"total"`
-	Cut     int             `json:"cut"`
-	Unsure  int             `json:"unsure"`
-	Failed  int             `json:"failed"`
-	Left    int             `json:"left"`
-	Open    int             `json:"still_open"`
-	Drained int             `json:"drained"`
-	Retry   RetryRecord     `json:"cut_by_retry"`
-	Lost    RolloutLossRecord      `json:"lost"`
-	MaxCut  *int            `json:"max_cut"`
-	Gate    *string         `json:"gate"`
-	Groups  []RolloutCounts `json:"groups"`
-	Dropped uint64          `json:"dropped"`
+	Schema  string            `json:"schema"`
+	Service string            `json:"service"` // as it was asked for
+	Trigger TriggerRecord     `json:"trigger"`
+	Drain   *float64          `json:"drain_ms"`
+	Then    int               `json:"open_at_begin"`
+	Opened  int               `json:"opened_later"`
+	Total   int               `json:"total"`
+	Cut     int               `json:"cut"`
+	Unsure  int               `json:"unsure"`
+	Failed  int               `json:"failed"`
+	Left    int               `json:"left"`
+	Open    int               `json:"still_open"`
+	Drained int               `json:"drained"`
+	Retry   RetryRecord       `json:"cut_by_retry"`
+	Lost    RolloutLossRecord `json:"lost"`
+	MaxCut  *int              `json:"max_cut"`
+	Gate    *string           `json:"gate"`
+	Groups  []RolloutCounts   `json:"groups"`
+	Dropped uint64            `json:"dropped"`
 }
 
 // TriggerRecord is what began the rollout.
@@ -61,16 +61,16 @@ type RolloutLossRecord struct {
 
 // RolloutCounts are endings that are alike.
 type RolloutCounts struct {
-	Outcome     string     `json:"outcome"`
-	Why         *string    `json:"why"`
-	Cause       string     `json:"cause"`
-	Act         *string    `json:"act"`
-	Signal      *string    `json:"signal"`
-	PID         *uint32    `json:"pid"`
-	Comm        *string    `json:"comm"`
-	Retry       *string    `json:"retry"`
-	Confidence  string     `json:"confidence"`
-	Connections int        `json:"connections"`
+	Outcome     string            `json:"outcome"`
+	Why         *string           `json:"why"`
+	Cause       string            `json:"cause"`
+	Act         *string           `json:"act"`
+	Signal      *string           `json:"signal"`
+	PID         *uint32           `json:"pid"`
+	Comm        *string           `json:"comm"`
+	Retry       *string           `json:"retry"`
+	Confidence  string            `json:"confidence"`
+	Connections int               `json:"connections"`
 	Lost        RolloutLossRecord `json:"lost"`
 }
 
