@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/fault"
 	"github.com/tcpbye/tcpbye/tracer/record"
 	"github.com/tcpbye/tcpbye/tracer/report"
@@ -141,11 +142,11 @@ func (t *checking) report(ctx context.Context) error {
 	github := t.github == "always" || t.github == "auto" && t.env.getenv("GITHUB_ACTIONS") == "true"
 	for i := range faults {
 		x := &faults[i]
-		fmt.Fprintf(t.env.stderr, "tcpbye: %s\n", report.Quote(t.finder.Title(x)))
+		fmt.Fprintf(t.env.stderr, "tcpbye: %s\n", event.Quote(t.finder.Title(x)))
 		if x.Test != "" {
-			fmt.Fprintf(t.env.stderr, "        in %s\n", report.Quote(x.Test))
+			fmt.Fprintf(t.env.stderr, "        in %s\n", event.Quote(x.Test))
 		}
-		fmt.Fprintf(t.env.stderr, "        %s\n", report.Quote(x.Sentence))
+		fmt.Fprintf(t.env.stderr, "        %s\n", event.Quote(x.Sentence))
 		if github {
 			if _, err := fmt.Fprintln(t.env.stdout, t.finder.Annotation(x)); err != nil {
 				return fmt.Errorf("write: %w", err)

@@ -54,7 +54,7 @@ func findingRecord(x *finding.Finding, clock Clock) FindingRecord {
 		Schema: FindingSchema, Kind: string(x.Kind), Harmless: x.Harmless, Count: x.Count, Of: x.Of,
 		ServiceComm: known(x.ServiceComm), ClientComm: known(x.ClientComm), PID: event.PIDHere(x.PID),
 		First: wallRecord(x.First, clock), Last: wallRecord(x.Last, clock), Period: milliseconds(x.Period), Until: milliseconds(x.Until), Below: milliseconds(x.Below),
-		Rate: x.Rate, Cause: known(string(x.Cause)), Act: known(string(x.Act)), Signal: known(signalName(x.Signal)), OOM: x.OOM, Lost: x.Lost,
+		Rate: x.Rate, Cause: known(string(x.Cause)), Act: known(string(x.Act)), Signal: known(event.SignalName(x.Signal)), OOM: x.OOM, Lost: x.Lost,
 		Sentence: findingSentence(x), Proof: findingProof(x), Setting: findingSetting(x), Defaults: []string{},
 	}
 	if x.PID == 0 {
@@ -184,7 +184,7 @@ func serviceText(x *finding.Finding) string {
 // parties names both, as far as they are known.
 func findingParties(x *finding.Finding) (client, service string) {
 	service = serviceText(x)
-	switch name := Quote(x.Process()); {
+	switch name := event.Quote(x.Process()); {
 	case service == "":
 		service = name
 	case name != "":
@@ -193,7 +193,7 @@ func findingParties(x *finding.Finding) (client, service string) {
 	client = "the client"
 	switch {
 	case x.ClientComm != "":
-		client = Quote(x.ClientComm)
+		client = event.Quote(x.ClientComm)
 	case x.Client.IsValid():
 		client = x.Client.String()
 	}
@@ -211,7 +211,7 @@ func findingSentence(x *finding.Finding) string {
 	case finding.HealthCheck:
 		return fmt.Sprintf("every %s s %s connects to %s and resets, before any byte: a health check, harmless", seconds(*x.Period), client, service)
 	case finding.CloseWaitLeak:
-		in := Quote(x.Process())
+		in := event.Quote(x.Process())
 		if in == "" {
 			in = "whoever serves " + service
 		}
@@ -275,7 +275,7 @@ func findingProof(x *finding.Finding) string {
 			s += "; most are of " + a
 		}
 		if x.Opener != nil {
-			s += "; opened by " + Quote(x.Opener.Comm) + "/" + event.PIDText(x.Opener.PID)
+			s += "; opened by " + event.Quote(x.Opener.Comm) + "/" + event.PIDText(x.Opener.PID)
 		}
 		return s
 	case finding.Unanswered:

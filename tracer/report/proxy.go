@@ -62,7 +62,7 @@ func confidenceOf(x *proxy.Tie) string {
 // Tied is the answer in a sentence: nginx/812 reset the client 10.0.0.9:515 because the
 // backend 10.0.0.7:80 had reset nginx 0.3 ms before.
 func Tied(x *proxy.Tie) string {
-	comm := Quote(x.Effect.Comm)
+	comm := event.Quote(x.Effect.Comm)
 	did := "closed the connection of "
 	if x.Effect.Verdict.Class == verdict.Aborted {
 		did = "reset "

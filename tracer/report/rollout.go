@@ -94,7 +94,7 @@ func (r *Rollout) JSON(w io.Writer, o Options) error {
 	t := r.Trigger
 	x := RolloutRecord{
 		Schema: RolloutSchema, Service: r.Service,
-		Trigger: TriggerRecord{Kind: string(t.Kind), At: wallRecord(t.At, o.Clock), Signal: known(signalName(t.Signal)), PID: known(t.PID)},
+		Trigger: TriggerRecord{Kind: string(t.Kind), At: wallRecord(t.At, o.Clock), Signal: known(event.SignalName(t.Signal)), PID: known(t.PID)},
 		Drain:   milliseconds(r.Drain), Then: r.OpenThen, Opened: r.Opened, Total: r.Total(),
 		Cut: r.Cut, Unsure: r.Unsure, Failed: r.Failed, Left: r.Left, Open: r.Open, Drained: r.Drained,
 		Retry: RetryRecord{r.Safe, r.Unsafe, r.RetryUnknown}, Lost: RolloutLossRecord{r.Request, r.Response, !r.LossUnknown},
@@ -106,7 +106,7 @@ func (r *Rollout) JSON(w io.Writer, o Options) error {
 	for _, g := range r.Groups {
 		x.Groups = append(x.Groups, RolloutCounts{
 			Outcome: string(g.Outcome), Why: known(string(g.Why)), Cause: string(g.Cause), Act: known(string(g.Act)),
-			Signal: known(signalName(g.Signal)), PID: known(g.PID), Comm: known(g.Comm), Retry: known(string(g.Retry)),
+			Signal: known(event.SignalName(g.Signal)), PID: known(g.PID), Comm: known(g.Comm), Retry: known(string(g.Retry)),
 			Confidence: string(g.Confidence), Connections: g.Connections, Lost: RolloutLossRecord{g.Request, g.Response, !g.LossUnknown},
 		})
 	}
@@ -165,12 +165,12 @@ func (r *Rollout) heading(o Options) string {
 	began := ""
 	switch t.Kind {
 	case rollout.TriggerSignal:
-		began = fmt.Sprintf("%s for pid %s at ", signalName(t.Signal), event.PIDText(t.PID))
+		began = fmt.Sprintf("%s for pid %s at ", event.SignalName(t.Signal), event.PIDText(t.PID))
 	case rollout.TriggerCommand:
 		began = "command started at "
 	}
 	if t.At == 0 {
-		return fmt.Sprintf("rollout of %s · whole trace · %s from before, %d opened", Quote(r.Service), plural(r.OpenThen, "connection"), r.Opened)
+		return fmt.Sprintf("rollout of %s · whole trace · %s from before, %d opened", event.Quote(r.Service), plural(r.OpenThen, "connection"), r.Opened)
 	}
 	began += o.wall(t.At).Format(timeOfDay + ".000")
 	drain := "none was open"
@@ -180,7 +180,7 @@ func (r *Rollout) heading(o Options) string {
 	case r.OpenThen > 0:
 		drain = fmt.Sprintf("%s open then, not all ended", plural(r.OpenThen, "connection"))
 	}
-	return fmt.Sprintf("rollout of %s · %s · %s · %d opened later", Quote(r.Service), began, drain, r.Opened)
+	return fmt.Sprintf("rollout of %s · %s · %s · %d opened later", event.Quote(r.Service), began, drain, r.Opened)
 }
 
 // Line is the line for a release gate.
