@@ -349,7 +349,7 @@ func (p *programs) try(r Rung) error {
 		return err
 	}
 	if r == RungClassic {
-		if p.tracefs, err = openTracefs(); err != nil {
+		if p.tracefs, err = openTracefs(unix.MOUNT_ATTR_RDONLY); err != nil {
 			err = fmt.Errorf("tracepoint: %w", err)
 		}
 	} else {

@@ -24,8 +24,8 @@ type tracefs struct {
 var tracefsDirs = []string{"/sys/kernel/tracing", "/sys/kernel/debug/tracing"}
 
 // openTracefs finds tracefs. Where nobody has mounted it, it is mounted for
-// this process alone, at no path.
-func openTracefs() (*tracefs, error) {
+// this process alone, at no path, with these attributes.
+func openTracefs(attr int) (*tracefs, error) {
 	for _, dir := range tracefsDirs {
 		_, err := os.Stat(filepath.Join(dir, "events"))
 		switch {
@@ -39,7 +39,7 @@ func openTracefs() (*tracefs, error) {
 			return nil, fmt.Errorf("read tracefs at %s: %w; it is root's: run as root, or with CAP_DAC_READ_SEARCH", dir, unix.EACCES)
 		}
 	}
-	f, err := mountTracefs()
+	f, err := mountTracefs(attr)
 	if err != nil {
 		return nil, fmt.Errorf("tracefs is not mounted, and mounting it failed: %w; as root: mount -t tracefs tracefs %s", err, tracefsDirs[0])
 	}
@@ -47,7 +47,7 @@ func openTracefs() (*tracefs, error) {
 }
 
 // mountTracefs makes a mount that no path leads to; it goes with the file.
-func mountTracefs() (*os.File, error) {
+func mountTracefs(attr int) (*os.File, error) {
 	conf, err := unix.Fsopen("tracefs", unix.FSOPEN_CLOEXEC)
 	if err != nil {
 		return nil, err
@@ -56,7 +56,7 @@ func mountTracefs() (*os.File, error) {
 	if err := unix.FsconfigCreate(conf); err != nil {
 		return nil, err
 	}
-	fd, err := unix.Fsmount(conf, unix.FSMOUNT_CLOEXEC, unix.MOUNT_ATTR_RDONLY|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC|unix.MOUNT_ATTR_NOSUID)
+	fd, err := unix.Fsmount(conf, unix.FSMOUNT_CLOEXEC, attr|unix.MOUNT_ATTR_NODEV|unix.MOUNT_ATTR_NOEXEC|unix.MOUNT_ATTR_NOSUID)
 	if err != nil {
 		return nil, err
 	}

@@ -53,6 +53,8 @@ tcpbye explain close-unread               # a cause: proof, cure, what people be
 tcpbye explain ECONNRESET                 # an error, and what can be behind it
 tcpbye explain MySQL server has gone away # a line of a log
 tcpbye explain tcp_fin_timeout            # a setting`,
+	"findings": `tcpbye findings -r run.tcpbye             # what many endings have in common
+tcpbye findings --duration 10m            # live`,
 	"demo": `tcpbye demo close                         # the client closes before the answer
 tcpbye demo shutdown                      # how it should be done
 tcpbye demo --list                        # all endings`,

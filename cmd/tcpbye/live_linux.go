@@ -48,7 +48,7 @@ func cannotTrace(err error) bool {
 
 // ofLinux are the commands that are of use on Linux alone.
 func ofLinux(env environment) []*cobra.Command {
-	return []*cobra.Command{newDemo(env), newDoctor(env), newSchema(env), newEchoServer(env), newEchoClient(env)}
+	return []*cobra.Command{newRollout(env), newTest(env), newDemo(env), newDoctor(env), newSchema(env), newEchoServer(env), newEchoClient(env)}
 }
 
 // live traces this machine. status is the command's exit status, where there is
@@ -59,12 +59,13 @@ func (t *tracing) live(ctx context.Context, args []string, choice *filter.Filter
 		if command, err = session.NewCommand(args, t.env.stdin, t.env.stdout, t.env.stderr); err != nil {
 			return counts, nil, &statusError{commandStatus(err), err}
 		}
+		command.Env(t.commandEnv...)
 		t.env.signals.cuttable(command)
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
 	witness, warnings := session.NewWitness(session.WitnessOptions{
-		Lineage: command != nil || t.choose.Follow || t.write != "",
+		Lineage: command != nil || t.choose.Follow || t.write != "" || t.watch != nil,
 		Stacks:  t.stack,
 	})
 	defer func() { err = errors.Join(err, witness.Close()) }()
@@ -103,7 +104,16 @@ func (t *tracing) live(ctx context.Context, args []string, choice *filter.Filter
 			seen := s.Counts()
 			t.status.counts.Store(&seen)
 			t.status.tick(t.env.stderr)
-			if command != nil && command.Over(s) {
+			switch {
+			case t.watch != nil:
+				enough, err := t.watch(s, command)
+				if err != nil {
+					return err
+				}
+				if enough {
+					stop()
+				}
+			case command != nil && command.Over(s):
 				stop()
 			}
 			return gone(t.env.stdout)
@@ -138,8 +148,19 @@ func (t *tracing) started(command *session.Command, choice *filter.Filter, stop 
 		if err := command.Start(); err != nil {
 			return &statusError{commandStatus(err), err}
 		}
-		choice.PIDs, choice.Follow = append(choice.PIDs, command.PID()), true
+		if t.ran != nil {
+			at, err := tracer.Monotonic()
+			if err != nil {
+				return err
+			}
+			t.ran(command.PID(), at)
+		} else {
+			choice.PIDs, choice.Follow = append(choice.PIDs, command.PID()), true
+		}
 		also = append(also, unix.CAP_KILL) // it may become another user, and signals are passed on
+	}
+	if t.watch != nil {
+		also = append(also, unix.CAP_KILL)
 	}
 	if t.stack {
 		also = append(also, unix.CAP_SETUID, unix.CAP_SETGID) // the next process that reads executables is nobody's, too

@@ -10,7 +10,6 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -419,16 +418,7 @@ func (s *shower) close() error {
 
 // fallenBehind says that a live run is slower than what it looks at.
 func fallenBehind(w io.Writer, by time.Duration, lost uint64) {
-	fmt.Fprintf(w, "tcpbye: %.1f s behind, %s events lost\n", by.Seconds(), grouped(lost))
-}
-
-// grouped is a number for people: 1,204.
-func grouped(n uint64) string {
-	s := strconv.FormatUint(n, 10)
-	for at := len(s) - 3; at > 0; at -= 3 {
-		s = s[:at] + "," + s[at:]
-	}
-	return s
+	fmt.Fprintf(w, "tcpbye: %.1f s behind, %s events lost\n", by.Seconds(), report.Grouped(lost))
 }
 
 // closing writes the line that every run ends with.

@@ -96,7 +96,7 @@ func TestRooms(t *testing.T) {
 					t.Errorf("%s imports %s: it reads and writes what it is given", p.ImportPath, i)
 				}
 			}
-		case "tracer/event", "tracer/conn", "tracer/verdict", "tracer/hosts", "tracer/segments":
+		case "tracer/event", "tracer/conn", "tracer/verdict", "tracer/hosts", "tracer/segments", "tracer/rollout", "tracer/fault", "tracer/finding", "tracer/proxy":
 			for _, d := range p.Deps {
 				if strings.HasPrefix(d, "github.com/cilium/ebpf") {
 					t.Errorf("%s depends on %s: it is pure", p.ImportPath, d)

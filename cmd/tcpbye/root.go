@@ -30,6 +30,7 @@ and which bytes were lost, from the kernel's own events.`,
 	root.AddCommand(
 		newTrace(env), newRst(env), newTop(env),
 		newJoin(env),
+		newFindings(env), newProxy(env),
 		newAnnotate(env),
 		newExplain(env), newMan(env),
 	)

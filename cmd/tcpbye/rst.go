@@ -232,18 +232,22 @@ func (f *failOn) Set(list string) error {
 // asked says whether there is anything to look for.
 func (f *failOn) asked() bool { return len(f.classes)+len(f.causes) > 0 || f.silent }
 
-// see looks at an ending.
-func (f *failOn) see(c *conn.Connection, v verdict.Verdict) {
+// match says whether an ending is one of them.
+func (f *failOn) match(v *verdict.Verdict) bool {
 	harmless := v.Harmless || v.Probe
 	class := slices.Contains(f.classes, v.Class) ||
 		// Why the RST came is what is not known then.
 		v.Class == verdict.Unknown && v.Reset != nil && slices.Contains(f.classes, verdict.Aborted)
-	silent := f.silent && v.Unanswered != nil
-	if f.first != "" || !silent && !slices.Contains(f.causes, v.Cause) && (harmless || !class) {
+	return f.silent && v.Unanswered != nil || slices.Contains(f.causes, v.Cause) || class && !harmless
+}
+
+// see looks at an ending.
+func (f *failOn) see(c *conn.Connection, v verdict.Verdict) {
+	if f.first != "" || !f.match(&v) {
 		return
 	}
 	how := string(v.Cause)
-	if silent {
+	if f.silent && v.Unanswered != nil {
 		how += ", " + verdict.UnansweredName
 	}
 	who := c.Local.String()

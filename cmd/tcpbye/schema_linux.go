@@ -19,6 +19,10 @@ var schemas = []struct {
 	{"connection", "trace, rst and demo -o json, a line for each connection end", report.SchemaJSON},
 	{"socket", "trace --open -o json, a line for each open socket", snapshot.SchemaJSON},
 	{"doctor", "doctor -o json", tracer.SchemaJSON},
+	{"rollout", "rollout -o json, an object", func() []byte { return report.SchemaOf("rollout") }},
+	{"test", "test --json, a line for each fault", func() []byte { return report.SchemaOf("test") }},
+	{"findings", "findings -o json, a line for each finding", func() []byte { return report.SchemaOf("findings") }},
+	{"proxy", "proxy -o json, a line for each tie", func() []byte { return report.SchemaOf("proxy") }},
 }
 
 func newSchema(env environment) *cobra.Command {

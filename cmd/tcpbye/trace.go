@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/filter"
 	"github.com/tcpbye/tcpbye/tracer/record"
 	"github.com/tcpbye/tcpbye/tracer/report"
@@ -46,6 +47,18 @@ type tracing struct {
 	kept func(*conn.Connection, verdict.Verdict) bool
 	// sink replaces the one that the format names; nil: it does not.
 	sink func(io.Writer, report.Options) []report.Sink
+	// findings adds what all endings have in common, at the end.
+	findings bool
+	// ran is told which command is run, and when it was started; nil: what is chosen
+	// is the command's.
+	ran func(pid uint32, at time.Duration)
+	// watch is called twenty times a second in a live run, and says whether it has seen
+	// enough; command is nil where none is run. nil: a run ends with its command.
+	watch func(s *session.Session, command *session.Command) (enough bool, err error)
+	// commandEnv is what the command's environment has besides this program's.
+	commandEnv []string
+	// signal is told of signals between processes; nil: nobody.
+	signal func(event.Event)
 	// time is what the session tells its own time; nil: nobody.
 	time func(now time.Duration) error
 	// pulse is called while a live run goes on; nil: see session.Config.
@@ -90,6 +103,7 @@ func (t *tracing) chooseFlags(cmd *cobra.Command) {
 	f.BoolVar(&t.noEvents, "no-events", false, "with -o json: leave the events out, which are most of each record")
 	f.Uint64VarP(&t.count, "count", "c", 0, "stop after showing so many endings; 0: on ^C")
 	f.BoolVarP(&t.numbers, "numbers", "n", false, "as in tcpdump, and always so: addresses and ports stay numbers")
+	f.BoolVar(&t.findings, "findings", false, "at the end, also show what many endings have in common (tcpbye findings)")
 	f.Var(&t.failOn, "fail-on", "exit with status 1 when one of the chosen connections ended as one of these `ENDINGS`: classes, causes, unanswered, with commas (aborted,retransmit-timeout); a harmless reset only when its cause is named")
 }
 
@@ -203,6 +217,9 @@ func (t *tracing) check(cmd *cobra.Command, args []string) (*filter.Filter, erro
 	if t.rotation, err = rotation(t.fileSize, t.fileCount, t.write); err != nil {
 		return nil, usage(err)
 	}
+	if t.findings && slices.ContainsFunc(t.formats(), func(f report.Format) bool { return f != report.Table && f != formatResets }) {
+		return nil, usage(fmt.Errorf("--findings goes with the format %s: for JSON there is tcpbye findings -o json", report.Table))
+	}
 	if t.noEvents && !slices.Contains(t.formats(), report.JSON) {
 		return nil, usage(errors.New("--no-events goes with -o json"))
 	}
@@ -280,6 +297,10 @@ func (t *tracing) run(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	var s *shower
+	var found *report.FindingsSink
+	if t.findings {
+		t.withFindings(&found)
+	}
 	asked := *choice
 	config := func(meta record.Meta) (session.Config, error) {
 		*choice = asked // a run in a recording may have chosen more
@@ -289,12 +310,15 @@ func (t *tracing) run(cmd *cobra.Command, args []string) error {
 		}
 		show := s.show(meta.Scenario)
 		c := session.Config{Record: s.record, Count: t.count, Wall: s.wall, Cut: t.env.signals.cut}
-		if !t.allEvents && (len(args) > 0 || !asked.Empty()) {
+		c.Signal = t.signal
+		if !t.allEvents && (len(args) > 0 && t.ran == nil || !asked.Empty()) {
 			c.Pick = choice
 		}
 		// What a command's run showed its recording shows again.
 		c.Chosen = func(r record.Choice) {
-			if t.read != nil && r.Command != 0 && len(asked.PIDs) == 0 {
+			if t.read != nil && r.Command != 0 && t.ran != nil {
+				t.ran(r.Command, r.Time)
+			} else if t.read != nil && r.Command != 0 && len(asked.PIDs) == 0 {
 				choice.PIDs, choice.Follow = []uint32{r.Command}, true
 			}
 		}
@@ -303,6 +327,9 @@ func (t *tracing) run(cmd *cobra.Command, args []string) error {
 				return false
 			}
 			t.failOn.see(c, v)
+			if found != nil && t.kept != nil {
+				found.Finder.End(c, &v)
+			}
 			return t.kept == nil || t.kept(c, v)
 		}
 		c.Show = func(c *conn.Connection, v verdict.Verdict) error {
@@ -324,6 +351,7 @@ func (t *tracing) run(cmd *cobra.Command, args []string) error {
 			}
 			c.Detail = brief.Detail()
 			c.Brief = c.Detail == verdict.DetailRow
+		case found != nil: // it asks for more than a plain ending tells
 		case t.kept != nil: // rst: it keeps none
 			c.Plain = func(end *conn.Connection, v *verdict.Verdict) error { return c.Show(end, *v) }
 		}
@@ -364,6 +392,29 @@ func (t *tracing) run(cmd *cobra.Command, args []string) error {
 	return err
 }
 
+// withFindings adds findings to what is shown, one for each run. Where not
+// every ending is shown, they are told of all by the filter.
+func (t *tracing) withFindings(found **report.FindingsSink) {
+	inner := t.sink
+	t.sink = func(w io.Writer, o report.Options) []report.Sink {
+		*found = report.NewFindings(w, o, false)
+		if inner != nil {
+			all := inner(w, o)
+			return append(all, told{*found})
+		}
+		sink, err := report.New(report.Format(t.format), w, o)
+		if err != nil {
+			return []report.Sink{*found} // check has refused the format
+		}
+		return []report.Sink{sink, *found}
+	}
+}
+
+// told shows findings that are told of the endings elsewhere.
+type told struct{ *report.FindingsSink }
+
+func (told) End(report.Judged) error { return nil }
+
 // replay reads the recordings.
 func (t *tracing) replay(ctx context.Context, config func(record.Meta) (session.Config, error)) (session.Counts, error) {
 	in, err := openRecordings(ctx, t.read, t.env.stdin)
@@ -400,7 +451,7 @@ func (t *tracing) talk(command bool) (stop func()) {
 // stories says whether connections whose life is plain may be told once, at their
 // end: not where each step is to be shown, or where it must be known what is open.
 func (t *tracing) stories(command bool) bool {
-	if command || t.everyStep || t.allEvents || t.verbose || t.receive || t.stack {
+	if command || t.watch != nil || t.everyStep || t.allEvents || t.verbose || t.receive || t.stack {
 		return false
 	}
 	return !slices.ContainsFunc(t.formats(), func(f report.Format) bool {

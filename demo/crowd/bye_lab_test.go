@@ -34,6 +34,12 @@ func TestMain(m *testing.M) {
 	if status, ok := scenario.MaybePuppet(); ok {
 		os.Exit(status)
 	}
+	if status, ok := maybeServer(); ok {
+		os.Exit(status) // a service of TestRollouts
+	}
+	if status, ok := maybeProxy(); ok {
+		os.Exit(status) // a proxy of TestProxies
+	}
 	// Hundreds of processes and connections are this process's at once.
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 1 << 14, Max: 1 << 14}); err != nil {
 		fmt.Fprintf(os.Stderr, "raise the limit of open files: %v; run as root\n", err)

@@ -22,7 +22,7 @@ var (
 )
 
 // inGuest are the tests that TestCrowdInLab runs.
-const inGuest = "^(TestOlderServer|TestBurst|TestHolders|TestKilled|TestReplays|TestRealCrowd|TestMixedCrowd|TestGoServer|TestRotationIsBounded|TestAttachWindow|TestClockSet|TestFlood)$"
+const inGuest = "^(TestOlderServer|TestBurst|TestHolders|TestKilled|TestReplays|TestRealCrowd|TestMixedCrowd|TestGoServer|TestRotationIsBounded|TestAttachWindow|TestClockSet|TestFlood|TestRollouts|TestProxies)$"
 
 // TestCrowdInLab runs the tests of this package under real kernels. The programs
 // that they need are the host's: a guest has its root.

@@ -31,7 +31,7 @@ const (
 	HookDestroy              // the socket's memory is about to be used again
 	HookErrorReport          // the error was reported to the process
 	HookStreamError          // send(2) fails; Arg: negative errno; Arg2: what became of SIGPIPE, as PipeDelivered
-	HookSignal               // Arg: signal; Arg2: PID that gets it
+	HookSignal               // Arg: signal; Arg2: PID that gets it. All but SIGPIPE: told by tracefs, of no connection
 	HookExec
 	HookExit         // a process's last thread; Arg: OOMVictim, OOMNone
 	HookFileClose    // a reference to the socket's file is dropped; Refs: how many there were

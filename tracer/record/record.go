@@ -187,6 +187,8 @@ func (w *Writer) Seed(s Seed) error {
 // Choice says what a run was about, where its command line alone does not say it.
 type Choice struct {
 	Command uint32 `json:"command"` // PID of the command that was run and followed; 0: none
+	// Time is when the command was started, CLOCK_MONOTONIC; 0: not known.
+	Time time.Duration `json:"t_ns,omitempty"`
 	// Filters all had to be satisfied by what was to be recorded: it is not known
 	// of everything in time whether it is wanted. Each is JSON.
 	Filters []json.RawMessage `json:"filters,omitempty"`

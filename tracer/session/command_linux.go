@@ -45,6 +45,9 @@ func NewCommand(args []string, stdin io.Reader, stdout, stderr io.Writer) (*Comm
 	return c, nil
 }
 
+// Env adds to its environment, as NAME=VALUE. It is called before Start.
+func (c *Command) Env(more ...string) { c.cmd.Env = append(c.cmd.Environ(), more...) }
+
 // Start starts it.
 func (c *Command) Start() error {
 	if err := c.cmd.Start(); err != nil {

@@ -86,6 +86,10 @@ func (s *Session) begin() error {
 			}
 		}
 	}
+	started, err := tracer.Monotonic()
+	if err != nil {
+		return err
+	}
 	if s.cfg.Started != nil {
 		if err := s.cfg.Started(); err != nil {
 			return err
@@ -93,7 +97,7 @@ func (s *Session) begin() error {
 	}
 	if s.cfg.Command != nil {
 		if pid := s.cfg.Command(); pid != 0 {
-			return s.Choose(record.Choice{Command: pid})
+			return s.Choose(record.Choice{Command: pid, Time: started})
 		}
 	}
 	return nil

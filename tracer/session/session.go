@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	unix "github.com/tcpbye/tcpbye/tracer/linux"
+
 	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/filter"
@@ -118,6 +120,9 @@ type Config struct {
 	// Behind is told, at most once a second, that what is taken now was known so
 	// long ago, or that more events were lost: so many by now. nil: nobody is told.
 	Behind func(by time.Duration, lost uint64)
+	// Signal is told of a signal that one process sent another, where those are
+	// watched (Session.Signal), or recorded; nil: nobody asks.
+	Signal func(event.Event)
 	// Drained is called once the last event of a live run has been taken,
 	// before what is left is judged.
 	Drained func()
@@ -232,10 +237,28 @@ func (s *Session) chosen() record.Choice {
 	return c
 }
 
+// Signal takes a signal that one process sent another, told by no hook: it has no
+// place among the events of connections.
+func (s *Session) Signal(e event.Event) error {
+	if s.cfg.Signal != nil {
+		s.cfg.Signal(e)
+	}
+	switch {
+	case s.ledger != nil:
+		s.ledger.always(record.AppendEvent(nil, &e))
+	case s.cfg.Record != nil:
+		return s.cfg.Record.Event(e)
+	}
+	return nil
+}
+
 // Event takes an event.
 func (s *Session) Event(e event.Event) error {
 	if s.cut() {
 		return ErrCut
+	}
+	if e.Hook == event.HookSignal && e.Arg != int32(unix.SIGPIPE) {
+		return s.Signal(e)
 	}
 	s.counts.Events++
 	if err := s.late(e.Time); err != nil {

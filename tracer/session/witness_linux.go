@@ -116,6 +116,10 @@ func NewWitness(o WitnessOptions) (w *Witness, warnings []error) {
 		if w.tree, err = lineage.Open(o.Procfs, here.Initial); err != nil {
 			warnings = append(warnings, fmt.Errorf("children whose parents are gone may be missed: %w", err))
 		}
+		if w.symbols != nil {
+			// A test's program may be gone a moment after its first connection.
+			w.tree.Tell(func(pid uint32) { w.symbols.Prepare(pid, true) })
+		}
 	}
 	return w, warnings
 }

@@ -25,6 +25,7 @@ type Tree struct {
 	done   chan struct{} // closed when the reader has ended
 
 	mu     sync.Mutex
+	told   func(pid uint32) // of an exec; nil: nobody
 	known  map[uint32]process
 	order  []uint32 // of known, the oldest first
 	oldest int
@@ -189,6 +190,14 @@ func request(fd int, op uint32) error {
 	return unix.Sendto(fd, b.Bytes(), 0, &unix.SockaddrNetlink{Family: unix.AF_NETLINK})
 }
 
+// Tell has f told of each process that executes a program, at once, on the reader's own
+// thread: it must return quickly.
+func (t *Tree) Tell(f func(pid uint32)) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.told = f
+}
+
 // Lost counts the times at which the kernel dropped news because the socket was full.
 func (t *Tree) Lost() uint64 {
 	t.mu.Lock()
@@ -255,8 +264,12 @@ func (t *Tree) read(b []byte) {
 		pid := order.Uint32(data[4:])
 		exe := t.readExe(pid)
 		t.mu.Lock()
-		defer t.mu.Unlock()
+		told := t.told
 		t.learn(pid, process{parent: t.known[pid].parent, exe: exe})
+		t.mu.Unlock()
+		if told != nil {
+			told(pid)
+		}
 	}
 }
 

@@ -1,0 +1,380 @@
+package proxy
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+	"time"
+
+	"github.com/tcpbye/tcpbye/tracer/conn"
+	"github.com/tcpbye/tcpbye/tracer/event"
+	"github.com/tcpbye/tcpbye/tracer/verdict"
+)
+
+const (
+	// together is how near to each other a process must end the legs of a tie.
+	together = 5 * time.Millisecond
+	// after is how long after a cause its effect may be: a proxy may pass on first what
+	// it holds.
+	after = 250 * time.Millisecond
+)
+
+// Leg is one connection of a proxy.
+type Leg struct {
+	Conn    *conn.Connection
+	Down    bool          // the process accepted it
+	Prompt  time.Duration // when it was ended from outside; 0: it was not
+	Act     time.Duration // when the process let go of it; 0: not seen
+	TID     uint32        // the thread that did; 0: not known
+	Began   time.Duration // when it ended, for anybody
+	PID     uint32
+	Comm    string
+	Verdict verdict.Verdict
+
+	opened  time.Duration // 0: older than the trace
+	in, out uint64
+	counted bool // in and out are known
+	died    bool // the process did not let go of it, it exited
+	killed  bool
+	begun   uint32 // the thread that opened or accepted it; 0: not known
+	lossy   bool
+}
+
+// Local and Remote are the leg's addresses.
+func (l *Leg) Local() netip.AddrPort  { return l.Conn.Local }
+func (l *Leg) Remote() netip.AddrPort { return l.Conn.Remote }
+
+// Tie says that one leg was ended because of another.
+type Tie struct {
+	Cause, Effect *Leg
+	Gap           time.Duration // from what ended the cause to the act on the effect
+	Certain       bool
+	Alone         bool // there was no other leg that could be meant
+	Bytes         bool // as many bytes went out as had come in
+	Adjacent      bool // the same thread ended one right after the other
+}
+
+// Tier ties legs.
+type Tier struct {
+	legs    map[uint32][]*Leg
+	n       int
+	dropped int
+}
+
+// maxLegs bounds what is kept.
+const maxLegs = 1 << 17
+
+// New makes a Tier.
+func New() *Tier { return &Tier{legs: map[uint32][]*Leg{}} }
+
+// Dropped counts legs for which there was no room.
+func (t *Tier) Dropped() int { return t.dropped }
+
+// End takes a judged end. It keeps the connection without its events.
+func (t *Tier) End(c *conn.Connection, v *verdict.Verdict) {
+	if c == nil || v.Class == verdict.Refused || c.Open == conn.OpenUnknown || c.Remote.Addr() == c.Local.Addr() && c.Remote.Port() == c.Local.Port() {
+		return
+	}
+	who := c.Owner
+	if who == nil {
+		return
+	}
+	if t.n >= maxLegs {
+		t.dropped++
+		return
+	}
+	t.n++
+	l := leg(c, v, who)
+	kept := *c
+	kept.Events, kept.Elsewhere, kept.Stacks, kept.Peer, kept.Hands = nil, nil, nil, nil, nil
+	l.Conn = &kept
+	l.Verdict.Evidence = nil
+	t.legs[who.PID] = append(t.legs[who.PID], l)
+}
+
+func leg(c *conn.Connection, v *verdict.Verdict, who *conn.Process) *Leg {
+	l := &Leg{Down: c.Open == conn.OpenPassive, PID: who.PID, Comm: who.Comm, Verdict: *v, opened: c.Opened, lossy: c.Lossy || v.Confidence == verdict.NotKnown}
+	if b := v.Bytes; b.Received != nil && b.Sent != nil {
+		l.in, l.out, l.counted = *b.Received, *b.Sent, true
+	}
+	if v.Class == verdict.Open {
+		return l
+	}
+	l.begun = opener(c, who.PID)
+	l.Act, l.TID, l.died = letGo(c, who.PID)
+	l.killed = v.Act == verdict.ActKilled || v.LocalFin != nil && v.LocalFin.Act == verdict.ActKilled
+	if f := v.PeerFin; f != nil {
+		l.Prompt = f.At
+	}
+	if r := v.Reset; r != nil && (l.Prompt == 0 || r.At < l.Prompt) {
+		l.Prompt = r.At
+	}
+	if v.Class == verdict.TimedOut && l.Prompt == 0 && c.Ended != 0 {
+		l.Prompt = c.Ended
+	}
+	// A RST is not told as one on each rung: the end that no process made is.
+	if l.Prompt == 0 && c.Ended != 0 && (l.Act == 0 || c.Ended < l.Act) {
+		l.Prompt = c.Ended
+	}
+	if l.Prompt != 0 && l.Act != 0 && l.Act <= l.Prompt {
+		l.Prompt = 0 // it was the process that began
+	}
+	l.Began = l.Act
+	if l.Prompt != 0 {
+		l.Began = l.Prompt
+	}
+	return l
+}
+
+// opener is the thread of a process that opened or accepted a socket; 0: not seen.
+func opener(c *conn.Connection, pid uint32) uint32 {
+	for i := range c.Events {
+		e := &c.Events[i]
+		if e.PID == pid && (e.Hook == event.HookAccept || e.Hook == event.HookConnect || e.Hook == event.HookSetState && e.ToState == event.SynSent) {
+			return e.TID
+		}
+	}
+	return 0
+}
+
+// letGo finds when a process let go of a socket, and which thread did. The first act
+// counts: a shutdown comes before its close.
+func letGo(c *conn.Connection, pid uint32) (at time.Duration, tid uint32, died bool) {
+	for i := range c.Events {
+		e := &c.Events[i]
+		if e.PID != pid {
+			continue
+		}
+		switch e.Hook {
+		case event.HookClose, event.HookCloseEntry, event.HookFileClose, event.HookShutdown, event.HookDisconnect:
+		case event.HookSetState:
+			if e.ToState != event.FinWait1 && e.ToState != event.LastAck && (e.ToState != event.Close || !e.ByProcess()) {
+				continue
+			}
+		case event.HookDestroy:
+			// Of a socket that has ended and that its process still held.
+		default:
+			continue
+		}
+		if e.Hook == event.HookFileClose && e.Refs > 1 {
+			continue
+		}
+		return e.Time, e.TID, e.Exiting() || e.Call == event.CallExit
+	}
+	return 0, 0, false
+}
+
+// live says whether two legs lived at one time.
+func live(a, b *Leg) bool { return a.opened <= b.end() && b.opened <= a.end() }
+
+// end is when a leg was over; a leg that is open has no end.
+func (l *Leg) end() time.Duration {
+	switch {
+	case l.Verdict.Class == verdict.Open:
+		return 1<<63 - 1
+	case l.Act > l.Began:
+		return l.Act
+	}
+	return l.Began
+}
+
+// passes says whether one leg passed on what the other received, exactly.
+func passes(a, b *Leg) bool {
+	return a.counted && b.counted && a.in == b.out && b.in == a.out && a.in+a.out > 0
+}
+
+// could says whether one leg can be the cause of the other's end.
+func could(cause, effect *Leg) bool {
+	gap := effect.Act - cause.Prompt
+	return cause.Down != effect.Down && cause.Prompt != 0 && effect.Prompt == 0 && effect.Act != 0 && !effect.killed && !cause.killed &&
+		gap >= 0 && gap <= after && live(cause, effect)
+}
+
+// Ties ties what can be tied, in the order of the effects.
+func (t *Tier) Ties() []Tie {
+	var all []Tie
+	for _, legs := range t.legs {
+		of := candidates(legs)
+		next := beside(legs, of)
+		for _, e := range legs {
+			if e.Prompt != 0 {
+				continue
+			}
+			if x, ok := choose(e, of, next, legs); ok && !x.Cause.lossy && !e.lossy {
+				all = append(all, x)
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b Tie) int {
+		return cmp.Or(cmp.Compare(a.Effect.Act, b.Effect.Act), cmp.Compare(a.Effect.PID, b.Effect.PID))
+	})
+	return all
+}
+
+// candidates finds, for each leg of a process, those that it can be tied to.
+func candidates(legs []*Leg) map[*Leg][]*Leg {
+	slices.SortFunc(legs, func(a, b *Leg) int { return cmp.Compare(a.Act, b.Act) })
+	causes := slices.Clone(legs)
+	causes = slices.DeleteFunc(causes, func(l *Leg) bool { return l.Prompt == 0 })
+	slices.SortFunc(causes, func(a, b *Leg) int { return cmp.Compare(a.Prompt, b.Prompt) })
+	of := map[*Leg][]*Leg{}
+	for _, e := range legs {
+		if e.Act == 0 || e.Prompt != 0 {
+			continue
+		}
+		from, _ := slices.BinarySearchFunc(causes, e.Act-after, func(l *Leg, t time.Duration) int { return cmp.Compare(l.Prompt, t) })
+		for _, c := range causes[from:] {
+			if c.Prompt > e.Act {
+				break
+			}
+			if could(c, e) {
+				of[e], of[c] = append(of[e], c), append(of[c], e)
+			}
+		}
+	}
+	return of
+}
+
+// enough is how many legs must have been opened and ended by the same thread for that to
+// be how a process with several threads works.
+const enough = 8
+
+// disciplined says whether what a thread of a process does one after the other belongs
+// together: an event loop opens and ends its connections itself. Goroutines go from thread
+// to thread, and what is next to each other there says nothing.
+func disciplined(legs []*Leg) bool {
+	same, one := 0, true
+	for _, l := range legs {
+		if l.TID != 0 && l.TID != l.PID || l.begun != 0 && l.begun != l.PID {
+			one = false
+		}
+		switch {
+		case l.TID == 0 || l.begun == 0:
+		case l.TID != l.begun:
+			return false
+		default:
+			same++
+		}
+	}
+	return same >= enough || one && same > 0
+}
+
+// beside pairs the legs that a thread ended one right after the other. What it ended
+// without a pause must be nothing but such pairs, causes and effects in turn: a process
+// that ends all causes first and then all effects says nothing by its order.
+func beside(legs []*Leg, of map[*Leg][]*Leg) map[*Leg]*Leg {
+	next := map[*Leg]*Leg{}
+	if !disciplined(legs) {
+		return next
+	}
+	byThread := map[uint32][]*Leg{}
+	for _, l := range legs {
+		if l.Act != 0 && l.TID != 0 {
+			byThread[l.TID] = append(byThread[l.TID], l)
+		}
+	}
+	for _, acts := range byThread {
+		for from := 0; from < len(acts); {
+			to := from + 1
+			for to < len(acts) && acts[to].Act-acts[to-1].Act <= together {
+				to++
+			}
+			if run := acts[from:to]; inTurn(run, of) {
+				for i := 0; i < len(run); i += 2 {
+					next[run[i]], next[run[i+1]] = run[i+1], run[i]
+				}
+			}
+			from = to
+		}
+	}
+	return next
+}
+
+// inTurn says whether a run of acts is made of pairs in one order.
+func inTurn(run []*Leg, of map[*Leg][]*Leg) bool {
+	if len(run)%2 != 0 {
+		return false
+	}
+	for i := 0; i < len(run); i += 2 {
+		if !slices.Contains(of[run[i]], run[i+1]) || (run[i].Prompt != 0) != (run[0].Prompt != 0) {
+			return false
+		}
+	}
+	return true
+}
+
+// choose finds the one cause of an effect.
+func choose(e *Leg, of map[*Leg][]*Leg, next map[*Leg]*Leg, legs []*Leg) (Tie, bool) {
+	candidates := of[e]
+	if len(candidates) == 0 {
+		return Tie{}, false
+	}
+	make := func(c *Leg) Tie {
+		return Tie{Cause: c, Effect: e, Gap: e.Act - c.Prompt, Bytes: passes(c, e), Adjacent: next[e] == c}
+	}
+	// Nobody else is there.
+	if len(candidates) == 1 && len(of[candidates[0]]) == 1 {
+		x := make(candidates[0])
+		if x.Alone = alone(x.Cause, e, legs); x.Alone {
+			x.Certain = true
+			return x, true
+		}
+	}
+	// As many bytes, and only these two.
+	var equal []*Leg
+	for _, c := range candidates {
+		if passes(c, e) {
+			equal = append(equal, c)
+		}
+	}
+	if len(equal) == 1 {
+		c, n := equal[0], 0
+		for _, l := range of[c] {
+			if passes(c, l) {
+				n++
+			}
+		}
+		if x := make(c); n == 1 && !e.died && (c.Act-e.Act).Abs() <= together && unmatched(c, e, legs) {
+			x.Certain = true
+			return x, true
+		}
+	}
+	// One right after the other, where all others that could be meant have one, too.
+	c := next[e]
+	if c == nil || e.died || c.died {
+		return Tie{}, false
+	}
+	for _, l := range slices.Concat(candidates, of[c]) {
+		if next[l] == nil {
+			return Tie{}, false
+		}
+	}
+	if len(equal) > 0 && !passes(c, e) {
+		return Tie{}, false // the bytes speak for another
+	}
+	return make(c), true
+}
+
+// alone says whether a process had no other leg, of either direction, while two lived
+// that it could have passed bytes on to or had from.
+func alone(a, b *Leg, legs []*Leg) bool {
+	for _, l := range legs {
+		if l != a && l != b && (live(l, a) || live(l, b)) {
+			return false
+		}
+	}
+	return true
+}
+
+// unmatched says whether no other leg of their time has the same numbers of bytes.
+func unmatched(a, b *Leg, legs []*Leg) bool {
+	for _, l := range legs {
+		if l == a || l == b || !live(l, a) && !live(l, b) {
+			continue
+		}
+		if !l.counted || l.Down != a.Down && passes(l, a) || l.Down != b.Down && passes(l, b) {
+			return false
+		}
+	}
+	return true
+}
