@@ -62,7 +62,7 @@ const (
 )
 
 var loaders = map[object]func() (*ebpf.CollectionSpec, error){
-	objectTyped: bpf.LoadTyped, objectProbe: bpf.LoadProbe, objectClassic: bpf.LoadClassic,
+	objectTyped: bpf.Typed, objectProbe: bpf.Probe, objectClassic: bpf.Classic,
 }
 
 func (r Rung) object() object {

@@ -24,7 +24,7 @@ func objects(t *testing.T) map[string]*ebpf.CollectionSpec {
 	t.Helper()
 	specs := map[string]*ebpf.CollectionSpec{}
 	for name, load := range map[string]func() (*ebpf.CollectionSpec, error){
-		"probe": bpf.LoadProbe, "typed": bpf.LoadTyped, "classic": bpf.LoadClassic,
+		"probe": bpf.Probe, "typed": bpf.Typed, "classic": bpf.Classic,
 	} {
 		spec, err := load()
 		if err != nil {
