@@ -4,8 +4,11 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
+	"fmt"
 	"os"
 	"strings"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/tcpbye/tcpbye/tracer/record"
 )
@@ -36,4 +39,13 @@ func hashed(paths ...string) string {
 		return hex.EncodeToString(h.Sum(nil)[:8])
 	}
 	return ""
+}
+
+// Host names this machine, as the recordings that are made on it do.
+func Host() (record.Host, error) {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return record.Host{}, fmt.Errorf("read the host's name: %w", err)
+	}
+	return *thisHost(unix.ByteSliceToString(u.Nodename[:])), nil
 }

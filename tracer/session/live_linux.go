@@ -45,6 +45,12 @@ func Live(ctx context.Context, opts tracer.Options, prepare func(record.Meta, []
 	if t.CanAsk() {
 		s.seeker.ask = t.Ask
 	}
+	if cfg.Stats != nil {
+		cfg.Stats(func() (Losses, error) {
+			s, err := t.Stats()
+			return Losses{Ring: s.Ring, Skipped: s.Skipped, Queue: s.Queue, Decode: s.Decode}, err
+		})
+	}
 	// What happens while the snapshot is taken waits to be read. So whoever is
 	// younger than the start has told all of its life, and whoever is older is in
 	// the snapshot, or has ended since.

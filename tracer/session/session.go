@@ -123,9 +123,20 @@ type Config struct {
 	// Signal is told of a signal that one process sent another, where those are
 	// watched (Session.Signal), or recorded; nil: nobody asks.
 	Signal func(event.Event)
+	// Stats, if not nil, is given the function that reads the tracer's counters. Any
+	// goroutine may call it until Drained is called.
+	Stats func(read func() (Losses, error))
 	// Drained is called once the last event of a live run has been taken,
 	// before what is left is judged.
 	Drained func()
+}
+
+// Losses are the tracer's counters of events that were lost.
+type Losses struct {
+	Ring    uint64 // no room in the ring buffer
+	Skipped uint64 // the kernel did not run a program
+	Queue   uint64 // they were read, and nobody took them in time
+	Decode  uint64 // not an event
 }
 
 // Counts is the closing line.
