@@ -1,7 +1,7 @@
 // Package report shows judged connections: one column model, many sinks.
 //
 // A [Sink] takes one judged end at a time and writes it in its format. The
-// formats for machines (json, csv) and the table write each end at once; the
+// formats for machines (json, csv, logfmt, ecs, ocsf) and the table write each end at once; the
 // formats for the eye (timeline, sequence, mermaid, html, svg) show the two
 // ends of a connection side by side, once, and so hold the first end until the
 // second one arrives or the sink is closed; so do pcapng, which is for tools that

@@ -124,6 +124,9 @@ type Options struct {
 	NoEvents bool
 	// Kernel is the release of the kernel that was traced; "" not known.
 	Kernel string
+	// Host is the name of the machine whose connections these are, in documents that have
+	// one; "": not known.
+	Host string
 	// Heading gives the title of what is shown, and an aside for its right
 	// edge, such as the kernel's release; nil: the scenario's name, or the two
 	// processes and the time of day. The second end is nil where only one is
@@ -158,6 +161,9 @@ const (
 	Pcapng   Format = "pcapng"
 	Pprof    Format = "pprof"
 	Folded   Format = "folded"
+	Logfmt   Format = "logfmt"
+	ECS      Format = "ecs"
+	OCSF     Format = "ocsf"
 )
 
 // Binary says whether a format is no text: a terminal cannot show it.
@@ -181,6 +187,9 @@ var makers = []struct {
 	{Pcapng, func(w io.Writer, o Options) Sink { return NewPcapng(w, o) }},
 	{Pprof, func(w io.Writer, o Options) Sink { return NewProfile(w, o) }},
 	{Folded, func(w io.Writer, o Options) Sink { return NewFolded(w, o) }},
+	{Logfmt, func(w io.Writer, o Options) Sink { return NewLogfmt(w, o) }},
+	{ECS, NewECS},
+	{OCSF, NewOCSF},
 }
 
 // Formats lists the formats that New knows.
