@@ -23,6 +23,9 @@ var flagGroups = []flagGroup{
 	{"How to show", []string{"output", "verbose", "fields", "sort", "wide", "color", "numbers", "no-events", "top", "interval", "no-graceful"}},
 	{"Recordings", []string{"read", "write", "file-size", "file-count", "all-events"}},
 	{"When to end", []string{"count", "duration", "fail-on", "ready-file"}},
+	{"Metrics", []string{"listen", "metrics-file", "label", "label-cap"}},
+	{"Events", []string{"sample", "journal", "otlp", "otlp-traces", "otlp-header", "otlp-ca", "otlp-cert", "otlp-key", "otlp-gzip", "otlp-timeout", "otlp-queue", "otlp-queue-size"}},
+	{"Settings", []string{"config", "check", "catalog"}},
 	{"How to trace", []string{"attach", "every-step", "receive", "stack"}},
 }
 
@@ -48,6 +51,11 @@ tcpbye rst --fail-on aborted -- make test # fail where a connection was aborted`
 	"top": `tcpbye top                                # this machine
 tcpbye top --comm nginx                   # nginx alone
 tcpbye top -r run.tcpbye                  # a recording`,
+	"export": `tcpbye export --listen 9477               # metrics for Prometheus, on loopback
+tcpbye export --otlp https://collector:4318 --otlp-traces
+tcpbye export --journal                   # journalctl -t tcpbye -x
+tcpbye export -o logfmt                   # or json, ecs, ocsf: a line for each event
+tcpbye export --check                     # what is wrong with the settings`,
 	"explain": `tcpbye explain                            # what is known
 tcpbye explain close-unread               # a cause: proof, cure, what people believe
 tcpbye explain ECONNRESET                 # an error, and what can be behind it

@@ -48,7 +48,7 @@ func cannotTrace(err error) bool {
 
 // ofLinux are the commands that are of use on Linux alone.
 func ofLinux(env environment) []*cobra.Command {
-	return []*cobra.Command{newRollout(env), newTest(env), newDemo(env), newDoctor(env), newSchema(env), newEchoServer(env), newEchoClient(env)}
+	return []*cobra.Command{newExport(env), newRollout(env), newTest(env), newDemo(env), newDoctor(env), newSchema(env), newEchoServer(env), newEchoClient(env)}
 }
 
 // live traces this machine. status is the command's exit status, where there is
@@ -73,7 +73,7 @@ func (t *tracing) live(ctx context.Context, args []string, choice *filter.Filter
 		fmt.Fprintf(t.env.stderr, "tcpbye: %s\n", oneLine(w))
 	}
 	var kernelFilter tracer.Filter
-	if !t.allEvents {
+	if !t.allEvents && !t.reloads {
 		kernelFilter = session.KernelFilter(choice)
 	}
 	if t.status.terminal != nil {
@@ -138,6 +138,11 @@ func (t *tracing) started(command *session.Command, choice *filter.Filter, stop 
 	if t.readyFile != "" {
 		if err := ready(t.readyFile); err != nil {
 			return fmt.Errorf("--ready-file: %w", err)
+		}
+	}
+	if t.ready != nil {
+		if err := t.ready(); err != nil {
+			return err
 		}
 	}
 	if t.duration > 0 {

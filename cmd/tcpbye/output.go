@@ -257,11 +257,18 @@ func (o *output) open(ctx context.Context, meta record.Meta, heading func(left, 
 		}
 		s.after = append(s.after, sink)
 	}
+	s.record, s.done, err = o.recording(ctx, meta)
+	return s, err
+}
+
+// recording begins the recording of a run; a nil one where none was asked for. done,
+// if not nil, is to be called when the run is over.
+func (o *output) recording(ctx context.Context, meta record.Meta) (r session.Recorder, done func(), err error) {
 	if o.write == "" {
-		return s, nil
+		return nil, nil, nil
 	}
 	if err := o.create(ctx); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if o.rotation.Size > 0 {
 		next := func(name string) (io.WriteCloser, error) {
@@ -273,18 +280,15 @@ func (o *output) open(ctx context.Context, meta record.Meta, heading func(left, 
 		}
 		r, err := record.NewRotator(o.write, meta, o.rotation, next)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
-		s.record = r
-		s.done = func() { o.rotation.First += r.Files() }
-		return s, nil
+		return r, func() { o.rotation.First += r.Files() }, nil
 	}
-	recording, err := record.NewWriter(o.file, meta)
+	w, err := record.NewWriter(o.file, meta)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	s.record = recording
-	return s, nil
+	return w, nil, nil
 }
 
 // newSink is the sink of a format, sorted where that is asked for.

@@ -23,6 +23,7 @@ type signals struct {
 	mu      sync.Mutex
 	cuts    bool             // what runs can be cut short
 	command *session.Command // gets the signals while it runs; nil: none
+	hup     func()           // takes SIGHUP; nil: it is one as the others
 	stopped bool
 	by      syscall.Signal // what cut the run short; 0: nothing
 }
@@ -68,6 +69,10 @@ func (s *signals) take(sig syscall.Signal) {
 		}
 		return
 	}
+	if sig == syscall.SIGHUP && s.hup != nil {
+		go s.hup() // which may take its time
+		return
+	}
 	again := s.stopped
 	s.stopped = true
 	s.stop()
@@ -85,6 +90,14 @@ func (s *signals) cuttable(c *session.Command) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.cuts, s.command = true, c
+}
+
+// hangup says who takes SIGHUP, which a service reads its settings at; nil: it ends the
+// run.
+func (s *signals) hangup(f func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hup = f
 }
 
 // short is the error of a run that was cut short.

@@ -65,25 +65,39 @@ type tracing struct {
 	pulse func(*session.Session)
 	// waits says whether something is due at a time; nil: see session.Config.
 	waits func() bool
+	// reloads: the filters may change while it runs, so the kernel half, where a socket
+	// is chosen or not when it is first seen, has none.
+	reloads bool
+	// ready is called when everything is attached; nil: nobody is told.
+	ready func() error
 }
+
+// formatNone shows nothing.
+const formatNone = ""
 
 func (t *tracing) flags(cmd *cobra.Command, format report.Format) {
 	t.output.flags(cmd, format)
 	t.chooseFlags(cmd)
+	t.recordFlags(cmd)
 	f := cmd.Flags()
-	f.StringArrayVarP(&t.read, "read", "r", nil, "read a recording from `FILE` (- for standard input) instead of tracing; several are read in their order")
-	f.StringVarP(&t.fileSize, "file-size", "C", "", "with -w: go on in another file after `SIZE` million bytes (or 64k, 10m, 1g)")
-	f.IntVarP(&t.fileCount, "file-count", "W", 0, "with -C: keep the last `COUNT` files")
-	f.BoolVar(&t.allEvents, "all-events", false, "with -w: record what the filters leave out, too")
 	f.BoolVar(&t.everyStep, "every-step", false, "have the kernel tell every step of every connection as it happens, also of one that is plain; costs ten times as much")
-	f.StringVar(&t.readyFile, "ready-file", "", "create `FILE` once everything is attached")
 	f.BoolVar(&t.receive, "receive", false, "also watch every recv(2), to tell exactly what the application was told; costs a little for each call")
 	f.BoolVar(&t.stack, "stack", false, "take the user stack at close, shutdown and exit, and show functions with file and line")
-	f.DurationVar(&t.duration, "duration", 0, "stop after this long; 0: on ^C")
 }
 
 // chooseFlags say which endings are shown, and which fail.
 func (t *tracing) chooseFlags(cmd *cobra.Command) {
+	t.filterFlags(cmd)
+	f := cmd.Flags()
+	f.BoolVar(&t.noEvents, "no-events", false, "with -o json: leave the events out, which are most of each record")
+	f.Uint64VarP(&t.count, "count", "c", 0, "stop after showing so many endings; 0: on ^C")
+	f.BoolVar(&t.findings, "findings", false, "at the end, also show what many endings have in common (tcpbye findings)")
+	f.BoolVarP(&t.numbers, "numbers", "n", false, "as in tcpdump, and always so: addresses and ports stay numbers")
+	f.Var(&t.failOn, "fail-on", "exit with status 1 when one of the chosen connections ended as one of these `ENDINGS`: classes, causes, unanswered, with commas (aborted,retransmit-timeout); a harmless reset only when its cause is named")
+}
+
+// filterFlags say which connections.
+func (t *tracing) filterFlags(cmd *cobra.Command) {
 	f, c := cmd.Flags(), &t.choose
 	f.StringArrayVarP(&c.PIDs, "pid", "p", nil, "only connections of the process `PID`: it opened them, holds them, or acted on them")
 	f.BoolVar(&c.Follow, "follow", false, "with -p: and those of its descendants")
@@ -100,11 +114,17 @@ func (t *tracing) chooseFlags(cmd *cobra.Command) {
 	f.StringArrayVar(&c.NetNS, "netns", nil, "only those in this network `NAMESPACE`: inode number, name or path")
 	f.StringArrayVar(&c.Classes, "class", nil, "only endings of this `CLASS`: graceful, aborted, timed-out, refused, open, unknown")
 	f.StringArrayVar(&c.Causes, "cause", nil, "only endings with this `CAUSE` (tcpbye explain lists them)")
-	f.BoolVar(&t.noEvents, "no-events", false, "with -o json: leave the events out, which are most of each record")
-	f.Uint64VarP(&t.count, "count", "c", 0, "stop after showing so many endings; 0: on ^C")
-	f.BoolVarP(&t.numbers, "numbers", "n", false, "as in tcpdump, and always so: addresses and ports stay numbers")
-	f.BoolVar(&t.findings, "findings", false, "at the end, also show what many endings have in common (tcpbye findings)")
-	f.Var(&t.failOn, "fail-on", "exit with status 1 when one of the chosen connections ended as one of these `ENDINGS`: classes, causes, unanswered, with commas (aborted,retransmit-timeout); a harmless reset only when its cause is named")
+}
+
+// recordFlags are those for recordings, and for how long.
+func (t *tracing) recordFlags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringArrayVarP(&t.read, "read", "r", nil, "read a recording from `FILE` (- for standard input) instead of tracing; several are read in their order")
+	f.StringVarP(&t.fileSize, "file-size", "C", "", "with -w: go on in another file after `SIZE` million bytes (or 64k, 10m, 1g)")
+	f.IntVarP(&t.fileCount, "file-count", "W", 0, "with -C: keep the last `COUNT` files")
+	f.BoolVar(&t.allEvents, "all-events", false, "with -w: record what the filters leave out, too")
+	f.StringVar(&t.readyFile, "ready-file", "", "create `FILE` once everything is attached")
+	f.DurationVar(&t.duration, "duration", 0, "stop after this long; 0: on ^C")
 }
 
 const commandHelp = `
@@ -234,7 +254,7 @@ func (t *tracing) check(cmd *cobra.Command, args []string) (*filter.Filter, erro
 		return nil, err
 	}
 	for _, f := range t.formats() {
-		if !slices.Contains(report.Formats(), f) && (t.sink == nil || f != report.Format(t.format)) {
+		if f != formatNone && !slices.Contains(report.Formats(), f) && (t.sink == nil || f != report.Format(t.format)) {
 			_, err := report.New(f, io.Discard, report.Options{})
 			return nil, usage(err)
 		}
@@ -258,21 +278,30 @@ func (t *tracing) apart() error {
 
 // rotation reads -C and -W as tcpdump does: millions of bytes, unless there is a
 // unit.
-func rotation(size string, count int, file string) (record.Rotation, error) {
+func rotation(text string, count int, file string) (record.Rotation, error) {
 	r := record.Rotation{Count: count}
 	switch {
 	case count < 0:
 		return r, fmt.Errorf("-W %d: want a number of files", count)
-	case size == "" && count > 0:
+	case text == "" && count > 0:
 		return r, errors.New("-W goes with -C, which says when to begin another file")
-	case size == "":
+	case text == "":
 		return r, nil
 	case file == "" || file == "-":
 		return r, errors.New("-C goes with -w FILE")
 	}
+	var err error
+	if r.Size, err = size(text); err != nil {
+		return r, fmt.Errorf("-C %s: %w", text, err)
+	}
+	return r, nil
+}
+
+// size reads millions of bytes, or what has a unit.
+func size(text string) (int64, error) {
 	unit := int64(1_000_000)
-	number := strings.TrimRight(strings.ToLower(size), "kmg")
-	switch strings.ToLower(strings.TrimPrefix(size, number)) {
+	number := strings.TrimRight(strings.ToLower(text), "kmg")
+	switch strings.ToLower(strings.TrimPrefix(text, number)) {
 	case "":
 	case "k":
 		unit = 1 << 10
@@ -285,10 +314,9 @@ func rotation(size string, count int, file string) (record.Rotation, error) {
 	}
 	n, err := strconv.ParseInt(number, 10, 32)
 	if err != nil || n <= 0 {
-		return r, fmt.Errorf("-C %s: want a size such as 10 (million bytes), 64k, 10m or 1g", size)
+		return 0, errors.New("want a size such as 10 (million bytes), 64k, 10m or 1g")
 	}
-	r.Size = n * unit
-	return r, nil
+	return n * unit, nil
 }
 
 func (t *tracing) run(cmd *cobra.Command, args []string) error {
@@ -455,7 +483,7 @@ func (t *tracing) stories(command bool) bool {
 		return false
 	}
 	return !slices.ContainsFunc(t.formats(), func(f report.Format) bool {
-		return !slices.Contains([]report.Format{report.Table, report.CSV, report.JSON, formatResets}, f)
+		return !slices.Contains([]report.Format{report.Table, report.CSV, report.JSON, report.Logfmt, report.ECS, report.OCSF, formatResets, formatNone}, f)
 	})
 }
 
