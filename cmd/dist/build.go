@@ -35,6 +35,7 @@ type program struct {
 // documents are the same for all architectures.
 type documents struct {
 	readme, licence, unit, nfpm []byte
+	catalog                     []byte // of the journal's messages
 	man                         []file // tcpbye.1, …
 	bash, zsh, fish             []byte
 	scripts                     map[string][]byte // of the packages: deb/postinst, …
@@ -210,6 +211,9 @@ func (s *source) document(ctx context.Context, work string) (documents, error) {
 		if d.scripts[name], err = os.ReadFile(filepath.Join(s.dir, "cmd/dist", name)); err != nil {
 			return d, fmt.Errorf("read a script of the package: %w", err)
 		}
+	}
+	if d.catalog, err = command(ctx, dir, nil, path, "export", "--catalog"); err != nil {
+		return d, fmt.Errorf("have the journal's catalog written: %w", err)
 	}
 	pages := filepath.Join(dir, "man")
 	epoch := []string{fmt.Sprintf("SOURCE_DATE_EPOCH=%d", s.date.Unix())}

@@ -180,7 +180,7 @@ func rpms(t *testing.T, dir string) {
 		}
 		got := strings.Split(strings.TrimSpace(tool(t, dir, nil, "rpm", "-qpl", file)), "\n")
 		for _, want := range []string{
-			"/usr/bin/tcpbye", "/usr/lib/systemd/system/tcpbye.service", "/usr/share/man/man1/tcpbye.1.gz",
+			"/usr/bin/tcpbye", "/usr/lib/systemd/system/tcpbye.service", "/usr/lib/systemd/catalog/tcpbye.catalog", "/usr/share/man/man1/tcpbye.1.gz",
 			"/usr/share/bash-completion/completions/tcpbye", "/usr/share/fish/vendor_completions.d/tcpbye.fish",
 			"/usr/share/zsh/site-functions/_tcpbye", "/usr/share/licenses/tcpbye/LICENSE", "/usr/share/doc/tcpbye/README.md",
 		} {

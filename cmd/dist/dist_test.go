@@ -31,7 +31,7 @@ func sample(t *testing.T) release {
 		version: "v1.2.3-rc.1", arch: "arm64", commit: "0123456789ab", date: time.Unix(1700000000, 0).UTC(),
 		program: bytes.Repeat([]byte("program"), 1000), licences: []byte("others\n"),
 		documents: documents{
-			readme: []byte("readme\n"), licence: []byte("licence\n"), unit: unit, nfpm: config,
+			readme: []byte("readme\n"), licence: []byte("licence\n"), unit: unit, nfpm: config, catalog: []byte("-- id\n"),
 			man:  []file{{"tcpbye.1", 0o644, []byte(".TH\n")}, {"tcpbye-trace.1", 0o644, []byte(".TH\n")}},
 			bash: []byte("bash\n"), zsh: []byte("zsh\n"), fish: []byte("fish\n"), scripts: map[string][]byte{},
 		},
@@ -100,7 +100,7 @@ func TestArchive(t *testing.T) {
 	}
 	top := strings.TrimSuffix(name, ".tar.gz") + "/"
 	want := map[string]int64{
-		top: 0o755, top + "tcpbye": 0o755, top + "tcpbye.service": 0o644, top + "README.md": 0o644, top + "LICENSE": 0o644,
+		top: 0o755, top + "tcpbye": 0o755, top + "tcpbye.service": 0o644, top + "tcpbye.catalog": 0o644, top + "README.md": 0o644, top + "LICENSE": 0o644,
 		top + "THIRD-PARTY-LICENSES": 0o644, top + "completions/": 0o755, top + "completions/tcpbye.bash": 0o644,
 		top + "completions/_tcpbye": 0o644, top + "completions/tcpbye.fish": 0o644,
 		top + "man/": 0o755, top + "man/tcpbye.1": 0o644, top + "man/tcpbye-trace.1": 0o644,

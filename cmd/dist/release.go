@@ -71,6 +71,7 @@ func (r release) files() []file {
 	files := []file{
 		{"tcpbye", 0o755, r.program},
 		{"tcpbye.service", 0o644, r.unit},
+		{"tcpbye.catalog", 0o644, r.catalog},
 		{"README.md", 0o644, r.readme},
 		{"LICENSE", 0o644, r.licence},
 		{"THIRD-PARTY-LICENSES", 0o644, r.licences},

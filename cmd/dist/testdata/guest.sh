@@ -74,7 +74,7 @@ serves() {
 	systemctl enable --quiet --now tcpbye
 	pid=$(systemctl show -P MainPID tcpbye)
 	try=0
-	until journalctl --unit=tcpbye --output=cat | grep '"port-closed"' >told; do
+	until journalctl --unit=tcpbye TCPBYE_CAUSE=port-closed --output=cat | grep 'Nobody listens on 127.0.0.1:1' >told; do
 		systemctl is-active --quiet tcpbye && [ "$(systemctl show -P MainPID tcpbye)" = "$pid" ] || die 'the service ended'
 		if (: </dev/tcp/127.0.0.1/1) 2>/dev/null; then die 'somebody listens on port 1'; fi
 		try=$((try + 1))
@@ -83,6 +83,15 @@ serves() {
 	done
 	grep -E '^(Cap(Bnd|Eff)|NoNewPrivs|Seccomp):' "/proc/$pid/status"
 	head -n1 told | cut -c1-300
+	# The journal explains it, from the package's catalog.
+	journalctl --unit=tcpbye -x | grep -q 'More: tcpbye explain port-closed' || die 'journalctl -x does not explain'
+	systemctl reload tcpbye
+	try=0
+	until journalctl --unit=tcpbye --output=cat | grep -q 'the settings were read again'; do
+		try=$((try + 1))
+		[ "$try" -lt 60 ] || die 'the settings are not read again'
+		sleep 1
+	done
 	journalctl --unit=tcpbye --output=cat | grep 'cannot be attached' || :
 }
 
