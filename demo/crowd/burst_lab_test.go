@@ -164,7 +164,7 @@ func sentinel(t testing.TB, b *bye, r *room) {
 	t.Helper()
 	l := r.listen(t, 1)
 	defer l.Close()
-	err := r.do(func() error {
+	err := r.Do(func() error {
 		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return err
@@ -353,12 +353,12 @@ func checkBurst(t *testing.T, b *bye, r *room, book *guestBook, exe func(guest) 
 	}
 	comm := filepath.Base(self)
 	comm = comm[:min(len(comm), 15)]
-	records := inOrder(b.records(), r.inode)
+	records := inOrder(b.records(), r.Inode)
 	listener := book.l.Addr().String()
 	wrong, unknown, seen := 0, 0, map[string]bool{}
 	for port, guests := range book.by {
 		client := fmt.Sprintf("127.0.0.1:%d", port)
-		mine, theirs := records[endKey{r.inode, client, listener}], records[endKey{r.inode, listener, client}]
+		mine, theirs := records[endKey{r.Inode, client, listener}], records[endKey{r.Inode, listener, client}]
 		if len(mine) != len(guests) || len(theirs) != len(guests) {
 			t.Errorf("%d guests came from port %d, but there are %d and %d records", len(guests), port, len(mine), len(theirs))
 			wrong += len(guests)

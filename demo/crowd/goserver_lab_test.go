@@ -25,7 +25,7 @@ func TestGoServer(t *testing.T) {
 	r := newRoom(t)
 	b := startBye(t, "trace", "-o", "csv")
 	var l net.Listener
-	if err := r.do(func() (err error) { l, err = net.Listen("tcp", "127.0.0.1:9000"); return err }); err != nil {
+	if err := r.Do(func() (err error) { l, err = net.Listen("tcp", "127.0.0.1:9000"); return err }); err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
@@ -44,7 +44,7 @@ func TestGoServer(t *testing.T) {
 	begin := time.Now()
 	for i := range many {
 		var c int
-		err := r.do(func() (err error) {
+		err := r.Do(func() (err error) {
 			if c, err = unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err != nil {
 				return err
 			}
@@ -86,7 +86,7 @@ func TestGoServer(t *testing.T) {
 
 	ends, wrong, unsure := map[int]int{}, 0, 0
 	for _, x := range b.rows() {
-		if x["netns"] != strconv.FormatUint(uint64(r.inode), 10) {
+		if x["netns"] != strconv.FormatUint(uint64(r.Inode), 10) {
 			continue
 		}
 		local, remote := netip.MustParseAddrPort(x["local"]), netip.MustParseAddrPort(x["remote"])

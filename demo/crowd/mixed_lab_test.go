@@ -183,7 +183,7 @@ func TestMixedCrowd(t *testing.T) {
 	begin := time.Now()
 	for batch := range slices.Chunk(plan, many/40) {
 		var last link
-		if err := r.do(func() (err error) { last, err = playMixed(batch, played); return err }); err != nil {
+		if err := r.Do(func() (err error) { last, err = playMixed(batch, played); return err }); err != nil {
 			t.Fatal(err)
 		}
 		// A program that does nothing but end connections is faster than whoever
@@ -219,7 +219,7 @@ func TestMixedCrowd(t *testing.T) {
 	// What tcpbye says.
 	shown := map[link][]row{}
 	for _, x := range b.rows() {
-		if x["netns"] != strconv.FormatUint(uint64(r.inode), 10) {
+		if x["netns"] != strconv.FormatUint(uint64(r.Inode), 10) {
 			continue
 		}
 		shown[linkOf(t, x, played)] = append(shown[linkOf(t, x, played)], x)
@@ -447,7 +447,7 @@ func TestRealCrowd(t *testing.T) {
 	alarms, invented := 0, 0
 	told := map[string]int{} // by cause
 	for _, x := range b.rows() {
-		if x["netns"] != strconv.FormatUint(uint64(r.inode), 10) {
+		if x["netns"] != strconv.FormatUint(uint64(r.Inode), 10) {
 			continue
 		}
 		alarms++

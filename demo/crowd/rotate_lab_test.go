@@ -36,7 +36,7 @@ func TestRotationIsBounded(t *testing.T) {
 			c.Close()
 		}
 	}()
-	if err := r.do(func() error {
+	if err := r.Do(func() error {
 		for len(held) < open {
 			c, err := net.DialTCP("tcp4", nil, l.Addr().(*net.TCPAddr))
 			if err != nil {
@@ -51,16 +51,17 @@ func TestRotationIsBounded(t *testing.T) {
 	var stop atomic.Bool
 	churned := make(chan error, 1)
 	n := 0
-	r.work <- func() {
-		var err error
-		for ; !stop.Load() && err == nil; n++ {
-			var c *net.TCPConn
-			if c, err = net.DialTCP("tcp4", nil, l.Addr().(*net.TCPAddr)); err == nil {
-				err = errors.Join(c.SetLinger(0), c.Close()) // it leaves no port in TIME_WAIT
+	go func() {
+		churned <- r.Do(func() (err error) {
+			for ; !stop.Load() && err == nil; n++ {
+				var c *net.TCPConn
+				if c, err = net.DialTCP("tcp4", nil, l.Addr().(*net.TCPAddr)); err == nil {
+					err = errors.Join(c.SetLinger(0), c.Close()) // it leaves no port in TIME_WAIT
+				}
 			}
-		}
-		churned <- err
-	}
+			return err
+		})
+	}()
 	const lasts = 10 * time.Second
 	for _, tt := range []struct {
 		size    string

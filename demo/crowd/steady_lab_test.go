@@ -62,7 +62,7 @@ func startLoad(t testing.TB, rooms, rate int, causes ...verdict.Cause) *load {
 		l.done.Add(1)
 		go func() {
 			defer l.done.Done()
-			if err := r.do(func() error { return l.play(rate) }); err != nil {
+			if err := r.Do(func() error { return l.play(rate) }); err != nil {
 				l.mu.Lock()
 				defer l.mu.Unlock()
 				l.err = err
@@ -182,7 +182,7 @@ func (l *load) tally(t testing.TB, rows []row) tally {
 	t.Helper()
 	of := map[string]bool{}
 	for _, r := range l.rooms {
-		of[strconv.FormatUint(uint64(r.inode), 10)] = true
+		of[strconv.FormatUint(uint64(r.Inode), 10)] = true
 	}
 	n := tally{ends: map[verdict.Cause]int{}, certain: map[verdict.Cause]int{}}
 	shown := 0

@@ -9,6 +9,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tcpbye/tcpbye/demo/scenario"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
@@ -171,7 +172,7 @@ func PrintCases(w io.Writer, results []Result) error {
 // sentences are what is said of both ends, once if it is the same.
 func (l LinkResult) sentences() []string {
 	var list []string
-	for _, e := range []*JudgedEnd{l.Client, l.Server} {
+	for _, e := range []*scenario.JudgedEnd{l.Client, l.Server} {
 		if e == nil {
 			continue
 		}

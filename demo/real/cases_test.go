@@ -1,10 +1,13 @@
 package real
 
 import (
+	"net/netip"
 	"strings"
 	"testing"
 
+	"github.com/tcpbye/tcpbye/demo/harness"
 	"github.com/tcpbye/tcpbye/demo/scenario"
+	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
 // TestCases: no case is missing, and each is played by what exists, or says why
@@ -79,16 +82,21 @@ func TestRuns(t *testing.T) {
 // TestFlow counts a capture in which a port is used again.
 func TestFlow(t *testing.T) {
 	const client, server = 40000, 80
-	syn := func(seq uint32) segment { return segment{src: client, dst: server, seq: seq, flags: 2} }
-	data := func(seq uint32, n int) segment {
-		return segment{src: client, dst: server, seq: seq, flags: 0x10, len: n}
+	at := func(port uint16) netip.AddrPort { return netip.AddrPortFrom(netip.IPv4Unspecified(), port) }
+	data := func(seq uint32, n int) harness.Segment {
+		return harness.Segment{Src: at(client), Dst: at(server), Seq: seq, Flags: event.ACK, Len: n}
 	}
-	fin := func(seq uint32) segment { return segment{src: client, dst: server, seq: seq, flags: 0x11} }
-	rst := segment{src: server, dst: client, flags: 4}
-	got := calls([]segment{
+	syn := func(seq uint32) harness.Segment {
+		return harness.Segment{Src: at(client), Dst: at(server), Seq: seq, Flags: event.SYN}
+	}
+	fin := func(seq uint32) harness.Segment {
+		return harness.Segment{Src: at(client), Dst: at(server), Seq: seq, Flags: event.ACK | event.FIN}
+	}
+	rst := harness.Segment{Src: at(server), Dst: at(client), Flags: event.RST}
+	got := calls([]harness.Segment{
 		syn(100), syn(100), data(101, 10), data(101, 10), data(111, 5), fin(116), fin(116), data(117, 0),
 		syn(1<<32 - 3), data(1<<32-2, 7), rst,
-		{src: 9, dst: 10, flags: 2},
+		{Src: at(9), Dst: at(10), Flags: event.SYN},
 	}, server)
 	if len(got) != 2 || !got[0].again || got[1].again {
 		t.Fatalf("not two connections, the first of whose ports is used again: %+v", got)

@@ -8,6 +8,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/tcpbye/tcpbye/demo/harness"
+	"github.com/tcpbye/tcpbye/demo/scenario"
+	"github.com/tcpbye/tcpbye/demo/stage"
 	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
@@ -84,16 +87,10 @@ type Link struct {
 	Says []string
 }
 
-// JudgedEnd is one connection as the tracer joined and judged it.
-type JudgedEnd struct {
-	*conn.Connection
-	Verdict verdict.Verdict
-}
-
 // LinkResult is a Link and what was found.
 type LinkResult struct {
 	Link           Link
-	Client, Server *JudgedEnd // nil: no verdict
+	Client, Server *scenario.JudgedEnd // nil: no verdict
 	Wrong          []error
 	// Unsure says that hooks were missing, so that not all of it was held against
 	// what is due.
@@ -102,13 +99,13 @@ type LinkResult struct {
 
 // judge holds the verdicts on a run's connections against what is due. Where the
 // tracer was blind to some hooks, only what it is certain of is.
-func judge(links []Link, roles map[string]Process, segs []segment, waits []Row, ends []JudgedEnd, blind bool) (results []LinkResult, wrong []error) {
-	slices.SortStableFunc(ends, func(a, b JudgedEnd) int { return cmp.Compare(a.First, b.First) })
+func judge(links []Link, roles map[string]Process, segs []harness.Segment, waits []harness.Row, ends []scenario.JudgedEnd, blind bool) (results []LinkResult, wrong []error) {
+	slices.SortStableFunc(ends, func(a, b scenario.JudgedEnd) int { return cmp.Compare(a.First, b.First) })
 	taken := map[uint16]int{}
 	used := map[*conn.Connection]bool{}
 	// take is the first end with these ports that no link has yet; a port of 0 is
 	// any.
-	take := func(local, remote uint16) *JudgedEnd {
+	take := func(local, remote uint16) *scenario.JudgedEnd {
 		for i := range ends {
 			e := &ends[i]
 			if !used[e.Connection] && (local == 0 || e.Local.Port() == local) && e.Remote.Port() == remote {
@@ -142,7 +139,7 @@ func judge(links []Link, roles map[string]Process, segs []segment, waits []Row, 
 			if c.again || l.Ending.Harmless {
 				return nil // the row would be the next one's; the RST has ended it
 			}
-			is := slices.ContainsFunc(waits, func(r Row) bool { return r.Local == local && r.Remote == remote })
+			is := slices.ContainsFunc(waits, func(r harness.Row) bool { return r.Local.Port() == local && r.Remote.Port() == remote })
 			return &is
 		}
 		r.check("client", r.Client, l.Client, roles, c.flow(l.Port), c.flow(c.client), waiting(c.client, l.Port))
@@ -167,7 +164,7 @@ func judge(links []Link, roles map[string]Process, segs []segment, waits []Row, 
 	}
 	for _, e := range ends {
 		if !used[e.Connection] {
-			wrong = append(wrong, fmt.Errorf("a connection that the story does not know: %v > %v, %s", e.Local, e.Remote, Summary(e.Verdict)))
+			wrong = append(wrong, fmt.Errorf("a connection that the story does not know: %v > %v, %s", e.Local, e.Remote, stage.Summary(e.Verdict)))
 		}
 	}
 	return results, wrong
@@ -179,7 +176,7 @@ func (r *LinkResult) checkWords() {
 		return
 	}
 	var text string
-	for _, e := range []*JudgedEnd{r.Client, r.Server} {
+	for _, e := range []*scenario.JudgedEnd{r.Client, r.Server} {
 		if e != nil {
 			text += e.Verdict.Sentence + " " + e.Verdict.RetryWhy + " " + e.Verdict.Advice + "\n"
 		}
@@ -191,7 +188,7 @@ func (r *LinkResult) checkWords() {
 	}
 }
 
-func (r *LinkResult) check(side string, e *JudgedEnd, due Side, roles map[string]Process, wire, back flow, waits *bool) {
+func (r *LinkResult) check(side string, e *scenario.JudgedEnd, due Side, roles map[string]Process, wire, back flow, waits *bool) {
 	bad := func(format string, args ...any) {
 		r.Wrong = append(r.Wrong, fmt.Errorf("%s: %w", side, fmt.Errorf(format, args...)))
 	}
@@ -208,7 +205,7 @@ func (r *LinkResult) check(side string, e *JudgedEnd, due Side, roles map[string
 	}
 	switch {
 	case due.None && e != nil:
-		bad("there is a verdict on a socket that never was: %s", Summary(e.Verdict))
+		bad("there is a verdict on a socket that never was: %s", stage.Summary(e.Verdict))
 		return
 	case due.None:
 		return
@@ -235,7 +232,7 @@ func (r *LinkResult) check(side string, e *JudgedEnd, due Side, roles map[string
 		bad("the confidence is %s, though nothing was missing", v.Confidence)
 	}
 	if differs {
-		bad("judged %s, ender %q, not %s: %s, ender %q", Summary(v), v.Ender, class, cause, ender)
+		bad("judged %s, ender %q, not %s: %s, ender %q", stage.Summary(v), v.Ender, class, cause, ender)
 	}
 	if n := v.Bytes.Sent; n != nil && *n != uint64(wire.bytes) {
 		bad("it is said to have sent %d bytes, the capture has %d", *n, wire.bytes)
@@ -331,22 +328,4 @@ func (e Ending) ender(side string) verdict.Ender {
 		return verdict.LocalProcess
 	}
 	return verdict.PeerProcess
-}
-
-// Summary is a verdict in a few words: class, cause, act and actor.
-func Summary(v verdict.Verdict) string {
-	s := fmt.Sprintf("%s: %s", v.Class, v.Cause)
-	if v.Harmless {
-		s += " (harmless)"
-	}
-	if v.Act != verdict.NoAct {
-		s += ", " + string(v.Act)
-		if v.Signal != 0 {
-			s += fmt.Sprintf("(%d)", v.Signal)
-		}
-	}
-	if v.Actor != nil {
-		s += fmt.Sprintf(" by %s[%d]", v.Actor.Comm, v.Actor.PID)
-	}
-	return s
 }

@@ -3,17 +3,17 @@ package real
 import (
 	"fmt"
 	"os"
+	"strconv"
 	"strings"
+
+	"github.com/tcpbye/tcpbye/demo/harness"
+	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
 // holdsListener says whether a process holds any of its namespace's listening
 // TCP sockets. A process that is gone holds nothing.
 func holdsListener(pid int) bool {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/net/tcp", pid))
-	if err != nil {
-		return false
-	}
-	rows, err := parseTable(string(text))
+	rows, err := harness.ReadTable(strconv.Itoa(pid))
 	if err != nil {
 		return false
 	}
@@ -27,7 +27,7 @@ func holdsListener(pid int) bool {
 			continue
 		}
 		for _, r := range rows {
-			if r.State.String() == "LISTEN" && target == fmt.Sprintf("socket:[%d]", r.Inode) {
+			if r.State == event.Listen && target == fmt.Sprintf("socket:[%d]", r.Inode) {
 				return true
 			}
 		}

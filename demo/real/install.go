@@ -14,7 +14,7 @@ import (
 
 // tools are the programs of the runs, and the Debian packages that have them.
 var tools = map[string]string{
-	"bash": "bash", "cat": "coreutils", "curl": "curl", "gunicorn": "gunicorn", "haproxy": "haproxy", "ip": "iproute2",
+	"bash": "bash", "cat": "coreutils", "curl": "curl", "gunicorn": "gunicorn", "haproxy": "haproxy",
 	"nc.openbsd": "netcat-openbsd", "nft": "nftables", "nginx": "nginx-light", "node": "nodejs", "openssl": "openssl",
 	"python3": "python3", "redis-cli": "redis-tools", "redis-server": "redis-server", "socat": "socat",
 	"ss": "iproute2", "ssh": "openssh-client", "ssh-keygen": "openssh-client", "sshd": "openssh-server",

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tcpbye/tcpbye/demo/harness"
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
@@ -29,7 +30,7 @@ func (w *World) fullQueue(third Link, options ...string) {
 	curl := w.Start("curl", "curl", append(options, "-s", "-S", "http://127.0.0.1:8080/")...)
 	w.Check(curl.WaitExit() == 28, "curl's connect should have timed out, but said: %s", curl.Output())
 	w.Signal(node.PID(), unix.SIGCONT)
-	w.WaitServer(8080, 2, "both accepted", func(r Row) bool { return r.Inode != 0 })
+	w.WaitServer(8080, 2, "both accepted", func(r harness.Row) bool { return r.Inode != 0 })
 	first.Kill()
 	second.Kill()
 	w.WaitEnded(8080)
@@ -131,11 +132,11 @@ require("net").createServer({pauseOnConnect: true}, s => {
 `)
 			curl := w.Start("curl", "curl", "-s", "-S", "-H", "Expect:", "--data-binary", "@"+w.Big("upload", 30<<20), "http://127.0.0.1:8080/")
 			node.WaitOutput("accepted")
-			before := -1
-			w.WaitRows("the upload to stall", func(rows []Row) bool {
+			var before uint64
+			w.WaitRows("the upload to stall", func(rows []harness.Row) bool {
 				for _, r := range rows {
-					if r.Local == 8080 && r.State == event.Established && r.Inode != 0 {
-						stalled := r.Receive > 0 && r.Receive == before && count(rows, func(r Row) bool { return r.Remote == 8080 && r.Send > 0 }) == 1
+					if r.Local.Port() == 8080 && r.State == event.Established && r.Inode != 0 {
+						stalled := r.Receive > 0 && r.Receive == before && count(rows, func(r harness.Row) bool { return r.Remote.Port() == 8080 && r.Send > 0 }) == 1
 						before = r.Receive
 						return stalled
 					}
@@ -236,7 +237,7 @@ s.listen(8080, "127.0.0.1");
 		Name: "node-accept-queue", Case: "C37", Programs: []string{"node", "nc.openbsd", "curl"},
 		Title: "node is busy and its accept queue is full: the SYN of the third client is dropped",
 		Play: func(w *World) {
-			w.Sysctl("tcp_syn_retries", "1")
+			w.Sysctl("net.ipv4.tcp_syn_retries", "1")
 			w.fullQueue(Link{
 				Name: "curl > node", Port: 8080,
 				Ending: Ending{Class: verdict.TimedOut, Cause: verdict.AcceptOverflow, By: "client", Kernel: true},

@@ -3,6 +3,7 @@ package real
 import (
 	"strings"
 
+	"github.com/tcpbye/tcpbye/demo/harness"
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
@@ -12,8 +13,8 @@ var ports = []Run{
 		Name: "curl-ports-exhausted", Case: "C15", Programs: []string{"nginx", "curl"},
 		Title: "every local port waits in TIME_WAIT on the client's side: the next connect fails without a packet",
 		Play: func(w *World) {
-			w.Sysctl("ip_local_port_range", "40000 40001")
-			w.Sysctl("tcp_tw_reuse", "0")
+			w.Sysctl("net.ipv4.ip_local_port_range", "40000 40001")
+			w.Sysctl("net.ipv4.tcp_tw_reuse", "0")
 			w.nginx("")
 			for _, role := range []string{"first", "second"} {
 				curl := w.Start(role, "curl", "-s", "-S", "http://127.0.0.1:8080/")
@@ -64,7 +65,7 @@ var ports = []Run{
 			socat := w.Start("socat", "socat", "-u", "-", "TCP-LISTEN:7000,bind=127.0.0.1")
 			w.WaitListen(7000)
 			nc := w.Start("nc", "nc.openbsd", "-d", "127.0.0.1", "7000")
-			w.WaitServer(7000, 1, "nc accepted", func(r Row) bool { return r.Inode != 0 })
+			w.WaitServer(7000, 1, "nc accepted", func(r harness.Row) bool { return r.Inode != 0 })
 			socat.Say("hello\n")
 			nc.WaitOutput("hello")
 			w.Meanwhile(nc.PID(), func() {
@@ -99,7 +100,7 @@ var ports = []Run{
 			w.Meanwhile(nc.PID(), func() { // so that the FIN is acknowledged before it is answered
 				socat.EndInput()
 				socat.WaitExit()
-				w.WaitServer(7000, 0, "the reset", func(Row) bool { return true })
+				w.WaitServer(7000, 0, "the reset", func(harness.Row) bool { return true })
 			})
 			nc.WaitExit()
 			w.WaitEnded(7000)
@@ -131,7 +132,7 @@ table inet real {
 			said := client.Try(`c.getresponse()`)
 			w.Check(strings.Contains(said, "ConnectionResetError"), "http.client should have been reset, but: %s", said)
 			client.Do(`c.close()`)
-			w.WaitClient(8080, 0, "the end", func(Row) bool { return true })
+			w.WaitClient(8080, 0, "the end", func(harness.Row) bool { return true })
 			w.WaitServer(8080, 1, "nginx knowing nothing", In(event.Established))
 			w.Due(Link{
 				Name: "python3 > nginx", Port: 8080,

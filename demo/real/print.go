@@ -6,6 +6,8 @@ import (
 	"strings"
 	"text/tabwriter"
 
+	"github.com/tcpbye/tcpbye/demo/scenario"
+	"github.com/tcpbye/tcpbye/demo/stage"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
@@ -37,11 +39,11 @@ func Print(w io.Writer, results []Result) error {
 // differ.
 func (l LinkResult) verdict() string {
 	var list []string
-	for _, e := range []*JudgedEnd{l.Client, l.Server} {
+	for _, e := range []*scenario.JudgedEnd{l.Client, l.Server} {
 		if e == nil {
 			continue
 		}
-		s := Summary(e.Verdict)
+		s := stage.Summary(e.Verdict)
 		if len(list) == 0 || list[0] != s {
 			list = append(list, s)
 		}
@@ -52,7 +54,7 @@ func (l LinkResult) verdict() string {
 // lost are the bytes that did not get there, by end.
 func (l LinkResult) lost() string {
 	var list []string
-	for i, e := range []*JudgedEnd{l.Client, l.Server} {
+	for i, e := range []*scenario.JudgedEnd{l.Client, l.Server} {
 		if e == nil {
 			continue
 		}
@@ -65,7 +67,7 @@ func (l LinkResult) lost() string {
 	return strings.Join(list, ", ")
 }
 
-func saw(e *JudgedEnd) string {
+func saw(e *scenario.JudgedEnd) string {
 	switch {
 	case e == nil:
 		return "-"

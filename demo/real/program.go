@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 
+	"github.com/tcpbye/tcpbye/demo/harness"
 	"golang.org/x/sys/unix"
 )
 
@@ -61,12 +62,12 @@ func (p *Program) Output() string {
 // Start starts a program in the World, with a pipe as its standard input. Its
 // children are its group; it is killed with them when the run ends.
 func (w *World) Start(role, program string, args ...string) *Program {
-	return w.start(w.ns, role, program, args...)
+	return w.start(w.Home.Netns, role, program, args...)
 }
 
-func (w *World) start(ns *netns, role, program string, args ...string) *Program {
+func (w *World) start(ns *harness.Netns, role, program string, args ...string) *Program {
 	p := &Program{w: w, role: role, exited: make(chan struct{})}
-	if w.err != nil {
+	if w.Err != nil {
 		close(p.exited)
 		return p
 	}
@@ -82,9 +83,9 @@ func (w *World) start(ns *netns, role, program string, args ...string) *Program 
 	cmd.Stdout, cmd.Stderr = p, p
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	// A child that outlives the program must not keep the run waiting.
-	cmd.WaitDelay = w.patience
+	cmd.WaitDelay = w.Patience
 	if p.stdin, err = cmd.StdinPipe(); err == nil {
-		err = ns.do(cmd.Start)
+		err = ns.Do(cmd.Start)
 	}
 	if err != nil {
 		w.Fail("cannot start %s: %w", program, err)
@@ -107,12 +108,15 @@ func (w *World) start(ns *netns, role, program string, args ...string) *Program 
 // program is: exec sets the name (begin_new_exec) after the descriptor whose
 // closing tells this process that exec came to pass.
 func (w *World) named(pid int) (p Process) {
-	w.until(fmt.Sprintf("process %d to get its name", pid), func() (bool, error) {
+	w.Until(fmt.Sprintf("process %d to get its name", pid), func() (bool, string) {
 		own, err := identify(os.Getpid())
 		if err == nil {
 			p, err = identify(pid)
 		}
-		return p.Comm != own.Comm, err
+		if err != nil {
+			w.Fail("%w", err)
+		}
+		return p.Comm != own.Comm, p.Comm
 	})
 	return p
 }
@@ -122,7 +126,7 @@ func (p *Program) PID() int { return p.pid }
 
 // Say writes to the program's standard input.
 func (p *Program) Say(text string) {
-	if p.w.err != nil {
+	if p.w.Err != nil {
 		return
 	}
 	if _, err := io.WriteString(p.stdin, text); err != nil {
@@ -132,7 +136,7 @@ func (p *Program) Say(text string) {
 
 // EndInput closes the program's standard input.
 func (p *Program) EndInput() {
-	if p.w.err != nil {
+	if p.w.Err != nil {
 		return
 	}
 	if err := p.stdin.Close(); err != nil {
@@ -142,45 +146,50 @@ func (p *Program) EndInput() {
 
 // WaitOutput waits until the program has said something.
 func (p *Program) WaitOutput(text string) {
-	p.w.until(fmt.Sprintf("%q from %s", text, p.role), func() (bool, error) {
-		if strings.Contains(p.Output(), text) {
-			return true, nil
+	p.await(fmt.Sprintf("%q from %s", text, p.role), func() bool { return strings.Contains(p.Output(), text) })
+}
+
+// await waits for something that comes of what the program says; that it ends
+// first fails the play.
+func (p *Program) await(what string, came func() bool) {
+	p.w.Until(what, func() (bool, string) {
+		over := p.over()
+		if came() { // it may have said it last
+			return true, ""
 		}
-		select {
-		case <-p.exited:
-			if strings.Contains(p.Output(), text) { // it may have said it last
-				return true, nil
-			}
-			return false, fmt.Errorf("%s ended: %v\n%s", p.role, p.state, p.Output())
-		default:
-			return false, nil
+		if over {
+			p.w.Fail("while waiting for %s: %s ended: %v\n%s", what, p.role, p.state, p.Output())
 		}
+		return false, "it lives"
 	})
+}
+
+// over says whether the program has ended.
+func (p *Program) over() bool {
+	select {
+	case <-p.exited:
+		return true
+	default:
+		return false
+	}
 }
 
 // WaitFile waits until a file of the run's directory has some text in it.
 func (w *World) WaitFile(name, text string) {
-	w.until(fmt.Sprintf("%q in %s", text, name), func() (bool, error) {
+	w.Until(fmt.Sprintf("%q in %s", text, name), func() (bool, string) {
 		b, err := os.ReadFile(filepath.Join(w.Dir, name))
-		if errors.Is(err, os.ErrNotExist) {
-			return false, nil
+		if err != nil && !errors.Is(err, os.ErrNotExist) {
+			w.Fail("%w", err)
 		}
-		return strings.Contains(string(b), text), err
+		return strings.Contains(string(b), text), string(b)
 	})
 }
 
 // WaitExit waits for the program's end and returns its exit status, or -1 where a
 // signal killed it.
 func (p *Program) WaitExit() int {
-	p.w.until("the end of "+p.role, func() (bool, error) {
-		select {
-		case <-p.exited:
-			return true, nil
-		default:
-			return false, nil
-		}
-	})
-	if p.w.err != nil {
+	p.w.Until("the end of "+p.role, func() (bool, string) { return p.over(), "it lives" })
+	if p.w.Err != nil {
 		return -1
 	}
 	return p.state.ExitCode()
@@ -200,9 +209,9 @@ for line in sys.stdin:
 `
 
 // Python starts a Python that takes statements by Do.
-func (w *World) Python(role string) *Program { return w.pythonAt(w.ns, role) }
+func (w *World) Python(role string) *Program { return w.pythonAt(w.Home.Netns, role) }
 
-func (w *World) pythonAt(ns *netns, role string) *Program {
+func (w *World) pythonAt(ns *harness.Netns, role string) *Program {
 	return w.start(ns, role, "python3", "-c", interpreter)
 }
 
@@ -220,26 +229,21 @@ func (p *Program) Begin(statements string) {
 // it, as "<failed ConnectionResetError: …>".
 func (p *Program) End() string {
 	said := ""
-	p.w.until("an answer of "+p.role, func() (bool, error) {
+	p.await("an answer of "+p.role, func() bool {
 		text := p.Output()
 		rest := text[p.marks:]
 		for _, mark := range []string{"<done>\n", "<failed "} {
 			if i := strings.Index(rest, mark); i >= 0 {
 				end := strings.Index(rest[i:], "\n")
 				if end < 0 {
-					return false, nil
+					return false
 				}
 				said = strings.TrimSuffix(rest[:i+end+1], "<done>\n")
 				p.marks += i + end + 1
-				return true, nil
+				return true
 			}
 		}
-		select {
-		case <-p.exited:
-			return false, fmt.Errorf("%s ended: %v\n%s", p.role, p.state, p.Output())
-		default:
-			return false, nil
-		}
+		return false
 	})
 	return said
 }

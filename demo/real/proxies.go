@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tcpbye/tcpbye/demo/harness"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
@@ -49,7 +50,7 @@ s, _ = l.accept()
 while b"\r\n\r\n" not in s.recv(10000): pass
 s.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 150000\r\n\r\n" + bytes(150000))
 `)
-			w.WaitClient(8080, 0, "the reset", func(Row) bool { return true })
+			w.WaitClient(8080, 0, "the reset", func(harness.Row) bool { return true })
 			said := client.Try("while s.recv(10000): pass")
 			w.Check(strings.Contains(said, "ConnectionResetError"), "the client should have been reset, but: %s", said)
 			client.Do(`s.close()`)

@@ -15,6 +15,8 @@ import (
 
 	"github.com/tcpbye/tcpbye/demo/lab"
 	"github.com/tcpbye/tcpbye/demo/lab/labtest"
+	"github.com/tcpbye/tcpbye/demo/stage"
+	"github.com/tcpbye/tcpbye/tracer"
 )
 
 var (
@@ -32,16 +34,16 @@ func TestRealPrograms(t *testing.T) {
 	if err := Install(t.Context(), os.Stderr); err != nil {
 		t.Fatal(err)
 	}
-	theatre, err := Open()
+	st, err := stage.Open(tracer.Options{RingBytes: 32 << 20})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() {
-		if err := theatre.Close(); err != nil {
+		if err := st.Close(); err != nil {
 			t.Error(err)
 		}
 	}()
-	if missing := theatre.Missing(); len(missing) > 0 {
+	if missing := st.Missing(); len(missing) > 0 {
 		t.Logf("hooks that are not attached here: %v", missing)
 	}
 	wanted, err := regexp.Compile(*only)
@@ -69,10 +71,10 @@ func TestRealPrograms(t *testing.T) {
 			}
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
 			defer cancel()
-			r, err := theatre.Play(ctx, run, *patience)
+			r, err := run.PlayOn(ctx, st, *patience)
 			for n := 1; n < 3 && err == nil && !r.OK() && r.Skipped > 0; n++ {
 				fmt.Fprintf(os.Stderr, "%s: the kernel skipped %d events: once more\n", run.Name, r.Skipped)
-				r, err = theatre.Play(ctx, run, *patience)
+				r, err = run.PlayOn(ctx, st, *patience)
 			}
 			if err != nil {
 				r.Wrong = append(r.Wrong, err)
@@ -90,7 +92,7 @@ func TestRealPrograms(t *testing.T) {
 				t.Log("\n" + r.Dump)
 			}
 			if t.Failed() && *records != "" {
-				if err := keep(theatre, r); err != nil {
+				if err := keep(st, r); err != nil {
 					t.Error(err)
 				}
 			}
@@ -110,12 +112,12 @@ func TestRealPrograms(t *testing.T) {
 }
 
 // keep writes NAME.KERNEL.tcpbye.
-func keep(theatre *Theatre, r Result) error {
+func keep(st *stage.Stage, r Result) error {
 	f, err := os.Create(filepath.Join(*records, r.Run.Name+"."+kernelRelease()+".tcpbye"))
 	if err != nil {
 		return err
 	}
-	return errors.Join(theatre.Record(f, r), f.Close())
+	return errors.Join(st.Record(f, r.Run.Name, r.Events), f.Close())
 }
 
 // TestRealInLab plays the runs under a real kernel with all hooks. The programs

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tcpbye/tcpbye/demo/harness"
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
@@ -103,7 +104,7 @@ assert b":1\r\n" in s.recv(1000)
 				})
 			}
 			server.WaitOutput("overcoming of output buffer limits")
-			w.WaitServer(6379, 1, "the FIN behind what is queued", func(r Row) bool { return r.State == event.FinWait1 && r.Send > 0 })
+			w.WaitServer(6379, 1, "the FIN behind what is queued", func(r harness.Row) bool { return r.State == event.FinWait1 && r.Send > 0 })
 			got := strings.TrimSpace(client.Do(`
 n = 0
 while True:

@@ -2,49 +2,47 @@ package real
 
 import (
 	"fmt"
+	"net/netip"
+	"slices"
 	"strings"
 
+	"github.com/tcpbye/tcpbye/demo/harness"
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
+	"github.com/vishvananda/netlink"
 )
 
 // Host makes another machine: a namespace of its own, which a Python lives in,
 // with a cable to the World's, which is its router. The machine's address is
 // 10.0.N.2, the router's is 10.0.N.1.
 func (w *World) Host(role string, n int) *Program {
-	if w.err != nil {
+	if w.Err != nil {
 		return w.Python(role) // which does nothing any more
 	}
-	ns, err := newNetns()
+	ns, err := w.AddUnwatched()
+	if err == nil {
+		router, host := netip.AddrFrom4([4]byte{10, 0, byte(n), 1}), netip.AddrFrom4([4]byte{10, 0, byte(n), 2})
+		err = harness.Connect(harness.Port{Netns: w.Home.Netns, Name: fmt.Sprintf("host%d", n), Addr: netip.PrefixFrom(router, 24)},
+			harness.Port{Netns: ns.Netns, Name: "eth0", Addr: netip.PrefixFrom(host, 24)})
+		if err == nil {
+			err = ns.Do(func() error { return netlink.RouteAdd(&netlink.Route{Gw: router.AsSlice()}) })
+		}
+	}
 	if err != nil {
-		w.Fail("%w", err)
+		w.Fail("cannot make the host %s: %w", role, err)
 		return w.Python(role)
 	}
-	w.others = append(w.others, ns)
-	p := w.pythonAt(ns, role)
-	ip := func(ns *netns, args string) {
-		tool := w.start(ns, "ip "+args, "ip", strings.Fields(args)...)
-		w.Check(tool.WaitExit() == 0, "ip %s: %s", args, tool.Output())
-	}
-	ip(w.ns, fmt.Sprintf("link add host%d type veth peer name eth0 netns %d", n, p.PID()))
-	ip(w.ns, fmt.Sprintf("address add 10.0.%d.1/24 dev host%d", n, n))
-	ip(w.ns, fmt.Sprintf("link set host%d up", n))
-	ip(ns, fmt.Sprintf("address add 10.0.%d.2/24 dev eth0", n))
-	ip(ns, "link set eth0 up")
-	ip(ns, fmt.Sprintf("route add default via 10.0.%d.1", n))
-	return p
+	return w.pythonAt(ns.Netns, role)
 }
 
-// last is the last segment that left for a port so far.
-func (w *World) lastTo(port uint16) (s segment) {
-	if w.err != nil {
+// lastTo is the last segment that left the home namespace for a port so far.
+func (w *World) lastTo(port uint16) (s harness.Segment) {
+	if w.Err != nil {
 		return s
 	}
-	w.capture.mu.Lock()
-	defer w.capture.mu.Unlock()
-	for i := len(w.capture.segs) - 1; i >= 0; i-- {
-		if w.capture.segs[i].dst == port {
-			return w.capture.segs[i]
+	for _, s := range slices.Backward(w.Segments()) {
+		if s.Dst.Port() == port {
+			return s
 		}
 	}
 	w.Fail("the capture has nothing for port %d", port)
@@ -69,7 +67,7 @@ def send(src, sport, dst, dport, seq, ack):
 // segment of the server's so far from the window that the router's connection
 // tracking calls it invalid, and hands it on untranslated to whom it names.
 func (w *World) strayed(rules, to, meets string, says []string) {
-	w.Sysctl("ip_forward", "1")
+	w.Sysctl("net.ipv4.ip_forward", "1")
 	client, server := w.Host("client", 1), w.Host("server", 2)
 	nft := w.Start("nft", "nft", "-f", w.File("rules", rules))
 	w.Check(nft.WaitExit() == 0, "nft failed: %s", nft.Output())
@@ -88,11 +86,11 @@ s.sendall(b"the answer")
 `)
 	client.Do(`assert s.recv(100) == b"the answer"`)
 	last := w.lastTo(8000) // it acknowledges the answer
-	w.until("the answer acknowledged", func() (bool, error) {
+	w.Until("the answer acknowledged", func() (bool, string) {
 		last = w.lastTo(8000)
-		return last.len == 0 && last.flags == event.ACK, nil
+		return last.Len == 0 && last.Flags == event.ACK, last.String()
 	})
-	server.Do(fmt.Sprintf(`send("10.0.2.2", 8000, "%s", peer[1], (%d + (1 << 24)) %% (1 << 32), %d)`, meets, last.ack, last.seq))
+	server.Do(fmt.Sprintf(`send("10.0.2.2", 8000, "%s", peer[1], (%d + (1 << 24)) %% (1 << 32), %d)`, meets, last.Ack, last.Seq))
 	said := server.Try(`s.recv(100)`)
 	w.Check(strings.Contains(said, "ConnectionResetError"), "the server should have been reset, but: %s", said)
 	server.Do(`s.close()`)
@@ -107,7 +105,7 @@ s.sendall(b"the answer")
 
 var routers = []Run{
 	{
-		Name: "conntrack-invalid-dnat", Case: "C30", Programs: []string{"python3", "nft", "ip"},
+		Name: "conntrack-invalid-dnat", Case: "C30", Programs: []string{"python3", "nft"},
 		Title: "a segment that the router calls invalid reaches the client untranslated; the client's kernel resets the server",
 		Play: func(w *World) {
 			w.strayed(`
@@ -121,7 +119,7 @@ table ip nat {
 		},
 	},
 	{
-		Name: "conntrack-invalid-snat", Case: "C31", Programs: []string{"python3", "nft", "ip"},
+		Name: "conntrack-invalid-snat", Case: "C31", Programs: []string{"python3", "nft"},
 		Title: "a segment that the router calls invalid is taken for the router's own, which resets the server",
 		Play: func(w *World) {
 			w.strayed(`

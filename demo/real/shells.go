@@ -17,7 +17,7 @@ func (w *World) sshd(settings string) *Program {
 	}
 	// Where sshd's unprivileged part is locked in; its service makes it.
 	if err := os.Mkdir("/run/sshd", 0o755); err == nil {
-		w.undo = append(w.undo, func() error { return os.Remove("/run/sshd") })
+		w.OnClose(func() error { return os.Remove("/run/sshd") })
 	} else if !errors.Is(err, fs.ErrExist) {
 		w.Fail("%w", err)
 	}

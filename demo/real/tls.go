@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tcpbye/tcpbye/demo/harness"
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
@@ -43,8 +44,8 @@ s.sendall(b"hello\n")
 `)
 			server.WaitOutput("hello")
 			client.Begin(`assert s.recv(1) == b""`) // which takes the tickets, too
-			w.WaitClient(4433, 1, "all read", func(r Row) bool { return r.Receive == 0 })
-			w.WaitServer(4433, 1, "all read", func(r Row) bool { return r.State == event.Established && r.Receive == 0 })
+			w.WaitClient(4433, 1, "all read", func(r harness.Row) bool { return r.Receive == 0 })
+			w.WaitServer(4433, 1, "all read", func(r harness.Row) bool { return r.State == event.Established && r.Receive == 0 })
 			w.Signal(server.PID(), unix.SIGTERM)
 			said := client.End()
 			w.Check(said == "", "Python should have taken it for the end of the stream, but: %s", said)
@@ -67,8 +68,8 @@ s.sendall(b"hello\n")
 			client := w.Start("s_client", "openssl", "s_client", "-connect", "127.0.0.1:4433", "-quiet")
 			client.Say("hello\n")
 			server.WaitOutput("hello")
-			w.WaitServer(4433, 1, "all read", func(r Row) bool { return r.State == event.Established && r.Receive == 0 })
-			w.WaitClient(4433, 1, "all read", func(r Row) bool { return r.Receive == 0 })
+			w.WaitServer(4433, 1, "all read", func(r harness.Row) bool { return r.State == event.Established && r.Receive == 0 })
+			w.WaitClient(4433, 1, "all read", func(r harness.Row) bool { return r.Receive == 0 })
 			w.Signal(server.PID(), unix.SIGTERM)
 			client.WaitExit()
 			w.Check(strings.Contains(client.Output(), "unexpected eof"), "s_client should have missed the close_notify, but said: %s", client.Output())
@@ -161,7 +162,7 @@ print(n)
 			client := w.Start("s_client", "openssl", "s_client", "-connect", "127.0.0.1:4433", "-quiet")
 			client.Say("hello\n")
 			server.WaitOutput("hello")
-			w.WaitClient(4433, 1, "all read", func(r Row) bool { return r.Receive == 0 && r.Send == 0 })
+			w.WaitClient(4433, 1, "all read", func(r harness.Row) bool { return r.Receive == 0 && r.Send == 0 })
 			w.Due(Link{
 				Name: "openssl > openssl", Port: 4433,
 				Ending: Ending{Class: verdict.Open},

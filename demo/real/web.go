@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tcpbye/tcpbye/demo/harness"
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
@@ -178,12 +179,12 @@ print(n)
 		Says:   []string{"nginx (pid", "closed first, with close(2)"},
 	}
 	if settings == "" {
-		w.WaitServer(8080, 1, "the FIN behind what is queued", func(r Row) bool { return r.State == event.FinWait1 && r.Inode == 0 && r.Send > 0 })
+		w.WaitServer(8080, 1, "the FIN behind what is queued", func(r harness.Row) bool { return r.State == event.FinWait1 && r.Inode == 0 && r.Send > 0 })
 		got := strings.TrimSpace(client.Do(read))
 		n, err := strconv.Atoi(got)
 		w.Check(err == nil && n > 0 && n < size, "the client should have got a part, but it was %s", got)
 	} else {
-		w.WaitServer(8080, 0, "the reset", func(Row) bool { return true })
+		w.WaitServer(8080, 0, "the reset", func(harness.Row) bool { return true })
 		said := client.Try(read)
 		w.Check(strings.Contains(said, "ConnectionResetError"), "the client should have been reset, but: %s", said)
 		client.Do(`s.close()`)
@@ -276,7 +277,7 @@ var web = []Run{
 			_, worker := w.nginx("listen 127.0.0.1:4433 ssl; ssl_protocols TLSv1.3; ssl_certificate " + cert + "; ssl_certificate_key " + key + "; keepalive_timeout 0;")
 			client := w.Start("s_client", "openssl", "s_client", "-connect", "127.0.0.1:4433")
 			client.WaitOutput("Verify return code") // it is connected
-			w.WaitClient(4433, 1, "the handshake's end", func(r Row) bool { return r.Send == 0 })
+			w.WaitClient(4433, 1, "the handshake's end", func(r harness.Row) bool { return r.Send == 0 })
 			w.Meanwhile(worker, func() {
 				client.Say("GET / HTTP/1.0\n\n")
 				w.WaitServer(4433, 1, "the request", Holds(1))
@@ -339,7 +340,7 @@ var web = []Run{
 			w.Stop(worker)
 			client.Do(`c.request("GET", "/again")`)
 			w.WaitServer(8080, 1, "the request", Holds(len(again)))
-			w.WaitClient(8080, 1, "its acknowledgement", func(r Row) bool { return r.Send == 0 })
+			w.WaitClient(8080, 1, "its acknowledgement", func(r harness.Row) bool { return r.Send == 0 })
 			w.Signal(worker, unix.SIGKILL)
 			said := client.Try(`c.getresponse()`)
 			w.Check(strings.Contains(said, "ConnectionResetError"), "http.client should have been reset, but: %s", said)
@@ -364,7 +365,7 @@ var web = []Run{
 			nc := w.Start("nc", "nc.openbsd", "127.0.0.1", "8080")
 			nc.Say("GET / HTTP/1.0\r\n\r\n")
 			nc.WaitOutput("hello")
-			w.WaitServer(8080, 1, "the close", func(r Row) bool { return r.State == event.FinWait2 && r.Inode == 0 })
+			w.WaitServer(8080, 1, "the close", func(r harness.Row) bool { return r.State == event.FinWait2 && r.Inode == 0 })
 			nc.EndInput()
 			nc.WaitExit()
 			w.WaitEnded(8080)
@@ -470,9 +471,9 @@ var web = []Run{
 		Name: "curl-deadline-late", Case: "C41", Programs: []string{"python3", "curl"},
 		Title: "the same, but the answer comes after curl's kernel has forgotten the connection",
 		Play: func(w *World) {
-			w.Sysctl("tcp_fin_timeout", "1")
+			w.Sysctl("net.ipv4.tcp_fin_timeout", "1")
 			w.deadline(func() {
-				w.WaitClient(8000, 0, "nothing left", func(Row) bool { return true })
+				w.WaitClient(8000, 0, "nothing left", func(harness.Row) bool { return true })
 			})
 		},
 	},
@@ -482,13 +483,13 @@ var web = []Run{
 		Play: func(w *World) {
 			master, worker := w.gunicorn()
 			served := w.Start("served", "curl", "-s", "-0", "http://127.0.0.1:8000/")
-			w.WaitServer(8000, 1, "the first request read", func(r Row) bool { return r.Inode != 0 && r.Receive == 0 && r.State == event.Established })
+			w.WaitServer(8000, 1, "the first request read", func(r harness.Row) bool { return r.Inode != 0 && r.Receive == 0 && r.State == event.Established })
 			queued := w.Start("queued", "curl", "-s", "-S", "http://127.0.0.1:8000/")
-			w.WaitServer(8000, 1, "the second request in the queue", func(r Row) bool { return r.Receive > 0 })
-			waits := 0
-			w.WaitRows("the second request's size", func(rows []Row) bool {
+			w.WaitServer(8000, 1, "the second request in the queue", func(r harness.Row) bool { return r.Receive > 0 })
+			var waits uint64
+			w.WaitRows("the second request's size", func(rows []harness.Row) bool {
 				for _, r := range rows {
-					if r.Local == 8000 && r.State == event.Established && r.Receive > 0 {
+					if r.Local.Port() == 8000 && r.State == event.Established && r.Receive > 0 {
 						waits = r.Receive
 					}
 				}
@@ -496,7 +497,7 @@ var web = []Run{
 			})
 			w.Signal(master.PID(), unix.SIGTERM)
 			master.WaitOutput("Handling signal: term")
-			w.WaitRows("the worker alone with the listener", func([]Row) bool { return !holdsListener(master.PID()) })
+			w.WaitRows("the worker alone with the listener", func([]harness.Row) bool { return !holdsListener(master.PID()) })
 			gate := w.Start("gate", "bash", "-c", "echo > gate")
 			gate.WaitExit()
 			served.WaitExit()
@@ -515,7 +516,7 @@ var web = []Run{
 					Name: "curl > backlog", Port: 8000,
 					Ending: Ending{Class: verdict.Aborted, Cause: verdict.ListenerClosed, Act: verdict.ActListener, Actor: "gunicorn worker", By: "server"},
 					Client: Side{Saw: []string{"ECONNRESET"}},
-					Server: Side{Unread: waits, RST: 1},
+					Server: Side{Unread: int(waits), RST: 1},
 					Retry:  verdict.RetrySafe,
 					Says:   []string{"accept queue", fmt.Sprintf("gunicorn (pid %d)", worker)},
 				})

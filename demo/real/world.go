@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tcpbye/tcpbye/demo/harness"
 	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
@@ -22,45 +23,24 @@ type Process struct {
 	Comm string // of its main thread
 }
 
-// World is what one run plays in. Its first failure ends the play: every later
-// step does nothing.
+// World is a harness.World with programs, and what is due to their connections.
 type World struct {
-	Dir string // for the run's files
+	*harness.World
 
-	ctx      context.Context
-	ns       *netns   // where everything lives that is not told to live elsewhere
-	others   []*netns // further machines, see Host
-	capture  *capture
-	patience time.Duration
 	programs []*Program
 	roles    map[string]Process
 	links    []Link
-	undo     []func() error
-	err      error
 }
 
 // newWorld makes a World; close lets go of it.
 func newWorld(ctx context.Context, patience time.Duration) (*World, error) {
-	w := &World{ctx: ctx, patience: patience, roles: map[string]Process{}}
-	var err error
-	if w.Dir, err = os.MkdirTemp("", "tcpbye-real-"); err != nil {
-		return nil, fmt.Errorf("cannot make a directory for the programs' files: %w", err)
-	}
-	// Servers that give up root must still find their files.
-	err = os.Chmod(w.Dir, 0o755)
-	if err == nil {
-		w.ns, err = newNetns()
-	}
-	if err == nil {
-		err = w.ns.do(func() (err error) { w.capture, err = newCapture(); return err })
-	}
-	if err != nil {
-		return nil, errors.Join(err, w.close())
-	}
-	return w, nil
+	ground, err := harness.New(ctx, patience)
+	w := &World{World: ground, roles: map[string]Process{}}
+	ground.Explain = w.said
+	return w, err
 }
 
-// close kills what lives in the World.
+// close kills what lives in the World and lets go of it.
 func (w *World) close() error {
 	var errs []error
 	for _, p := range w.programs {
@@ -70,22 +50,7 @@ func (w *World) close() error {
 		}
 		<-p.exited
 	}
-	for _, f := range w.undo {
-		errs = append(errs, f())
-	}
-	for _, n := range slices.Concat(w.others, []*netns{w.ns}) {
-		if n != nil {
-			n.close()
-		}
-	}
-	return errors.Join(append(errs, os.RemoveAll(w.Dir))...)
-}
-
-// Fail ends the play; the first failure is the one that counts.
-func (w *World) Fail(format string, args ...any) {
-	if w.err == nil {
-		w.err = fmt.Errorf(format, args...)
-	}
+	return errors.Join(append(errs, w.Close())...)
 }
 
 // Check ends the play unless what the story claims is so.
@@ -98,7 +63,7 @@ func (w *World) Check(ok bool, format string, args ...any) {
 // File writes a file into the run's directory and returns its path.
 func (w *World) File(name, text string) string {
 	path := filepath.Join(w.Dir, name)
-	if w.err == nil {
+	if w.Err == nil {
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			w.Fail("%v", err)
 		} else if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
@@ -108,21 +73,10 @@ func (w *World) File(name, text string) string {
 	return path
 }
 
-// Sysctl sets a setting of the World's namespace, named below net.ipv4.
-func (w *World) Sysctl(name, value string) {
-	if w.err != nil {
-		return
-	}
-	err := w.ns.do(func() error { return os.WriteFile("/proc/sys/net/ipv4/"+name, []byte(value), 0) })
-	if err != nil {
-		w.Fail("cannot set net.ipv4.%s to %s: %w", name, value, err)
-	}
-}
-
 // Big makes a file of n bytes that takes no room, and returns its path.
 func (w *World) Big(name string, n int64) string {
 	path := w.File(name, "")
-	if w.err == nil {
+	if w.Err == nil {
 		if err := os.Truncate(path, n); err != nil {
 			w.Fail("%v", err)
 		}
@@ -130,96 +84,61 @@ func (w *World) Big(name string, n int64) string {
 	return path
 }
 
-// until waits for something that the kernel or a program does.
-func (w *World) until(what string, ok func() (bool, error)) {
-	if w.err != nil {
-		return
-	}
-	deadline := time.Now().Add(w.patience)
-	for {
-		is, err := ok()
-		switch {
-		case err != nil:
-			w.Fail("while waiting for %s: %w", what, err)
-			return
-		case is:
-			return
-		case w.ctx.Err() != nil:
-			w.Fail("while waiting for %s: %w", what, w.ctx.Err())
-			return
-		case time.Now().After(deadline):
-			w.Fail("%s did not come within %v%s", what, w.patience, w.last())
-			return
-		}
-		time.Sleep(2 * time.Millisecond) // between two looks
-	}
-}
-
-// last is what the programs had to say, for the story's failure.
-func (w *World) last() string {
+// said is what the programs had to say, for the story's failure.
+func (w *World) said() string {
 	var b strings.Builder
 	for _, p := range w.programs {
 		if text := strings.TrimSpace(p.Output()); text != "" {
-			fmt.Fprintf(&b, "\n%s said:\n%s", p.role, text)
+			if len(text) > 2000 {
+				text = text[:2000] + "…"
+			}
+			fmt.Fprintf(&b, "\n%s (%d) said:\n%s", p.role, p.pid, text)
 		}
-	}
-	if rows, err := w.table(); err == nil {
-		fmt.Fprintf(&b, "\nsockets: %+v", rows)
 	}
 	return b.String()
 }
 
-func (w *World) table() (rows []Row, err error) {
-	err = w.ns.do(func() (err error) { rows, err = readTable(); return err })
-	return rows, err
-}
-
 // WaitRows waits until the table of sockets is as it should be.
-func (w *World) WaitRows(what string, ok func([]Row) bool) {
-	w.until(what, func() (bool, error) {
-		rows, err := w.table()
-		return err == nil && ok(rows), err
+func (w *World) WaitRows(what string, ok func([]harness.Row) bool) {
+	w.Until(what, func() (bool, string) {
+		rows := w.Rows(w.Home.Inode)
+		return w.Err == nil && ok(rows), fmt.Sprintf("%+v", rows)
 	})
 }
 
 // WaitListen waits for a listener.
 func (w *World) WaitListen(port uint16) {
-	w.WaitRows(fmt.Sprintf("a listener on port %d", port), func(rows []Row) bool {
-		return count(rows, func(r Row) bool { return r.Local == port && r.State == event.Listen }) > 0
+	w.WaitRows(fmt.Sprintf("a listener on port %d", port), func(rows []harness.Row) bool {
+		return count(rows, func(r harness.Row) bool { return r.Local.Port() == port && r.State == event.Listen }) > 0
 	})
 }
 
 // WaitServer waits for n sockets of connections to a port, at the server's end,
 // that are as they should be.
-func (w *World) WaitServer(port uint16, n int, what string, ok func(Row) bool) {
-	w.WaitRows(fmt.Sprintf("%s at the server's end of port %d", what, port), func(rows []Row) bool {
-		return count(rows, func(r Row) bool { return r.Local == port && r.State != event.Listen && ok(r) }) == n
+func (w *World) WaitServer(port uint16, n int, what string, ok func(harness.Row) bool) {
+	w.WaitRows(fmt.Sprintf("%s at the server's end of port %d", what, port), func(rows []harness.Row) bool {
+		return count(rows, func(r harness.Row) bool { return r.Local.Port() == port && r.State != event.Listen && ok(r) }) == n
 	})
 }
 
 // WaitClient is WaitServer at the client's end.
-func (w *World) WaitClient(port uint16, n int, what string, ok func(Row) bool) {
-	w.WaitRows(fmt.Sprintf("%s at the client's end of port %d", what, port), func(rows []Row) bool {
-		return count(rows, func(r Row) bool { return r.Remote == port && ok(r) }) == n
+func (w *World) WaitClient(port uint16, n int, what string, ok func(harness.Row) bool) {
+	w.WaitRows(fmt.Sprintf("%s at the client's end of port %d", what, port), func(rows []harness.Row) bool {
+		return count(rows, func(r harness.Row) bool { return r.Remote.Port() == port && ok(r) }) == n
 	})
 }
 
 // In says that a socket is in one of these states.
-func In(states ...event.State) func(Row) bool {
-	return func(r Row) bool {
-		for _, s := range states {
-			if r.State == s {
-				return true
-			}
-		}
-		return false
-	}
+func In(states ...event.State) func(harness.Row) bool {
+	return func(r harness.Row) bool { return slices.Contains(states, r.State) }
 }
 
 // Holds says that a socket has something to read.
-func Holds(n int) func(Row) bool { return func(r Row) bool { return r.Receive >= n } }
+func Holds(n int) func(harness.Row) bool {
+	return func(r harness.Row) bool { return r.Receive >= uint64(n) }
+}
 
-func count(rows []Row, ok func(Row) bool) (n int) {
+func count(rows []harness.Row, ok func(harness.Row) bool) (n int) {
 	for _, r := range rows {
 		if ok(r) {
 			n++
@@ -231,9 +150,9 @@ func count(rows []Row, ok func(Row) bool) (n int) {
 // WaitEnded waits until every connection to a port is over: neither end has
 // more than a TIME_WAIT.
 func (w *World) WaitEnded(port uint16) {
-	w.WaitRows(fmt.Sprintf("the end of all connections to port %d", port), func(rows []Row) bool {
-		return count(rows, func(r Row) bool {
-			return (r.Local == port || r.Remote == port) && r.State != event.Listen && r.State != event.TimeWait
+	w.WaitRows(fmt.Sprintf("the end of all connections to port %d", port), func(rows []harness.Row) bool {
+		return count(rows, func(r harness.Row) bool {
+			return (r.Local.Port() == port || r.Remote.Port() == port) && r.State != event.Listen && r.State != event.TimeWait
 		}) == 0
 	})
 }
@@ -274,10 +193,10 @@ func children(pid int) ([]int, error) {
 // name is this, and gives it a role.
 func (w *World) Child(role string, parent int, comm string) int {
 	found := 0
-	w.until(role, func() (bool, error) {
+	w.Until(role, func() (bool, string) {
 		list, err := children(parent)
 		if err != nil {
-			return false, err
+			w.Fail("while waiting for %s: %w", role, err)
 		}
 	next:
 		for _, pid := range list {
@@ -292,16 +211,16 @@ func (w *World) Child(role string, parent int, comm string) int {
 			}
 			w.roles[role] = p
 			found = pid
-			return true, nil
+			return true, ""
 		}
-		return false, nil
+		return false, fmt.Sprintf("the children %v", list)
 	})
 	return found
 }
 
 // Signal sends a signal to a process, and to it alone.
 func (w *World) Signal(pid int, sig unix.Signal) {
-	if w.err != nil {
+	if w.Err != nil {
 		return
 	}
 	if pid <= 0 {
@@ -316,14 +235,7 @@ func (w *World) Signal(pid int, sig unix.Signal) {
 // Stop stops a process and waits until all of it has stopped.
 func (w *World) Stop(pid int) {
 	w.Signal(pid, unix.SIGSTOP)
-	w.until(fmt.Sprintf("process %d to stop", pid), func() (bool, error) {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-		if err != nil {
-			return false, err
-		}
-		_, rest, _ := strings.Cut(string(b), ") ")
-		return strings.HasPrefix(rest, "T"), nil
-	})
+	w.Stopped(fmt.Sprintf("process %d", pid), pid)
 }
 
 // Meanwhile lets something happen while a process is stopped, so that what the
@@ -336,16 +248,12 @@ func (w *World) Meanwhile(pid int, happens func()) {
 
 // LetGo says that no process has a socket any more whose FIN is acknowledged and
 // whose peer has not sent one.
-func LetGo(r Row) bool { return r.State == event.FinWait2 && r.Inode == 0 }
+func LetGo(r harness.Row) bool { return r.State == event.FinWait2 && r.Inode == 0 }
 
 // WaitGone waits until a process is no more.
 func (w *World) WaitGone(pid int) {
-	w.until(fmt.Sprintf("the end of process %d", pid), func() (bool, error) {
-		err := unix.Kill(pid, 0)
-		if err == unix.ESRCH {
-			return true, nil
-		}
-		return false, err
+	w.Until(fmt.Sprintf("the end of process %d", pid), func() (bool, string) {
+		return unix.Kill(pid, 0) == unix.ESRCH, "it lives"
 	})
 }
 

@@ -516,9 +516,9 @@ func somethingLost(end string) func(*Outcome) error {
 // what is queued then stays where it is.
 func (s *Sock) WaitStuck() {
 	w := s.p.w
-	w.until(s.end.Name+" to be stuck before a closed window", func() (bool, string) {
+	w.Until(s.end.Name+" to be stuck before a closed window", func() (bool, string) {
 		window := -1
-		for _, seg := range w.segments() {
+		for _, seg := range w.Segments() {
 			if seg.Src == s.end.Remote && seg.Dst == s.end.Local {
 				window = int(seg.Window)
 			}
@@ -528,7 +528,7 @@ func (s *Sock) WaitStuck() {
 			return false, "no such socket"
 		}
 		// Timer 4 is the window probe's: nothing waits to be acknowledged.
-		return window == 0 && rows[0].timer == 4, fmt.Sprintf("window %d, timer %d", window, rows[0].timer)
+		return window == 0 && rows[0].Timer == 4, fmt.Sprintf("window %d, timer %d", window, rows[0].Timer)
 	})
 }
 
@@ -544,9 +544,9 @@ func reuseportClose(w *World) {
 	old := share(w.Puppet("old"), 0)
 	young := share(w.Puppet("young"), old.at.Port())
 	p := w.Puppet("client")
-	for n := 1; w.err == nil; n++ {
+	for n := 1; w.Err == nil; n++ {
 		if n == 64 {
-			w.fail("64 connections in a row met the same listener")
+			w.Fail("64 connections in a row met the same listener")
 			return
 		}
 		name := fmt.Sprintf("lucky#%d", n)

@@ -10,6 +10,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/tcpbye/tcpbye/demo/harness"
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
@@ -131,7 +132,7 @@ var virtualAddr = netip.MustParseAddrPort("198.51.100.7:80")
 // translates to a listener there, as it does for a sidecar.
 func (w *World) Translated() (client, server *Sock) {
 	l := w.Puppet("server").Listen(16)
-	w.atHome("translate an address", func() error {
+	w.In(w.Home, "translate an address", func() error {
 		// So that there is a way to it before it is translated.
 		err := onLink("lo", func(lo netlink.Link) error {
 			return netlink.AddrAdd(lo, &netlink.Addr{IPNet: network(virtualAddr.Addr().AsSlice(), 32)})
@@ -151,7 +152,7 @@ type translation struct{ asked, wire netip.AddrPort }
 
 // seen adds to the capture the segments as the other end sees them: some are
 // captured before they are translated, and some after.
-func (t translation) seen(all []Segment) []Segment {
+func (t translation) seen(all []harness.Segment) []harness.Segment {
 	out := all
 	for _, s := range all {
 		switch {

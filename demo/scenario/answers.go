@@ -200,7 +200,7 @@ var answers = []Scenario{
 			s.Close()
 			before := w.acksFrom(c.end)
 			w.Inject("injector", s.end, c.end, forged{Flags: event.ACK | event.PSH, SeqOffset: -201, Len: 200})
-			w.until("the TIME_WAIT's acknowledgement", func() (bool, string) {
+			w.Until("the TIME_WAIT's acknowledgement", func() (bool, string) {
 				n := w.acksFrom(c.end)
 				return n > before, fmt.Sprint(n - before)
 			})

@@ -183,8 +183,8 @@ var descriptors = []Scenario{
 			reader := c.RecvThread(100)
 			c.Close()
 			s.Send(10)
-			if r := reader.wait(); w.err == nil && r.N != 10 {
-				w.fail("the reader got %d bytes, error %v", r.N, r.Errno)
+			if r := reader.wait(); w.Err == nil && r.N != 10 {
+				w.Fail("the reader got %d bytes, error %v", r.N, r.Errno)
 			}
 			followUp(c, s)
 		},
@@ -298,8 +298,8 @@ var descriptors = []Scenario{
 			followUp(c, s)
 			c2 := p.Connect("client#2", l)
 			s2 := l.Accept("server#2")
-			if w.err == nil && c2.fd != c.fd {
-				w.fail("the number %d was not used again, but %d", c.fd, c2.fd)
+			if w.Err == nil && c2.fd != c.fd {
+				w.Fail("the number %d was not used again, but %d", c.fd, c2.fd)
 			}
 			c2.Exchange(s2, 100, 200)
 			again := *c2 // what the buggy code believes to be its first socket

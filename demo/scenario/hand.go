@@ -1,7 +1,6 @@
 package scenario
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/tcpbye/tcpbye/demo/harness"
 	"golang.org/x/sys/unix"
 )
 
@@ -20,7 +20,7 @@ import (
 // role, is also the name that the kernel has for it.
 type Puppet struct {
 	w    *World
-	ns   *netns
+	ns   *harness.Space
 	role string
 	pid  int
 	ctl  *os.File
@@ -47,7 +47,7 @@ type Process struct {
 // puppet's threads carries its name, those of the Go runtime too: which thread
 // of a dying process closes its sockets is not ours to choose.
 func (w *World) puppetPath(role string) (string, error) {
-	path := filepath.Join(w.dir, role)
+	path := filepath.Join(w.Dir, role)
 	err := os.Symlink(w.self, path)
 	if errors.Is(err, os.ErrExist) {
 		err = nil
@@ -75,7 +75,7 @@ func puppetEnv() []string {
 }
 
 // startPuppet starts a puppet in a namespace and waits until it takes commands.
-func (w *World) startPuppet(role string, ns *netns) (*Puppet, error) {
+func (w *World) startPuppet(role string, ns *harness.Space) (*Puppet, error) {
 	path, err := w.puppetPath(role)
 	if err != nil {
 		return nil, fmt.Errorf("cannot name the puppet %s: %w", role, err)
@@ -94,7 +94,7 @@ func (w *World) startPuppet(role string, ns *netns) (*Puppet, error) {
 		SysProcAttr: &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL},
 	}
 	// The thread that forks decides the child's namespace.
-	if err := ns.do(cmd.Start); err != nil {
+	if err := ns.Do(cmd.Start); err != nil {
 		near.Close()
 		return nil, fmt.Errorf("cannot start the puppet %s: %w", role, err)
 	}
@@ -133,11 +133,11 @@ func (p *Puppet) await(id uint64) (*reply, error) {
 		delete(p.early, id)
 		return r, nil
 	}
-	if err := p.ctl.SetReadDeadline(time.Now().Add(p.w.patience)); err != nil {
+	if err := p.ctl.SetReadDeadline(time.Now().Add(p.w.Patience)); err != nil {
 		return nil, err
 	}
 	// A stop must not wait for a call that may last.
-	stop := context.AfterFunc(p.w.ctx, func() { _ = p.ctl.SetReadDeadline(time.Unix(1, 0)) })
+	stop := context.AfterFunc(p.w.Ctx, func() { _ = p.ctl.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	buf := make([]byte, maxMessage)
 	for {
@@ -146,7 +146,7 @@ func (p *Puppet) await(id uint64) (*reply, error) {
 			if err == nil || errors.Is(err, unix.ECONNRESET) {
 				err = io.EOF
 			}
-			if cause := p.w.ctx.Err(); cause != nil {
+			if cause := p.w.Ctx.Err(); cause != nil {
 				err = cause
 			}
 			return nil, err
@@ -175,22 +175,22 @@ type pending struct {
 // start begins a call and does not wait for its end.
 func (p *Puppet) start(end *End, req *request, args string) *pending {
 	w := p.w
-	pd := &pending{p: p, req: req, end: end, args: args, sent: monotonic()}
-	if w.err != nil {
+	pd := &pending{p: p, req: req, end: end, args: args, sent: harness.Monotonic()}
+	if w.Err != nil {
 		return pd
 	}
 	if p.gone {
-		w.fail("%s cannot %s: it is gone", p.role, req.Op)
+		w.Fail("%s cannot %s: it is gone", p.role, req.Op)
 		return pd
 	}
 	if err := p.post(req); err != nil {
-		w.fail("%s cannot %s: %v", p.role, req.Op, err)
+		w.Fail("%s cannot %s: %v", p.role, req.Op, err)
 		return pd
 	}
 	if req.Thread {
 		r, err := p.await(req.ID)
 		if err != nil {
-			w.fail("%s cannot %s in a thread: %v", p.role, req.Op, err)
+			w.Fail("%s cannot %s in a thread: %v", p.role, req.Op, err)
 			return pd
 		}
 		pd.tid = r.TID
@@ -202,16 +202,16 @@ func (p *Puppet) start(end *End, req *request, args string) *pending {
 // it returns an empty one.
 func (pd *pending) wait() *reply {
 	w := pd.p.w
-	if w.err != nil {
+	if w.Err != nil {
 		return &reply{}
 	}
 	r, err := pd.p.await(pd.req.ID)
 	if err != nil {
-		w.fail("%s: %s %s: no answer: %v", pd.p.role, pd.req.Op, pd.args, err)
+		w.Fail("%s: %s %s: no answer: %v", pd.p.role, pd.req.Op, pd.args, err)
 		return &reply{}
 	}
 	if r.Fault != "" {
-		w.fail("%s: %s %s: %s", pd.p.role, pd.req.Op, pd.args, r.Fault)
+		w.Fail("%s: %s %s: %s", pd.p.role, pd.req.Op, pd.args, r.Fault)
 	}
 	pd.record(r)
 	return r
@@ -237,27 +237,27 @@ func (p *Puppet) call(end *End, req *request, args string) *reply {
 func (p *Puppet) must(end *End, req *request, args string) int {
 	r := p.call(end, req, args)
 	if r.Errno != 0 {
-		p.w.fail("%s: %s %s: %v", p.role, req.Op, args, r.Errno)
+		p.w.Fail("%s: %s %s: %v", p.role, req.Op, args, r.Errno)
 	}
 	return int(r.N)
 }
 
 // probe makes a call that is no part of the story.
 func (p *Puppet) probe(req *request) *reply {
-	if p.w.err != nil {
+	if p.w.Err != nil {
 		return &reply{}
 	}
 	if p.gone {
-		p.w.fail("%s cannot %s: it is gone", p.role, req.Op)
+		p.w.Fail("%s cannot %s: it is gone", p.role, req.Op)
 		return &reply{}
 	}
 	if err := p.post(req); err != nil {
-		p.w.fail("%s cannot %s: %v", p.role, req.Op, err)
+		p.w.Fail("%s cannot %s: %v", p.role, req.Op, err)
 		return &reply{}
 	}
 	r, err := p.await(req.ID)
 	if err != nil {
-		p.w.fail("%s: %s: no answer: %v", p.role, req.Op, err)
+		p.w.Fail("%s: %s: no answer: %v", p.role, req.Op, err)
 		return &reply{}
 	}
 	return r
@@ -266,20 +266,20 @@ func (p *Puppet) probe(req *request) *reply {
 // last makes a call that the process does not survive, and takes its status.
 func (p *Puppet) last(end *End, req *request, args string) {
 	pd := p.start(end, req, args)
-	if p.w.err != nil {
+	if p.w.Err != nil {
 		return
 	}
 	r, err := p.await(req.ID)
 	if err == nil {
-		p.w.fail("%s survived %s %s: %v %s", p.role, req.Op, args, r.Errno, r.Fault)
+		p.w.Fail("%s survived %s %s: %v %s", p.role, req.Op, args, r.Errno, r.Fault)
 		return
 	}
 	if err != io.EOF {
-		p.w.fail("%s: %s %s: %v", p.role, req.Op, args, err)
+		p.w.Fail("%s: %s %s: %v", p.role, req.Op, args, err)
 		return
 	}
 	proc := p.reap()
-	pd.record(&reply{PID: p.pid, TID: p.pid, Start: int64(pd.sent), End: int64(monotonic())})
+	pd.record(&reply{PID: p.pid, TID: p.pid, Start: int64(pd.sent), End: int64(harness.Monotonic())})
 	p.w.calls[len(p.w.calls)-1].Signal = proc.Signal
 }
 
@@ -314,22 +314,22 @@ func (p *Puppet) reap() Process {
 // Exit ends the process by exit_group.
 func (p *Puppet) Exit(status int) {
 	p.last(nil, &request{Op: opExit, N: status}, fmt.Sprint(status))
-	if proc := p.w.procs[p.role]; p.w.err == nil && (proc.Signal != 0 || proc.Status != status) {
-		p.w.fail("%s did not exit with status %d but with %d, signal %v", p.role, status, proc.Status, proc.Signal)
+	if proc := p.w.procs[p.role]; p.w.Err == nil && (proc.Signal != 0 || proc.Status != status) {
+		p.w.Fail("%s did not exit with status %d but with %d, signal %v", p.role, status, proc.Status, proc.Signal)
 	}
 }
 
 // Kill sends a signal whose default action kills, and waits for the death.
 func (p *Puppet) Kill(sig unix.Signal) {
-	if p.w.err != nil {
+	if p.w.Err != nil {
 		return
 	}
 	if sig != unix.SIGKILL {
 		p.must(nil, &request{Op: opSignalDfl, N: int(sig)}, unix.SignalName(sig))
 	}
-	start := monotonic()
+	start := harness.Monotonic()
 	if err := unix.Kill(p.pid, sig); err != nil {
-		p.w.fail("cannot kill %s: %v", p.role, err)
+		p.w.Fail("cannot kill %s: %v", p.role, err)
 		return
 	}
 	p.died(nil, "killed", sig, start)
@@ -337,46 +337,42 @@ func (p *Puppet) Kill(sig unix.Signal) {
 
 // Stop stops the process, and waits until each of its threads is.
 func (p *Puppet) Stop() {
-	if p.w.err != nil {
+	if p.w.Err != nil {
 		return
 	}
 	if err := unix.Kill(p.pid, unix.SIGSTOP); err != nil {
-		p.w.fail("cannot stop %s: %w", p.role, err)
+		p.w.Fail("cannot stop %s: %w", p.role, err)
 		return
 	}
-	p.w.until(p.role+" to stop", func() (bool, string) {
-		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.pid))
-		_, after, _ := bytes.Cut(b, []byte(") "))
-		return err == nil && bytes.HasPrefix(after, []byte("T")), string(after[:min(len(after), 1)])
-	})
+	p.w.Stopped(p.role, p.pid)
 }
 
 // Crash raises a signal in the process itself, as a fault would.
 func (p *Puppet) Crash(sig unix.Signal) {
 	p.must(nil, &request{Op: opSignalDfl, N: int(sig)}, unix.SignalName(sig))
-	start := monotonic()
+	start := harness.Monotonic()
 	p.start(nil, &request{Op: opKillSelf, N: int(sig)}, unix.SignalName(sig))
 	p.died(nil, opKillSelf, sig, start)
 }
 
 // died waits for a death by this signal.
 func (p *Puppet) died(end *End, op string, sig unix.Signal, start time.Duration) {
-	if p.w.err != nil {
+	if p.w.Err != nil {
 		return
 	}
 	for {
 		if _, err := p.await(^uint64(0)); err == io.EOF {
 			break
 		} else if err != nil {
-			p.w.fail("%s did not die of %v: %v", p.role, sig, err)
+			p.w.Fail("%s did not die of %v: %v", p.role, sig, err)
 			return
 		}
 	}
 	proc := p.reap()
 	if proc.Signal != sig {
-		p.w.fail("%s did not die of %v: status %d, signal %v", p.role, sig, proc.Status, proc.Signal)
+		p.w.Fail("%s did not die of %v: status %d, signal %v", p.role, sig, proc.Status, proc.Signal)
 	}
-	c := Call{Role: p.role, PID: p.pid, TID: p.pid, Op: op, Args: unix.SignalName(sig), Signal: sig, Start: start, End: monotonic()}
+	c := Call{Role: p.role, PID: p.pid, TID: p.pid, Op: op, Args: unix.SignalName(sig), Signal: sig, Start: start, End: harness.Monotonic()}
 	if end != nil {
 		c.Conn = end.Name
 	}
@@ -386,20 +382,20 @@ func (p *Puppet) died(end *End, op string, sig unix.Signal, start time.Duration)
 // Exec replaces the program by another of this name; descriptors that are to be
 // closed on exec, the puppets' sockets, go. The process keeps its role.
 func (p *Puppet) Exec(name string) {
-	if p.w.err != nil {
+	if p.w.Err != nil {
 		return
 	}
 	path, err := p.w.puppetPath(name)
 	if err != nil {
-		p.w.fail("cannot name the program %s: %v", name, err)
+		p.w.Fail("cannot name the program %s: %v", name, err)
 		return
 	}
 	pd := p.start(nil, &request{Op: opExec, Path: path}, name)
 	if err := p.hello(); err != nil {
-		p.w.fail("%v", err)
+		p.w.Fail("%v", err)
 		return
 	}
-	pd.record(&reply{PID: p.pid, TID: p.pid, Start: int64(pd.sent), End: int64(monotonic())})
+	pd.record(&reply{PID: p.pid, TID: p.pid, Start: int64(pd.sent), End: int64(harness.Monotonic())})
 	p.w.procs[p.role].Comm = comm(name)
 }
 
@@ -409,17 +405,17 @@ func comm(name string) string { return name[:min(len(name), 15)] }
 // inherit starts a child of the puppet that inherits the descriptor.
 func (p *Puppet) inherit(role string, fd int) *Puppet {
 	w := p.w
-	if w.err != nil {
+	if w.Err != nil {
 		return &Puppet{w: w}
 	}
 	path, err := w.puppetPath(role)
 	if err != nil {
-		w.fail("cannot name the puppet %s: %v", role, err)
+		w.Fail("cannot name the puppet %s: %v", role, err)
 		return &Puppet{w: w}
 	}
 	near, far, err := controlChannel()
 	if err != nil {
-		w.fail("cannot start the puppet %s: %v", role, err)
+		w.Fail("cannot start the puppet %s: %v", role, err)
 		return &Puppet{w: w}
 	}
 	ctl := p.inbox(far)
@@ -427,9 +423,9 @@ func (p *Puppet) inherit(role string, fd int) *Puppet {
 	child.pid = p.must(nil, &request{Op: opSpawn, Path: path, FD: fd, FD2: ctl}, role)
 	w.puppets = append(w.puppets, child)
 	w.procs[role] = &Process{Role: role, PID: child.pid, Comm: comm(role)}
-	if w.err == nil {
+	if w.Err == nil {
 		if err := child.hello(); err != nil {
-			w.fail("%v", err)
+			w.Fail("%v", err)
 		}
 	}
 	return child
@@ -438,21 +434,21 @@ func (p *Puppet) inherit(role string, fd int) *Puppet {
 // inbox hands a file to the puppet, closes ours, and returns its number there.
 func (p *Puppet) inbox(f *os.File) int {
 	defer f.Close()
-	if p.w.err != nil {
+	if p.w.Err != nil {
 		return -1
 	}
 	req := &request{Op: opInbox}
 	if err := p.post(req); err != nil {
-		p.w.fail("%s: %v", p.role, err)
+		p.w.Fail("%s: %v", p.role, err)
 		return -1
 	}
 	if err := sendFile(p.ctl, f); err != nil {
-		p.w.fail("cannot hand a descriptor to %s: %v", p.role, err)
+		p.w.Fail("cannot hand a descriptor to %s: %v", p.role, err)
 		return -1
 	}
 	r, err := p.await(req.ID)
 	if err != nil || r.Errno != 0 || r.Fault != "" {
-		p.w.fail("%s did not get its descriptor: %v %v %s", p.role, err, r.Errno, r.Fault)
+		p.w.Fail("%s did not get its descriptor: %v %v %s", p.role, err, r.Errno, r.Fault)
 		return -1
 	}
 	return int(r.N)

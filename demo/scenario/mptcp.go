@@ -148,10 +148,7 @@ var multipath = []Scenario{
 
 func joinRefused(w *World) {
 	far := w.far()
-	if w.err != nil {
-		return
-	}
-	err := w.home.do(func() error {
+	w.In(w.Home, "allow a second subflow", func() error {
 		if err := address("near", secondAddr.AsSlice()); err != nil {
 			return err
 		}
@@ -160,11 +157,8 @@ func joinRefused(w *World) {
 		}
 		return joinFrom(secondAddr)
 	})
-	if err == nil {
-		err = far.do(func() error { return limitSubflows(0) })
-	}
-	if err != nil {
-		w.fail("%w", err)
+	w.In(far, "forbid a second subflow", func() error { return limitSubflows(0) })
+	if w.Err != nil {
 		return
 	}
 	l := w.FarPuppet("server").listen(farAddr, 0, 16, unix.IPPROTO_MPTCP)
@@ -172,17 +166,17 @@ func joinRefused(w *World) {
 	c.connect("client", l)
 	s := l.Accept("server")
 	c.Exchange(s, 100, 200)
-	w.until("the reset of the second subflow", func() (bool, string) {
-		for _, seg := range w.segments() {
+	w.Until("the reset of the second subflow", func() (bool, string) {
+		for _, seg := range w.Segments() {
 			if seg.Dst.Addr() == secondAddr && seg.Flags&event.RST != 0 {
-				w.newEnd("join", w.home, seg.Dst, seg.Src)
+				w.newEnd("join", w.Home, seg.Dst, seg.Src)
 				w.newEnd("joined", far, seg.Src, seg.Dst)
 				return true, ""
 			}
 		}
 		return false, "none"
 	})
-	if w.err == nil {
+	if w.Err == nil {
 		w.WaitGone(w.ends["join"])
 		w.WaitGone(w.ends["joined"])
 	}

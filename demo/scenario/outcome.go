@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tcpbye/tcpbye/demo/harness"
 	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
@@ -19,8 +20,8 @@ type Outcome struct {
 	// Watched are the namespaces whose events a judge may use; the others are
 	// another machine to it.
 	Watched      []uint32
-	Since, Until time.Duration // CLOCK_MONOTONIC; what is later is the cleaning up
-	Segments     []Segment     // by time
+	Since, Until time.Duration     // CLOCK_MONOTONIC; what is later is the cleaning up
+	Segments     []harness.Segment // by time
 	// Counters are the increments of the namespaces' counters, by kernel name.
 	Counters  map[string]int64
 	Ends      map[string]*End
@@ -34,41 +35,38 @@ type Outcome struct {
 // outcome is the oracle's look at the World, at the end of the story.
 func (w *World) outcome(s *Scenario) Outcome {
 	o := Outcome{
-		Scenario: s.Name, Family: w.family, Since: w.since, Calls: w.calls, Notes: w.notes,
+		Scenario: s.Name, Family: w.family, Since: w.Since, Calls: w.calls, Notes: w.notes,
 		Counters: make(map[string]int64), Ends: w.ends, Processes: make(map[string]Process),
 	}
 	for role, p := range w.procs {
 		o.Processes[role] = *p
 	}
-	for i, ns := range w.spaces {
-		o.NetNS = append(o.NetNS, ns.inode)
-		var now map[string]int64
-		err := ns.do(func() (err error) {
-			now, err = readCounters()
-			return err
-		})
+	for _, ns := range w.Spaces {
+		if ns.Capture == nil {
+			continue
+		}
+		o.NetNS = append(o.NetNS, ns.Inode)
+		moved, err := ns.Counters()
 		if err != nil {
 			o.Problems = append(o.Problems, err.Error())
 		}
-		for name, v := range now {
-			o.Counters[name] += v - w.counters[i][name]
+		for name, n := range moved {
+			o.Counters[name] += n
 		}
 	}
 	o.Watched = o.NetNS
 	if s.Remote {
 		o.Watched = o.NetNS[:1]
 	}
-	for _, ns := range w.lodgers {
-		o.Watched = append(slices.Clone(o.Watched), ns.inode)
+	if w.lodger != nil {
+		o.Watched = append(slices.Clone(o.Watched), w.lodger.Inode)
 	}
-	for _, c := range w.captures {
-		o.Segments = append(o.Segments, c.snapshot()...)
-	}
+	o.Segments = w.Segments()
 	for _, t := range w.translated {
 		o.Segments = t.seen(o.Segments)
 	}
-	o.Until = monotonic()
-	slices.SortStableFunc(o.Segments, func(a, b Segment) int { return int(a.Time - b.Time) })
+	o.Until = harness.Monotonic()
+	slices.SortStableFunc(o.Segments, func(a, b harness.Segment) int { return int(a.Time - b.Time) })
 	for _, e := range o.Ends {
 		o.tell(e)
 	}

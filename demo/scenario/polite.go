@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tcpbye/tcpbye/demo/harness"
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
@@ -37,7 +38,7 @@ var (
 // perhaps on another CPU, and may be overtaken, even on loopback; it would then
 // meet a mini-socket or nothing at all, and be answered.
 func (w *World) waitFINAcked(e *End) {
-	w.waitRow(e, "the FIN acknowledged", func(r tableRow) bool { return r.state == event.FinWait2 })
+	w.waitRow(e, "the FIN acknowledged", func(r harness.Row) bool { return r.State == event.FinWait2 })
 }
 
 // followUp is the passive side's goodbye, up to the last trace of both ends.

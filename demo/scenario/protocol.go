@@ -2,7 +2,6 @@ package scenario
 
 import (
 	"net/netip"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -99,14 +98,6 @@ const (
 	envPuppet     = "TCPBYE_PUPPET"
 	puppetPattern = "bye"
 )
-
-// monotonic is CLOCK_MONOTONIC, the clock of the tracer's events.
-func monotonic() time.Duration {
-	var ts unix.Timespec
-	// It cannot fail for a clock that every kernel has.
-	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts)
-	return time.Duration(ts.Nano())
-}
 
 // sockaddr makes the kernel's address of one for a socket of this family.
 func sockaddr(domain int, ap netip.AddrPort) unix.Sockaddr {

@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tcpbye/tcpbye/demo/harness"
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
@@ -270,5 +271,5 @@ func resetFrom(end string, n int) func(*Outcome) error {
 // waitRequest waits until the listener has a request for the client's SYN.
 func (w *World) waitRequest(client *End) {
 	w.waitRow(&End{Name: "the request of " + client.Name, Local: client.Remote, Remote: client.Local, NetNS: client.NetNS},
-		"SYN_RECV", func(r tableRow) bool { return r.state == event.SynRecv })
+		"SYN_RECV", func(r harness.Row) bool { return r.State == event.SynRecv })
 }

@@ -3,6 +3,7 @@ package scenario
 import (
 	"golang.org/x/sys/unix"
 
+	"github.com/tcpbye/tcpbye/demo/harness"
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
@@ -182,12 +183,7 @@ var remotes = []Scenario{
 		Run: func(w *World) {
 			// The server takes data with a SYN, without a cookie; the client sends it so.
 			w.Sysctl("net.ipv4.tcp_fastopen", "0x602")
-			far := w.far()
-			if w.err == nil {
-				if err := far.do(func() error { return sysctl("net.ipv4.tcp_fastopen", "5") }); err != nil {
-					w.fail("%w", err)
-				}
-			}
+			w.In(w.far(), "have data sent with a SYN", func() error { return harness.Sysctl("net.ipv4.tcp_fastopen", "5") })
 			l := w.Puppet("server").listen(nearAddr, 0, 16, unix.IPPROTO_TCP)
 			l.Set(unix.IPPROTO_TCP, unix.TCP_FASTOPEN, 16, "TCP_FASTOPEN")
 			c := w.FarPuppet("client").socket(unix.IPPROTO_TCP, unix.SOCK_NONBLOCK)

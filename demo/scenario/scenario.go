@@ -8,6 +8,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/tcpbye/tcpbye/demo/harness"
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
@@ -136,9 +137,13 @@ func Execute(ctx context.Context, s Scenario, opt Options) (o Outcome, err error
 			return o, fmt.Errorf("%s: %w", s.Name, err)
 		}
 	}
-	w, err := newWorld(ctx, opt)
+	ground, err := harness.New(ctx, opt.Patience)
 	if err != nil {
 		return o, fmt.Errorf("%s: %w", s.Name, err)
+	}
+	w, err := newWorld(ground, opt)
+	if err != nil {
+		return o, errors.Join(fmt.Errorf("%s: %w", s.Name, err), ground.Close())
 	}
 	defer func() {
 		if cerr := w.close(); cerr != nil {
@@ -147,8 +152,8 @@ func Execute(ctx context.Context, s Scenario, opt Options) (o Outcome, err error
 	}()
 	s.Run(w)
 	o = w.outcome(&s)
-	if w.err != nil {
-		return o, fmt.Errorf("%s (%s): %w", s.Name, opt.Family, w.err)
+	if w.Err != nil {
+		return o, fmt.Errorf("%s (%s): %w", s.Name, opt.Family, w.Err)
 	}
 	if opt.Hold != nil {
 		err = opt.Hold(ctx, &o)

@@ -229,7 +229,7 @@ var strays = []Scenario{
 			c.Exchange(s, 100, 200)
 			before := w.acksFrom(s.end)
 			w.Inject("injector", c.end, s.end, forged{Flags: event.RST, SeqOffset: 1000})
-			w.until("the challenge acknowledgement", func() (bool, string) {
+			w.Until("the challenge acknowledgement", func() (bool, string) {
 				n := w.acksFrom(s.end)
 				return n > before, fmt.Sprint(n - before)
 			})

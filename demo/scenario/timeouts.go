@@ -155,8 +155,8 @@ var timeouts = []Scenario{
 			n := c.Fill(fillLimit)
 			c.Linger(1)
 			c.Close()
-			if got := s.Drain(0); w.err == nil && got != n {
-				w.fail("the server read %d of %d bytes", got, n)
+			if got := s.Drain(0); w.Err == nil && got != n {
+				w.Fail("the server read %d of %d bytes", got, n)
 			}
 			w.waitFINAcked(c.end)
 			s.Close()

@@ -9,6 +9,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/tcpbye/tcpbye/demo/harness"
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
@@ -18,16 +19,6 @@ var movingAddr = netip.MustParseAddr("10.77.0.9")
 
 // nobodyAddr is an address of the link to the second host that nobody has.
 var nobodyAddr = netip.MustParseAddrPort("10.77.0.99:80")
-
-// atHome changes something of the home namespace's network.
-func (w *World) atHome(what string, change func() error) {
-	if w.err != nil {
-		return
-	}
-	if err := w.home.do(change); err != nil {
-		w.fail("cannot %s: %w", what, err)
-	}
-}
 
 // onLink does something with an interface.
 func onLink(name string, f func(netlink.Link) error) error {
@@ -41,7 +32,7 @@ func onLink(name string, f func(netlink.Link) error) error {
 // MovingAddress gives the home namespace its second address, or takes it away.
 func (w *World) MovingAddress(here bool) {
 	w.far()
-	w.atHome("move an address", func() error {
+	w.In(w.Home, "move an address", func() error {
 		return onLink("near", func(l netlink.Link) error {
 			a := &netlink.Addr{IPNet: network(movingAddr.AsSlice(), 32-8)}
 			if here {
@@ -65,7 +56,7 @@ func (w *World) MovingPair() (client, server *Sock) {
 // NoWay gives the home namespace a route that says no to the second host; kind is
 // unix.RTN_UNREACHABLE, RTN_PROHIBIT or RTN_BLACKHOLE.
 func (w *World) NoWay(kind int) {
-	w.atHome("close the way", func() error {
+	w.In(w.Home, "close the way", func() error {
 		return netlink.RouteAdd(&netlink.Route{Dst: network(farAddr.AsSlice(), 32), Type: kind})
 	})
 }
@@ -77,13 +68,8 @@ func (w *World) DeafToARP() {
 	for name, value := range map[string]string{"mcast_solicit": "1", "ucast_solicit": "1", "retrans_time_ms": "50"} {
 		w.Sysctl("net.ipv4.neigh.near."+name, value)
 	}
-	if w.err != nil {
-		return
-	}
-	if err := far.do(func() error { return onLink("far", netlink.LinkSetARPOff) }); err != nil {
-		w.fail("cannot make the second host deaf to ARP: %w", err)
-	}
-	w.atHome("forget a neighbor", func() error {
+	w.In(far, "make the second host deaf to ARP", func() error { return onLink("far", netlink.LinkSetARPOff) })
+	w.In(w.Home, "forget a neighbor", func() error {
 		return onLink("near", func(l netlink.Link) error {
 			err := netlink.NeighDel(&netlink.Neigh{LinkIndex: l.Attrs().Index, Family: unix.AF_INET, IP: net.IP(farAddr.AsSlice())})
 			if errors.Is(err, unix.ENOENT) {
@@ -96,73 +82,60 @@ func (w *World) DeafToARP() {
 
 // DropOutput makes the home namespace's packet filter drop what is sent to a port.
 func (w *World) DropOutput(port uint16) {
-	w.atHome("drop what is sent", func() error { return dropOutput(port) })
+	w.In(w.Home, "drop what is sent", func() error { return dropOutput(port) })
 }
 
 // FarReject makes the second host's packet filter reject segments to a port.
 func (w *World) FarReject(port uint16, how uint32) {
-	far := w.far()
-	if w.err != nil {
-		return
-	}
-	if err := far.do(func() error { return rejectPort(port, how) }); err != nil {
-		w.fail("%w", err)
-	}
+	w.In(w.far(), "filter packets at the second host", func() error { return rejectPort(port, how) })
 }
 
 // FarDropLarge makes the second host's packet filter drop packets above a size.
 func (w *World) FarDropLarge(bytes uint32) {
-	far := w.far()
-	if w.err != nil {
-		return
-	}
-	if err := far.do(func() error { return dropLarge(bytes) }); err != nil {
-		w.fail("%w", err)
-	}
+	w.In(w.far(), "filter packets at the second host", func() error { return dropLarge(bytes) })
 }
 
-// lodger makes a second host that can be taken away: the oracle has nothing in it,
-// and sees its segments on the way.
-func (w *World) lodger() *netns {
-	ns, err := newNetns()
+// addLodger makes a second host that can be taken away: the oracle has nothing in
+// it, and sees its segments on the way.
+func (w *World) addLodger() *harness.Space {
+	ns, err := w.AddUnwatched()
 	if err == nil {
-		w.lodgers = append(w.lodgers, ns)
-		err = joinSpaces(w.home, ns)
+		w.lodger = ns
+		err = connect(w.Home.Netns, ns.Netns)
 	}
 	if err != nil {
-		w.fail("cannot make a host that goes: %w", err)
-		return w.home
+		w.Fail("cannot make a host that goes: %w", err)
+		return w.Home
 	}
 	return ns
 }
 
-// evict removes a lodger's namespace, in which no process is any more, and waits
-// until the kernel has done so.
+// evict removes the lodger's namespace, in which no process is any more, and
+// waits until the kernel has done so.
 func (w *World) evict() {
-	if w.err != nil {
+	if w.Err != nil {
 		return
 	}
-	w.lodgers[len(w.lodgers)-1].close()
-	w.evicted = len(w.lodgers)
+	w.lodger.Evict()
 	// The worker that cleans namespaces up says nothing when it is done, but does
 	// one batch after the other: when a second namespace, which was given up
 	// after the first one's link had gone, has lost its link, the first is done.
 	for i := range 2 {
-		w.until("the link of the removed namespace to go", func() (bool, string) {
-			err := w.home.do(func() error { return onLink("near", func(netlink.Link) error { return nil }) })
+		w.Until("the link of the removed namespace to go", func() (bool, string) {
+			err := w.Home.Do(func() error { return onLink("near", func(netlink.Link) error { return nil }) })
 			var gone netlink.LinkNotFoundError
 			return errors.As(err, &gone), fmt.Sprint(err)
 		})
-		if i == 1 || w.err != nil {
+		if i == 1 || w.Err != nil {
 			return
 		}
-		next, err := newNetns()
+		next, err := harness.NewNetns()
 		if err == nil {
-			err = joinSpaces(w.home, next)
-			next.close()
+			err = connect(w.Home.Netns, next)
+			next.Close()
 		}
 		if err != nil {
-			w.fail("cannot make another namespace: %w", err)
+			w.Fail("cannot make another namespace: %w", err)
 			return
 		}
 	}
@@ -523,7 +496,7 @@ var unsents = []Scenario{
 		Groups: []string{"timeout", "abort"},
 		Needs:  []Feature{HasVeth},
 		Run: func(w *World) {
-			there := w.lodger()
+			there := w.addLodger()
 			l := w.Puppet("server").listen(nearAddr, 0, 16, unix.IPPROTO_TCP)
 			c := w.puppetIn("client", there).Connect("client", l)
 			s := l.Accept("server")

@@ -1,4 +1,4 @@
-package scenario
+package harness
 
 import (
 	"encoding/hex"
@@ -11,38 +11,47 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
-// tableRow is a line of /proc/net/tcp or tcp6: a socket, a mini-socket or a
-// request. It needs no module, unlike sock_diag.
-type tableRow struct {
-	local, remote netip.AddrPort
-	state         event.State
-	tx, rx        uint64 // bytes; a listener's rx is its accept queue's length
-	timer         int    // 3: a mini-socket
-	inode         uint64
+// Row is a line of /proc/net/tcp or tcp6: a socket, a mini-socket or a request.
+// Reading it needs no module, unlike sock_diag.
+type Row struct {
+	Local, Remote netip.AddrPort // IPv4-mapped addresses unmapped
+	State         event.State
+	Send, Receive uint64 // bytes: not acknowledged; not read. A listener's Receive is its accept queue's length
+	Timer         int
+	Inode         uint64 // 0: no process holds it
 }
 
-// tcpTable reads both tables of the calling thread's namespace.
-func tcpTable() ([]tableRow, error) {
-	var rows []tableRow
+// TimeWaitTimer is the Timer of a mini-socket, in FIN_WAIT2 or TIME_WAIT.
+const TimeWaitTimer = 3
+
+// Table reads both tables of the namespace.
+func (n *Netns) Table() (rows []Row, err error) {
+	err = n.Do(func() (err error) { rows, err = ReadTable("thread-self"); return err })
+	return rows, err
+}
+
+// ReadTable reads both tables of a process's namespace, by its name in /proc.
+func ReadTable(process string) ([]Row, error) {
+	var rows []Row
 	for _, name := range []string{"tcp", "tcp6"} {
-		b, err := os.ReadFile("/proc/thread-self/net/" + name)
+		b, err := os.ReadFile("/proc/" + process + "/net/" + name)
 		if os.IsNotExist(err) && name == "tcp6" {
 			continue // a kernel without IPv6
 		}
 		if err != nil {
-			return nil, fmt.Errorf("cannot read the socket table: %w", err)
+			return nil, fmt.Errorf("read the socket table: %w", err)
 		}
-		r, err := parseTCPTable(string(b))
+		r, err := parseTable(string(b))
 		if err != nil {
-			return nil, fmt.Errorf("cannot read /proc/net/%s: %w", name, err)
+			return nil, fmt.Errorf("read /proc/net/%s: %w", name, err)
 		}
 		rows = append(rows, r...)
 	}
 	return rows, nil
 }
 
-func parseTCPTable(text string) ([]tableRow, error) {
-	var rows []tableRow
+func parseTable(text string) ([]Row, error) {
+	var rows []Row
 	for i, line := range strings.Split(strings.TrimSpace(text), "\n") {
 		f := strings.Fields(line)
 		if i == 0 {
@@ -51,26 +60,26 @@ func parseTCPTable(text string) ([]tableRow, error) {
 		if len(f) < 10 {
 			return nil, fmt.Errorf("line %d has %d fields", i+1, len(f))
 		}
-		var r tableRow
+		var r Row
 		var err error
-		if r.local, err = parseHexAddr(f[1]); err != nil {
+		if r.Local, err = parseHexAddr(f[1]); err != nil {
 			return nil, err
 		}
-		if r.remote, err = parseHexAddr(f[2]); err != nil {
+		if r.Remote, err = parseHexAddr(f[2]); err != nil {
 			return nil, err
 		}
 		state, err := strconv.ParseUint(f[3], 16, 8)
 		if err != nil {
 			return nil, err
 		}
-		r.state = event.State(state)
-		if _, err := fmt.Sscanf(f[4], "%x:%x", &r.tx, &r.rx); err != nil {
+		r.State = event.State(state)
+		if _, err := fmt.Sscanf(f[4], "%x:%x", &r.Send, &r.Receive); err != nil {
 			return nil, fmt.Errorf("queues %q: %w", f[4], err)
 		}
-		if _, err := fmt.Sscanf(f[5], "%x:", &r.timer); err != nil {
+		if _, err := fmt.Sscanf(f[5], "%x:", &r.Timer); err != nil {
 			return nil, fmt.Errorf("timer %q: %w", f[5], err)
 		}
-		if r.inode, err = strconv.ParseUint(f[9], 10, 64); err != nil {
+		if r.Inode, err = strconv.ParseUint(f[9], 10, 64); err != nil {
 			return nil, err
 		}
 		rows = append(rows, r)
@@ -97,20 +106,22 @@ func parseHexAddr(s string) (netip.AddrPort, error) {
 	return netip.AddrPortFrom(a.Unmap(), uint16(p)), nil
 }
 
-// readCounters reads the calling thread's namespace's TCP counters, by the names
-// of /proc/net/snmp's Tcp and /proc/net/netstat's TcpExt and MPTcpExt lines.
-func readCounters() (map[string]int64, error) {
+// readCounters reads the namespace's TCP counters, by the names of /proc/net/snmp's
+// Tcp and /proc/net/netstat's TcpExt and MPTcpExt lines.
+func (n *Netns) readCounters() (map[string]int64, error) {
 	c := make(map[string]int64)
-	for _, name := range []string{"snmp", "netstat"} {
-		b, err := os.ReadFile("/proc/thread-self/net/" + name)
-		if err != nil {
-			return nil, fmt.Errorf("cannot read the counters: %w", err)
+	return c, n.Do(func() error {
+		for _, name := range []string{"snmp", "netstat"} {
+			b, err := os.ReadFile("/proc/thread-self/net/" + name)
+			if err != nil {
+				return fmt.Errorf("read the counters: %w", err)
+			}
+			if err := parseCounters(string(b), c); err != nil {
+				return fmt.Errorf("read /proc/net/%s: %w", name, err)
+			}
 		}
-		if err := parseCounters(string(b), c); err != nil {
-			return nil, fmt.Errorf("cannot read /proc/net/%s: %w", name, err)
-		}
-	}
-	return c, nil
+		return nil
+	})
 }
 
 func parseCounters(text string, into map[string]int64) error {
