@@ -10,9 +10,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tcpbye/tcpbye/demo/lab"
-	"github.com/tcpbye/tcpbye/demo/lab/labtest"
-	"github.com/tcpbye/tcpbye/demo/real"
+	"github.com/tcpbye/tcpbye/demo/test/lab"
+	"github.com/tcpbye/tcpbye/demo/test/lab/labtest"
+	"github.com/tcpbye/tcpbye/demo/test/real"
 )
 
 var (
@@ -33,7 +33,7 @@ func TestCrowdInLab(t *testing.T) {
 	if err := real.Install(t.Context(), os.Stderr); err != nil {
 		t.Fatal(err)
 	}
-	programs := labtest.Build(t, "./demo/crowd")
+	programs := labtest.Build(t, "./demo/test/crowd")
 	run := *only
 	if run == "" {
 		run = inGuest
@@ -48,7 +48,7 @@ func TestCrowdInLab(t *testing.T) {
 			if *out != "" {
 				cfg.Out = filepath.Join(*out, k)
 			}
-			programs.Run(t, "./demo/crowd", cfg, "-test.v", "-test.timeout="+(cfg.Timeout-2*time.Minute).String(), "-test.run="+run, "-crowd.soak="+soak.String())
+			programs.Run(t, "./demo/test/crowd", cfg, "-test.v", "-test.timeout="+(cfg.Timeout-2*time.Minute).String(), "-test.run="+run, "-crowd.soak="+soak.String())
 		})
 	}
 }

@@ -10,7 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/tcpbye/tcpbye/demo/lab/wire"
+	"github.com/tcpbye/tcpbye/demo/test/lab/wire"
 )
 
 type mount struct {

@@ -15,7 +15,7 @@ import (
 
 const (
 	modulePath  = "github.com/tcpbye/tcpbye"
-	initPackage = "demo/lab/init"
+	initPackage = "demo/test/lab/init"
 )
 
 // programs are what Build makes for the guest: directories of the module.

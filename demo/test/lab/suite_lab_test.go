@@ -19,8 +19,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tcpbye/tcpbye/demo/lab"
-	"github.com/tcpbye/tcpbye/demo/lab/labtest"
+	"github.com/tcpbye/tcpbye/demo/test/lab"
+	"github.com/tcpbye/tcpbye/demo/test/lab/labtest"
 )
 
 var (

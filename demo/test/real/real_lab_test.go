@@ -13,8 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tcpbye/tcpbye/demo/lab"
-	"github.com/tcpbye/tcpbye/demo/lab/labtest"
+	"github.com/tcpbye/tcpbye/demo/test/lab"
+	"github.com/tcpbye/tcpbye/demo/test/lab/labtest"
 	"github.com/tcpbye/tcpbye/demo/stage"
 	"github.com/tcpbye/tcpbye/tracer"
 )
@@ -130,6 +130,6 @@ func TestRealInLab(t *testing.T) {
 		t.Fatal(err)
 	}
 	// Everything that the runs need is there, or it is a failure.
-	labtest.Build(t, "./demo/real").Run(t, "./demo/real", lab.Config{Kernel: *kernel, Out: *records, Timeout: 50 * time.Minute},
+	labtest.Build(t, "./demo/test/real").Run(t, "./demo/test/real", lab.Config{Kernel: *kernel, Out: *records, Timeout: 50 * time.Minute},
 		"-test.timeout=50m", "-test.run=^TestRealPrograms$", "-real.run="+*only, fmt.Sprintf("-real.dump=%v", *verbose), "-real.record="+*records)
 }

@@ -15,7 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/tcpbye/tcpbye/demo/lab/wire"
+	"github.com/tcpbye/tcpbye/demo/test/lab/wire"
 )
 
 // machine is what QEMU is told.

@@ -11,7 +11,7 @@ import (
 	"github.com/cavaliergopher/cpio"
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/tcpbye/tcpbye/demo/lab/wire"
+	"github.com/tcpbye/tcpbye/demo/test/lab/wire"
 )
 
 type entry struct {

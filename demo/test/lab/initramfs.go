@@ -12,7 +12,7 @@ import (
 
 	"github.com/cavaliergopher/cpio"
 
-	"github.com/tcpbye/tcpbye/demo/lab/wire"
+	"github.com/tcpbye/tcpbye/demo/test/lab/wire"
 )
 
 // archive writes an initramfs: a cpio archive in the newc format, in which

@@ -19,8 +19,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tcpbye/tcpbye/demo/lab"
-	"github.com/tcpbye/tcpbye/demo/lab/labtest"
+	"github.com/tcpbye/tcpbye/demo/test/lab"
+	"github.com/tcpbye/tcpbye/demo/test/lab/labtest"
 )
 
 var (
@@ -82,7 +82,7 @@ type figure struct {
 // prints the table. Figures beyond a promise are marked; they fail nothing, since
 // a benchmark is no test.
 func TestBench(t *testing.T) {
-	programs := labtest.Build(t, "./demo/bench")
+	programs := labtest.Build(t, "./demo/test/bench")
 	list := strings.Split(*kernels, ",")
 	if *kernels == "all" {
 		list = lab.Kernels()
@@ -92,7 +92,7 @@ func TestBench(t *testing.T) {
 		for range *boots {
 			out := t.TempDir()
 			cfg := lab.Config{Kernel: k, ICount: true, MemoryMiB: 2048, Timeout: time.Hour, Out: out}
-			programs.Run(t, "./demo/bench", cfg, "-test.v", "-test.timeout=58m", "-test.run=^TestMeter$",
+			programs.Run(t, "./demo/test/bench", cfg, "-test.v", "-test.timeout=58m", "-test.run=^TestMeter$",
 				"-bench.n="+strconv.Itoa(*count), "-bench.mode="+*only)
 			text, err := os.ReadFile(filepath.Join(out, "figures.json"))
 			if err != nil {

@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/tcpbye/tcpbye/demo/lab/wire"
+	"github.com/tcpbye/tcpbye/demo/test/lab/wire"
 )
 
 // run returns only when the guest has nothing left to do. What goes wrong

@@ -9,7 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/tcpbye/tcpbye/demo/lab/wire"
+	"github.com/tcpbye/tcpbye/demo/test/lab/wire"
 )
 
 func TestNewSpec(t *testing.T) {

@@ -15,7 +15,7 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/tcpbye/tcpbye/demo/lab/wire"
+	"github.com/tcpbye/tcpbye/demo/test/lab/wire"
 )
 
 // Config says what to run and on what.

@@ -7,7 +7,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/tcpbye/tcpbye/demo/lab"
+	"github.com/tcpbye/tcpbye/demo/test/lab"
 )
 
 // Programs are test programs, by package, beside those of the lab (lab.Build).

@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/tcpbye/tcpbye/demo/lab"
+	"github.com/tcpbye/tcpbye/demo/test/lab"
 )
 
 var armKernels = flag.String("arm64.kernels", "6.12", "kernels that TestArm64 boots, by commas, or all")
@@ -39,7 +39,7 @@ func TestArm64(t *testing.T) {
 	for _, p := range []string{"./tracer", "./demo/scenario"} {
 		bin := filepath.Join(dir, filepath.Base(p)+".test")
 		build := exec.Command("go", "test", "-tags", "lab", "-c", "-o", bin, p)
-		build.Dir = filepath.Join("..", "..")
+		build.Dir = filepath.Join("..", "..", "..")
 		build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOARCH=arm64")
 		if out, err := build.CombinedOutput(); err != nil {
 			t.Fatalf("build the tests of %s for arm64: %v\n%s", p, err, out)

@@ -67,7 +67,7 @@ func byeProgram(t testing.TB) string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if out, err := exec.Command("go", "build", "-o", filepath.Join(dir, "tcpbye"), "../../cmd/tcpbye").CombinedOutput(); err != nil {
+		if out, err := exec.Command("go", "build", "-o", filepath.Join(dir, "tcpbye"), "../../../cmd/tcpbye").CombinedOutput(); err != nil {
 			t.Fatalf("build tcpbye: %v\n%s", err, out)
 		}
 		buildDir = dir

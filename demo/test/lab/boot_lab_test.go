@@ -26,7 +26,7 @@ import (
 // These tests boot guests. They run with the build tag lab, on the host, and
 // with TCPBYE_LAB naming the kernels:
 //
-//	TCPBYE_LAB=6.1,7 go test -tags lab ./demo/lab
+//	TCPBYE_LAB=6.1,7 go test -tags lab ./demo/test/lab
 //
 // The test binary is also the command that runs in the guest.
 
