@@ -243,7 +243,7 @@ func (s *spaced) Write(p []byte) (int, error) {
 
 // show is the output of one ending: for a person, the timeline and then the
 // sequence of segments.
-func (d *demo) show(ctx context.Context, m record.Meta, attached []tracer.Attachment, title string) (*shower, error) {
+func (d *demo) show(ctx context.Context, m record.Meta, attached []tracer.Attachment, title string) (*printer, error) {
 	var sinks func(io.Writer, report.Options) []report.Sink
 	if d.people() {
 		sinks = func(w io.Writer, o report.Options) []report.Sink {
@@ -283,7 +283,7 @@ func (d *demo) experiment(ctx context.Context, x experiment) (err error) {
 	var result pair.Result
 	ran := make(chan error, 1)
 	started := false
-	var s *shower
+	var s *printer
 	counts, err := session.Live(ctx, tracer.Options{Receive: true, Attach: tracer.Rung(d.attach)}, func(m record.Meta, attached []tracer.Attachment) (session.Config, error) {
 		degraded(d.env.stderr, attached)
 		m.Scenario = x.name
@@ -343,7 +343,7 @@ func (d *demo) scenario(ctx context.Context, st *stage.Stage, sc scenario.Scenar
 		return nil, nil, err
 	}
 	if d.people() {
-		fmt.Fprintf(d.env.stdout, "%s\n\n", sc.Story)
+		fmt.Fprintf(d.env.stdout, "%s\n\n", sc.Description)
 	}
 	m := st.Meta()
 	m.Scenario = sc.Name

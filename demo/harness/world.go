@@ -94,8 +94,8 @@ func (w *World) AddUnwatched() (*Space, error) {
 	return s, nil
 }
 
-// Evict lets go of the namespace before the World does.
-func (s *Space) Evict() {
+// Remove lets go of the namespace before the World does.
+func (s *Space) Remove() {
 	s.Close()
 	s.gone = true
 }

@@ -208,7 +208,7 @@ func (o *Outcome) checkVerdict(e *End, x Expect, j JudgedEnd) []error {
 	differ("confidence", v.Confidence, confidence)
 	differ("family", j.Family, e.Family)
 	saw := x.AppSaw
-	if x.Veiled {
+	if x.Layered {
 		saw = nil
 	}
 	if !slices.Equal(v.AppSaw, saw) {
@@ -266,9 +266,9 @@ func (o *Outcome) checkLost(e *End, x Expect, got verdict.Lost) []error {
 	var errs []error
 	check := func(what string, got *uint64, want int64) {
 		switch {
-		case x.veils(what) && got != nil:
+		case x.hides(what) && got != nil:
 			errs = append(errs, fmt.Errorf("%s is %d, which TCP cannot tell", what, *got))
-		case x.veils(what):
+		case x.hides(what):
 		case x.Class == verdict.Open && got != nil:
 			errs = append(errs, fmt.Errorf("%s is %d on a connection that has not ended", what, *got))
 		case x.Class == verdict.Open:

@@ -58,8 +58,8 @@ func (w *World) outcome(s *Scenario) Outcome {
 	if s.Remote {
 		o.Watched = o.NetNS[:1]
 	}
-	if w.lodger != nil {
-		o.Watched = append(slices.Clone(o.Watched), w.lodger.Inode)
+	if w.transient != nil {
+		o.Watched = append(slices.Clone(o.Watched), w.transient.Inode)
 	}
 	o.Segments = w.Segments()
 	for _, t := range w.translated {

@@ -93,8 +93,8 @@ func playOnRung(t *testing.T, name string, rung tracer.Rung) {
 				continue
 			}
 			for _, family := range scenario.FamiliesOf(s) {
-				if s.Tells != 0 && slices.Contains(missing, s.Tells.String()) {
-					t.Logf("%s: not to be told from another story without %v", s.Name, s.Tells)
+				if s.NeedsHook != 0 && slices.Contains(missing, s.NeedsHook.String()) {
+					t.Logf("%s: not to be told from another story without %v", s.Name, s.NeedsHook)
 					continue
 				}
 				t.Run(s.Name+"/"+string(family), func(t *testing.T) {

@@ -95,12 +95,12 @@ func (w *World) FarDropLarge(bytes uint32) {
 	w.In(w.far(), "filter packets at the second host", func() error { return dropLarge(bytes) })
 }
 
-// addLodger makes a second host that can be taken away: the oracle has nothing in
+// addTransient makes a second host that can be taken away: the oracle has nothing in
 // it, and sees its segments on the way.
-func (w *World) addLodger() *harness.Space {
+func (w *World) addTransient() *harness.Space {
 	ns, err := w.AddUnwatched()
 	if err == nil {
-		w.lodger = ns
+		w.transient = ns
 		err = connect(w.Home.Netns, ns.Netns)
 	}
 	if err != nil {
@@ -110,13 +110,13 @@ func (w *World) addLodger() *harness.Space {
 	return ns
 }
 
-// evict removes the lodger's namespace, in which no process is any more, and
+// removeTransient removes that namespace, in which no process is any more, and
 // waits until the kernel has done so.
-func (w *World) evict() {
+func (w *World) removeTransient() {
 	if w.Err != nil {
 		return
 	}
-	w.lodger.Evict()
+	w.transient.Remove()
 	// The worker that cleans namespaces up says nothing when it is done, but does
 	// one batch after the other: when a second namespace, which was given up
 	// after the first one's link had gone, has lost its link, the first is done.
@@ -155,7 +155,7 @@ var oneGivenUp = map[string]int64{"EstabResets": 1, "TCPAbortOnTimeout": 1}
 // fails, and then 500 bytes are sent.
 func goesOut(name, title, story string, needs []Feature, fail func(w *World, c, s *Sock), saw string) Scenario {
 	return Scenario{
-		Name: name, Title: title, Story: story, Groups: []string{"timeout", "unsent"}, Needs: needs,
+		Name: name, Title: title, Description: story, Needs: needs,
 		Run: func(w *World) {
 			w.Sysctl("net.ipv4.tcp_retries2", "2")
 			c, s := w.RemotePair()
@@ -196,11 +196,10 @@ var unsents = []Scenario{
 		"After an exchange the client's host gets a blackhole route to the server's address. No segment leaves, and nothing says so.",
 		[]Feature{HasVeth}, func(w *World, c, s *Sock) { w.NoWay(unix.RTN_BLACKHOLE) }, "ETIMEDOUT"),
 	{
-		Name:   "unsent-address",
-		Title:  "this host's own address is taken away under a connection",
-		Story:  "The client's address goes, as when a VPN or a lease ends. Its 500 bytes never leave the host: there is no route from an address that is not there. The server, whose window is open, hears nothing.",
-		Groups: []string{"timeout", "unsent"},
-		Needs:  []Feature{HasVeth},
+		Name:        "unsent-address",
+		Title:       "this host's own address is taken away under a connection",
+		Description: "The client's address goes, as when a VPN or a lease ends. Its 500 bytes never leave the host: there is no route from an address that is not there. The server, whose window is open, hears nothing.",
+		Needs:       []Feature{HasVeth},
 		Run: func(w *World) {
 			w.Sysctl("net.ipv4.tcp_retries2", "2")
 			c, s := w.MovingPair()
@@ -219,11 +218,10 @@ var unsents = []Scenario{
 		Verify:   nothingAfter(100),
 	},
 	{
-		Name:   "unsent-repeats",
-		Title:  "the way out is closed while data waits for its acknowledgement",
-		Story:  "The server is deaf when the client's 500 bytes arrive. Before they are sent again, the client's host gets a route that makes the server's address unreachable: no repetition leaves, and the process is told EHOSTUNREACH by its own kernel.",
-		Groups: []string{"timeout", "unsent"},
-		Needs:  []Feature{HasVeth},
+		Name:        "unsent-repeats",
+		Title:       "the way out is closed while data waits for its acknowledgement",
+		Description: "The server is deaf when the client's 500 bytes arrive. Before they are sent again, the client's host gets a route that makes the server's address unreachable: no repetition leaves, and the process is told EHOSTUNREACH by its own kernel.",
+		Needs:       []Feature{HasVeth},
 		Run: func(w *World) {
 			w.Sysctl("net.ipv4.tcp_retries2", "2")
 			c, s := w.RemotePair()
@@ -242,11 +240,10 @@ var unsents = []Scenario{
 		Counters: oneGivenUp,
 	},
 	{
-		Name:   "unsent-orphan",
-		Title:  "a closed connection's rest cannot be sent from this host",
-		Story:  "The client's address is taken away; then the client sends 500 bytes and closes. Nobody is left to be told, and neither the data nor the FIN ever leaves the host.",
-		Groups: []string{"timeout", "unsent"},
-		Needs:  []Feature{HasVeth},
+		Name:        "unsent-orphan",
+		Title:       "a closed connection's rest cannot be sent from this host",
+		Description: "The client's address is taken away; then the client sends 500 bytes and closes. Nobody is left to be told, and neither the data nor the FIN ever leaves the host.",
+		Needs:       []Feature{HasVeth},
 		Run: func(w *World) {
 			w.Sysctl("net.ipv4.tcp_orphan_retries", "2")
 			c, s := w.MovingPair()
@@ -265,11 +262,10 @@ var unsents = []Scenario{
 		Verify:   nothingAfter(100),
 	},
 	{
-		Name:   "unsent-keepalive",
-		Title:  "keepalive probes that never leave this host",
-		Story:  "The client's address is taken away while the connection is idle. Its keepalive probes, and the reset at the end of them, cannot be sent: the server hears none of it.",
-		Groups: []string{"timeout", "unsent"},
-		Needs:  []Feature{HasVeth},
+		Name:        "unsent-keepalive",
+		Title:       "keepalive probes that never leave this host",
+		Description: "The client's address is taken away while the connection is idle. Its keepalive probes, and the reset at the end of them, cannot be sent: the server hears none of it.",
+		Needs:       []Feature{HasVeth},
 		Run: func(w *World) {
 			c, s := w.MovingPair()
 			c.Exchange(s, 100, 200)
@@ -289,11 +285,10 @@ var unsents = []Scenario{
 		Counters: map[string]int64{"EstabResets": 1, "TCPAbortOnTimeout": 1, "TCPKeepAlive": 1, "OutRsts": 1, "TCPAbortFailed": 1},
 	},
 	{
-		Name:   "unsent-syn",
-		Title:  "this host's own packet filter drops the SYN",
-		Story:  "An output rule of the client's host drops the SYN and its repetition. Connect says ETIMEDOUT, as if nobody had answered; but nobody was asked.",
-		Groups: []string{"refused", "timeout", "unsent"},
-		Needs:  []Feature{HasNftReject},
+		Name:        "unsent-syn",
+		Title:       "this host's own packet filter drops the SYN",
+		Description: "An output rule of the client's host drops the SYN and its repetition. Connect says ETIMEDOUT, as if nobody had answered; but nobody was asked.",
+		Needs:       []Feature{HasNftReject},
 		Run: func(w *World) {
 			quickSYNs(w)
 			l := w.Puppet("server").Listen(16)
@@ -312,11 +307,10 @@ var unsents = []Scenario{
 		Counters: map[string]int64{"AttemptFails": 1, "TCPAbortOnTimeout": 1},
 	},
 	{
-		Name:   "neighbor-silent",
-		Title:  "the neighbor does not answer ARP on an open connection",
-		Story:  "The server's host stops to answer ARP, as one does whose link is down, and the client's host has forgotten its link address. The segments are thrown away while the kernel looks for it. The process is told EHOSTUNREACH, by its own kernel; no router said anything.",
-		Groups: []string{"timeout", "unsent"},
-		Needs:  []Feature{HasVeth},
+		Name:        "neighbor-silent",
+		Title:       "the neighbor does not answer ARP on an open connection",
+		Description: "The server's host stops to answer ARP, as one does whose link is down, and the client's host has forgotten its link address. The segments are thrown away while the kernel looks for it. The process is told EHOSTUNREACH, by its own kernel; no router said anything.",
+		Needs:       []Feature{HasVeth},
 		Run: func(w *World) {
 			w.Sysctl("net.ipv4.tcp_retries2", "2")
 			c, s := w.RemotePair()
@@ -335,11 +329,10 @@ var unsents = []Scenario{
 		Verify:   nothingAfter(100),
 	},
 	{
-		Name:   "neighbor-unknown",
-		Title:  "nobody on the link has the address",
-		Story:  "The client connects to an address of its own network that nobody has. ARP is not answered, and the kernel tells itself that the host is unreachable: EHOSTUNREACH, with not one segment on the wire and no router in sight.",
-		Groups: []string{"refused", "unsent"},
-		Needs:  []Feature{HasVeth},
+		Name:        "neighbor-unknown",
+		Title:       "nobody on the link has the address",
+		Description: "The client connects to an address of its own network that nobody has. ARP is not answered, and the kernel tells itself that the host is unreachable: EHOSTUNREACH, with not one segment on the wire and no router in sight.",
+		Needs:       []Feature{HasVeth},
 		Run: func(w *World) {
 			w.DeafToARP()
 			c := w.Puppet("client").socket(unix.IPPROTO_TCP, 0)
@@ -355,10 +348,9 @@ var unsents = []Scenario{
 		Counters: map[string]int64{"AttemptFails": 1},
 	},
 	{
-		Name:   "tuple-taken",
-		Title:  "the address and port are connected to there already",
-		Story:  "A second socket is bound to the first one's address and port and connects to the same server: there cannot be two such connections, and connect says EADDRNOTAVAIL. Ports are left, and there is a route.",
-		Groups: []string{"refused"},
+		Name:        "tuple-taken",
+		Title:       "the address and port are connected to there already",
+		Description: "A second socket is bound to the first one's address and port and connects to the same server: there cannot be two such connections, and connect says EADDRNOTAVAIL. Ports are left, and there is a route.",
 		Run: func(w *World) {
 			l := w.Puppet("server").Listen(16)
 			c := w.Puppet("client").socket(unix.IPPROTO_TCP, 0)
@@ -383,12 +375,11 @@ var unsents = []Scenario{
 		},
 	},
 	{
-		Name:   "mtu-black-hole",
-		Title:  "only full-size segments get no answer",
-		Story:  "The way to the server's host takes no packets of full size, and says nothing of it. The handshake and a small request come through; the client's 5000 bytes never do, and it gives up.",
-		Groups: []string{"timeout", "path"},
-		Needs:  []Feature{HasVeth, HasNftReject},
-		Remote: true,
+		Name:        "mtu-black-hole",
+		Title:       "only full-size segments get no answer",
+		Description: "The way to the server's host takes no packets of full size, and says nothing of it. The handshake and a small request come through; the client's 5000 bytes never do, and it gives up.",
+		Needs:       []Feature{HasVeth, HasNftReject},
+		Remote:      true,
 		Run: func(w *World) {
 			w.Sysctl("net.ipv4.tcp_retries2", "2")
 			c, s := w.RemotePair()
@@ -405,12 +396,11 @@ var unsents = []Scenario{
 		Counters: oneGivenUp,
 	},
 	{
-		Name:   "icmp-while-open",
-		Title:  "ECONNREFUSED on an open connection",
-		Story:  "The server's host begins to reject the connection's segments with ICMP \"port unreachable\", as a firewall does after a reload. TCP takes that for a soft error and goes on trying; when it gives up, the process is told ECONNREFUSED instead of ETIMEDOUT.",
-		Groups: []string{"timeout", "path"},
-		Needs:  []Feature{HasVeth, HasNftReject},
-		Remote: true,
+		Name:        "icmp-while-open",
+		Title:       "ECONNREFUSED on an open connection",
+		Description: "The server's host begins to reject the connection's segments with ICMP \"port unreachable\", as a firewall does after a reload. TCP takes that for a soft error and goes on trying; when it gives up, the process is told ECONNREFUSED instead of ETIMEDOUT.",
+		Needs:       []Feature{HasVeth, HasNftReject},
+		Remote:      true,
 		Run: func(w *World) {
 			w.Sysctl("net.ipv4.tcp_retries2", "2")
 			c, s := w.RemotePair()
@@ -427,10 +417,9 @@ var unsents = []Scenario{
 		Counters: oneGivenUp,
 	},
 	{
-		Name:   "user-timeout-orphan",
-		Title:  "TCP_USER_TIMEOUT runs out after the close",
-		Story:  "The server is deaf. The client allows its data 500 ms (TCP_USER_TIMEOUT), sends 500 bytes and closes. The limit counts for a closed socket, too, long before its own retries are used up; nobody is told.",
-		Groups: []string{"timeout"},
+		Name:        "user-timeout-orphan",
+		Title:       "TCP_USER_TIMEOUT runs out after the close",
+		Description: "The server is deaf. The client allows its data 500 ms (TCP_USER_TIMEOUT), sends 500 bytes and closes. The limit counts for a closed socket, too, long before its own retries are used up; nobody is told.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -446,12 +435,11 @@ var unsents = []Scenario{
 		Counters: map[string]int64{"OutRsts": 1, "EstabResets": 1, "TCPAbortOnTimeout": 1},
 	},
 	{
-		Name:   "fin-wait2-reset",
-		Title:  "a RST comes instead of the peer's FIN",
-		Story:  "The client closes, and its kernel waits for the server's FIN. The server, on another machine, closes with 60 bytes unread: its kernel resets, and the wait is over long before its time.",
-		Groups: []string{"timeout", "remote"},
-		Needs:  []Feature{HasVeth},
-		Remote: true,
+		Name:        "fin-wait2-reset",
+		Title:       "a RST comes instead of the peer's FIN",
+		Description: "The client closes, and its kernel waits for the server's FIN. The server, on another machine, closes with 60 bytes unread: its kernel resets, and the wait is over long before its time.",
+		Needs:       []Feature{HasVeth},
+		Remote:      true,
 		Run: func(w *World) {
 			c, s := w.RemotePair()
 			c.Exchange(s, 100, 200)
@@ -469,11 +457,10 @@ var unsents = []Scenario{
 		Counters: map[string]int64{"OutRsts": 1, "EstabResets": 1, "TCPAbortOnClose": 1},
 	},
 	{
-		Name:   "fin-wait2-destroyed",
-		Title:  "an operator destroys what waits for the peer's FIN",
-		Story:  "The client has closed, and its kernel waits for the server's FIN. SOCK_DESTROY (ss -K) takes the mini-socket away, without a packet: the server's end stays in CLOSE_WAIT.",
-		Groups: []string{"timeout", "abort"},
-		Needs:  []Feature{HasDestroyTimeWait},
+		Name:        "fin-wait2-destroyed",
+		Title:       "an operator destroys what waits for the peer's FIN",
+		Description: "The client has closed, and its kernel waits for the server's FIN. SOCK_DESTROY (ss -K) takes the mini-socket away, without a packet: the server's end stays in CLOSE_WAIT.",
+		Needs:       []Feature{HasDestroyTimeWait},
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -490,13 +477,12 @@ var unsents = []Scenario{
 		},
 	},
 	{
-		Name:   "namespace-removed",
-		Title:  "the network namespace goes while its kernel waits for the peer's FIN",
-		Story:  "The client, in a namespace of its own as in a container, closes and exits; its kernel waits for the server's FIN. Then the namespace is removed, and the mini-socket with it. No packet says so.",
-		Groups: []string{"timeout", "abort"},
-		Needs:  []Feature{HasVeth},
+		Name:        "namespace-removed",
+		Title:       "the network namespace goes while its kernel waits for the peer's FIN",
+		Description: "The client, in a namespace of its own as in a container, closes and exits; its kernel waits for the server's FIN. Then the namespace is removed, and the mini-socket with it. No packet says so.",
+		Needs:       []Feature{HasVeth},
 		Run: func(w *World) {
-			there := w.addLodger()
+			there := w.addTransient()
 			l := w.Puppet("server").listen(nearAddr, 0, 16, unix.IPPROTO_TCP)
 			c := w.puppetIn("client", there).Connect("client", l)
 			s := l.Accept("server")
@@ -505,7 +491,7 @@ var unsents = []Scenario{
 			s.RecvEOF()
 			s.WaitState(event.CloseWait)
 			c.p.Exit(0)
-			w.evict()
+			w.removeTransient()
 		},
 		Ends: map[string]Expect{
 			"client": gaveAway(verdict.NamespaceRemoved, Expect{Deaf: true}), // the capture is not where it sends

@@ -85,11 +85,11 @@ func (c Call) String() string {
 // names.
 type World struct {
 	*harness.World
-	family Family
-	stderr io.Writer
-	self   string         // this program
-	second *harness.Space // another host; nil: none yet
-	lodger *harness.Space // a host that can be taken away; nil: none
+	family    Family
+	stderr    io.Writer
+	self      string         // this program
+	second    *harness.Space // another host; nil: none yet
+	transient *harness.Space // a host that can be taken away; nil: none
 
 	// translated are addresses that another one stands for on the wire.
 	translated []translation
@@ -600,7 +600,7 @@ func (s *Sock) Dup2Over() {
 // Fork starts a child of the process, named role, that inherits the socket.
 func (s *Sock) Fork(role string) *Sock {
 	child := s.p.inherit(role, s.fd)
-	return &Sock{p: child, fd: puppetHeir, end: s.end}
+	return &Sock{p: child, fd: puppetInherited, end: s.end}
 }
 
 // Link connects two puppets by a unix socket; the numbers are their ends of it.

@@ -27,23 +27,23 @@ import (
 // crowdOf is how many processes come at once.
 const crowdOf = 500
 
-// guest is a process that opened a connection, as it told over it.
-type guest struct {
+// visitor is a process that opened a connection, as it told over it.
+type visitor struct {
 	pid  int
 	name string
 }
 
-// guestBook takes what each connection says, a line "PID NAME", to its end.
-type guestBook struct {
+// visitors takes what each connection says, a line "PID NAME", to its end.
+type visitors struct {
 	l    *net.TCPListener
 	mu   sync.Mutex
-	by   map[int][]guest // by the client's port, which may be used again, in their order
+	by   map[int][]visitor // by the client's port, which may be used again, in their order
 	n    int
 	errs []error
 }
 
-func newGuestBook(t testing.TB, r *room) *guestBook {
-	b := &guestBook{l: r.listen(t, 4*crowdOf), by: map[int][]guest{}}
+func newVisitors(t testing.TB, r *netns) *visitors {
+	b := &visitors{l: r.listen(t, 4*crowdOf), by: map[int][]visitor{}}
 	go func() {
 		for {
 			c, err := b.l.AcceptTCP()
@@ -60,15 +60,15 @@ func newGuestBook(t testing.TB, r *room) *guestBook {
 	return b
 }
 
-func (b *guestBook) take(c *net.TCPConn) {
+func (b *visitors) take(c *net.TCPConn) {
 	defer c.Close()
 	said, err := io.ReadAll(c)
-	var g guest
+	var g visitor
 	if err == nil {
 		_, err = fmt.Sscanf(string(said), "%d %s\n", &g.pid, &g.name)
 	}
 	if err != nil {
-		b.fail(fmt.Errorf("a guest said %q: %w", said, err))
+		b.fail(fmt.Errorf("a visitor said %q: %w", said, err))
 		return
 	}
 	b.mu.Lock()
@@ -78,16 +78,16 @@ func (b *guestBook) take(c *net.TCPConn) {
 	b.n++
 }
 
-func (b *guestBook) fail(err error) {
+func (b *visitors) fail(err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.errs = append(b.errs, err)
 }
 
-func (b *guestBook) port() int { return b.l.Addr().(*net.TCPAddr).Port }
+func (b *visitors) port() int { return b.l.Addr().(*net.TCPAddr).Port }
 
-// wait waits until so many guests have come and gone.
-func (b *guestBook) wait(t testing.TB, n int) {
+// wait waits until so many visitors have come and gone.
+func (b *visitors) wait(t testing.TB, n int) {
 	t.Helper()
 	eventually(t, fmt.Sprintf("%d connections", n), func() (bool, string) {
 		b.mu.Lock()
@@ -119,9 +119,9 @@ func (g *gate) open(t testing.TB) {
 	}
 }
 
-// guests makes a directory of names under which a shell is run: hard links, so
+// executables makes a directory of names under which a shell is run: hard links, so
 // that each is an executable of its own.
-func guests(t testing.TB) string {
+func executables(t testing.TB) string {
 	t.Helper()
 	shell, err := exec.LookPath("bash")
 	if err != nil {
@@ -137,7 +137,7 @@ func guests(t testing.TB) string {
 		t.Fatal(err)
 	}
 	for i := range crowdOf {
-		if err := os.Link(first, filepath.Join(dir, fmt.Sprintf("guest-%03d", i))); err != nil {
+		if err := os.Link(first, filepath.Join(dir, fmt.Sprintf("visitor-%03d", i))); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -160,7 +160,7 @@ func visit(i int) string {
 
 // sentinel opens and closes a connection, and waits until tcpbye has shown its
 // end: by then it has read all that was before it.
-func sentinel(t testing.TB, b *bye, r *room) {
+func sentinel(t testing.TB, b *bye, r *netns) {
 	t.Helper()
 	l := r.listen(t, 1)
 	defer l.Close()
@@ -201,11 +201,11 @@ func TestBurst(t *testing.T) {
 	t.Run("storm", burstStorm)
 }
 
-// starts starts each guest in the directory, as fast as a shell can. This
+// starts starts each visitor in the directory, as fast as a shell can. This
 // process does not: its forks would hold what it accepts.
 const starts = `
 i=0
-for path in "$2"/guest-*; do
+for path in "$2"/visitor-*; do
 	if [ $((i % 2)) = 0 ]; then
 		"$path" -c "$3" "$path" "$1" &
 	else
@@ -216,9 +216,9 @@ done
 wait
 `
 
-// starter is a shell that starts the guests in the room; first is what each does
+// starter is a shell that starts the visitors in the namespace; first is what each does
 // before its visit.
-func starter(book *guestBook, dir, first string) *exec.Cmd {
+func starter(book *visitors, dir, first string) *exec.Cmd {
 	cmd := exec.Command("bash", "-c", starts, "starter", strconv.Itoa(book.port()), dir, first+visit(0), first+visit(1))
 	cmd.Stderr = os.Stderr
 	return cmd
@@ -226,9 +226,9 @@ func starter(book *guestBook, dir, first string) *exec.Cmd {
 
 // burstAsleep: tcpbye is stopped while all of it happens.
 func burstAsleep(t *testing.T) {
-	r := newRoom(t)
-	book := newGuestBook(t, r)
-	dir := guests(t)
+	r := newNetns(t)
+	book := newVisitors(t, r)
+	dir := executables(t)
 	b := startBye(t, "trace", "-o", "json")
 	g := newGate(t)
 	cmd := starter(book, dir, "printf .; read -u 3 _; ")
@@ -252,7 +252,7 @@ func burstAsleep(t *testing.T) {
 	book.wait(t, crowdOf)
 	b.signal(unix.SIGCONT)
 	b.stop()
-	checkBurst(t, b, r, book, func(g guest) string { return filepath.Join(dir, g.name) })
+	checkBurst(t, b, r, book, func(g visitor) string { return filepath.Join(dir, g.name) })
 }
 
 // forks forks children that wait for the gate and then visit.
@@ -280,8 +280,8 @@ os._exit(1 if failed else 0)
 // execute nothing; each has a name of its own. tcpbye is stopped while all of it
 // happens.
 func burstForked(t *testing.T) {
-	r := newRoom(t)
-	book := newGuestBook(t, r)
+	r := newNetns(t)
+	book := newVisitors(t, r)
 	g := newGate(t)
 	cmd := exec.Command("/usr/bin/python3", "-c", forks, strconv.Itoa(book.port()), strconv.Itoa(crowdOf))
 	cmd.ExtraFiles = []*os.File{g.r}
@@ -317,14 +317,14 @@ func burstForked(t *testing.T) {
 	book.wait(t, crowdOf)
 	b.signal(unix.SIGCONT)
 	b.stop()
-	checkBurst(t, b, r, book, func(guest) string { return exe })
+	checkBurst(t, b, r, book, func(visitor) string { return exe })
 }
 
 // burstStorm: the processes live only for their visit.
 func burstStorm(t *testing.T) {
-	r := newRoom(t)
-	book := newGuestBook(t, r)
-	dir := guests(t)
+	r := newNetns(t)
+	book := newVisitors(t, r)
+	dir := executables(t)
 	b := startBye(t, "trace", "-o", "json")
 	begin := time.Now()
 	cmd := starter(book, dir, "")
@@ -337,14 +337,14 @@ func burstStorm(t *testing.T) {
 	book.wait(t, crowdOf)
 	t.Logf("%d processes in %v", crowdOf, time.Since(begin).Round(time.Millisecond))
 	b.stop()
-	checkBurst(t, b, r, book, func(g guest) string { return filepath.Join(dir, g.name) })
+	checkBurst(t, b, r, book, func(g visitor) string { return filepath.Join(dir, g.name) })
 }
 
 // checkBurst holds both ends of every visit against the book.
 //
 // On a machine where the kernel does not tell what is executed, a process can be
 // gone before anybody could ask: then that may be unknown, but never wrong.
-func checkBurst(t *testing.T, b *bye, r *room, book *guestBook, exe func(guest) string) {
+func checkBurst(t *testing.T, b *bye, r *netns, book *visitors, exe func(visitor) string) {
 	t.Helper()
 	noneLost(t, b)
 	self, err := os.Executable()
@@ -356,15 +356,15 @@ func checkBurst(t *testing.T, b *bye, r *room, book *guestBook, exe func(guest) 
 	records := inOrder(b.records(), r.Inode)
 	listener := book.l.Addr().String()
 	wrong, unknown, seen := 0, 0, map[string]bool{}
-	for port, guests := range book.by {
+	for port, visitors := range book.by {
 		client := fmt.Sprintf("127.0.0.1:%d", port)
 		mine, theirs := records[endKey{r.Inode, client, listener}], records[endKey{r.Inode, listener, client}]
-		if len(mine) != len(guests) || len(theirs) != len(guests) {
-			t.Errorf("%d guests came from port %d, but there are %d and %d records", len(guests), port, len(mine), len(theirs))
-			wrong += len(guests)
+		if len(mine) != len(visitors) || len(theirs) != len(visitors) {
+			t.Errorf("%d visitors came from port %d, but there are %d and %d records", len(visitors), port, len(mine), len(theirs))
+			wrong += len(visitors)
 			continue
 		}
-		for i, g := range guests {
+		for i, g := range visitors {
 			if seen[g.name] {
 				t.Errorf("%s came twice", g.name)
 			}
@@ -410,7 +410,7 @@ func inOrder(all []report.Record, netns uint32) map[endKey][]*report.Record {
 
 // checkVisit holds a record of an end of a visit against who came, and whose the
 // end is.
-func checkVisit(r *report.Record, g guest, pid int, comm, exe string) (errs []string) {
+func checkVisit(r *report.Record, g visitor, pid int, comm, exe string) (errs []string) {
 	bad := func(format string, args ...any) { errs = append(errs, fmt.Sprintf(format, args...)) }
 	switch w := r.Owner; {
 	case w == nil:

@@ -22,7 +22,7 @@ import (
 // Every other connection is closed with data unread, of a size of its own, and
 // nothing about it may be less than certain.
 func TestGoServer(t *testing.T) {
-	r := newRoom(t)
+	r := newNetns(t)
 	b := startBye(t, "trace", "-o", "csv")
 	var l net.Listener
 	if err := r.Do(func() (err error) { l, err = net.Listen("tcp", "127.0.0.1:9000"); return err }); err != nil {

@@ -166,7 +166,7 @@ func disconnect(fd int) error {
 // rst shows exactly those of which the capture has a RST, both ends of each, and
 // with the right cause.
 func TestMixedCrowd(t *testing.T) {
-	r := newRoom(t)
+	r := newNetns(t)
 	w := newWire(t, r)
 	b := startBye(t, "rst", "--all", "-o", "csv")
 	plan := make([]*manner, 0, many)
@@ -390,7 +390,7 @@ func TestRealCrowd(t *testing.T) {
 	if err := os.WriteFile(path, []byte(conf.String()), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	r := newRoom(t)
+	r := newNetns(t)
 	w := newWire(t, r)
 	b := startBye(t, "rst", "--all", "-o", "csv")
 	nginx := exec.Command("/usr/sbin/nginx", "-e", "stderr", "-p", dir, "-c", path)
@@ -470,7 +470,7 @@ func TestRealCrowd(t *testing.T) {
 	}
 	t.Logf("%d connections without a RST: %d false alarms; the others: %v", many-len(w.resets), invented, told)
 	if inLab() && n.shown != alarms {
-		t.Errorf("%d endings are shown that are not of this room", n.shown-alarms)
+		t.Errorf("%d endings are shown that are not of this namespace", n.shown-alarms)
 	}
 	if t.Failed() {
 		keep(t, b)

@@ -27,7 +27,7 @@ func TestRotationIsBounded(t *testing.T) {
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: 1 << 15, Max: 1 << 15}); err != nil {
 		t.Fatalf("raise the limit of open files: %v; run as root", err)
 	}
-	r := newRoom(t)
+	r := newNetns(t)
 	l := r.listen(t, 4096)
 	go serveAll(l)
 	held := make([]net.Conn, 0, open)

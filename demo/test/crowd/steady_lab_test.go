@@ -28,14 +28,14 @@ var (
 	within = flag.Duration("crowd.within", 2*time.Second, "how long tcpbye may take to end under load, beside what it had fallen behind, which it says once a second")
 )
 
-// load is connections that end in known ways, one after the other in each room,
+// load is connections that end in known ways, one after the other in each namespace,
 // from when it is started until it is stopped. Which way is told by the server's
 // port.
 type load struct {
-	rooms []*room
-	ways  []*manner
-	stop  chan struct{}
-	done  sync.WaitGroup
+	spaces []*netns
+	ways   []*manner
+	stop   chan struct{}
+	done   sync.WaitGroup
 
 	mu     sync.Mutex
 	played map[verdict.Cause]int // connections that were played to their end
@@ -44,8 +44,8 @@ type load struct {
 
 const firstPort = 9000
 
-// startLoad plays so many connections a second in each room; 0: as many as it can.
-func startLoad(t testing.TB, rooms, rate int, causes ...verdict.Cause) *load {
+// startLoad plays so many connections a second in each namespace; 0: as many as it can.
+func startLoad(t testing.TB, spaces, rate int, causes ...verdict.Cause) *load {
 	t.Helper()
 	l := &load{stop: make(chan struct{}), played: map[verdict.Cause]int{}}
 	for i := range manners {
@@ -55,10 +55,10 @@ func startLoad(t testing.TB, rooms, rate int, causes ...verdict.Cause) *load {
 			}
 		}
 	}
-	for range rooms {
-		l.rooms = append(l.rooms, newRoom(t))
+	for range spaces {
+		l.spaces = append(l.spaces, newNetns(t))
 	}
-	for _, r := range l.rooms {
+	for _, r := range l.spaces {
 		l.done.Add(1)
 		go func() {
 			defer l.done.Done()
@@ -181,7 +181,7 @@ var portOf = regexp.MustCompile(`:(\d+)$`)
 func (l *load) tally(t testing.TB, rows []row) tally {
 	t.Helper()
 	of := map[string]bool{}
-	for _, r := range l.rooms {
+	for _, r := range l.spaces {
 		of[strconv.FormatUint(uint64(r.Inode), 10)] = true
 	}
 	n := tally{ends: map[verdict.Cause]int{}, certain: map[verdict.Cause]int{}}
@@ -268,7 +268,7 @@ func TestAttachWindow(t *testing.T) {
 func TestFlood(t *testing.T) {
 	for _, rung := range []string{"", "kprobe", "fentry", "tp_btf", "tracepoint"} {
 		t.Run("rung "+rung, func(t *testing.T) {
-			const rooms = 4
+			const spaces = 4
 			recording := filepath.Join(t.TempDir(), "flood.tcpbye")
 			args := []string{"trace", "-o", "csv", "-w", recording}
 			if rung != "" {
@@ -286,7 +286,7 @@ func TestFlood(t *testing.T) {
 				}
 				t.Skipf("not here: %s", b.said())
 			}
-			l := startLoad(t, rooms, 0, verdict.HalfClose, verdict.LingerZero, verdict.CloseUnread, verdict.PortClosed)
+			l := startLoad(t, spaces, 0, verdict.HalfClose, verdict.LingerZero, verdict.CloseUnread, verdict.PortClosed)
 			eventually(t, "the flood", func() (bool, string) { n := l.total(); return n > 2*many, fmt.Sprint(n) })
 			begin := time.Now()
 			b.stop()
@@ -303,8 +303,8 @@ func TestFlood(t *testing.T) {
 			if most := *within + 2*b.behind(); took > most {
 				t.Errorf("it took %v to end, not %v", took, most)
 			}
-			if n.wrong > 0 || n.sure > 2*rooms {
-				t.Errorf("%d verdicts are certain and wrong, and %d ends are certainly open; %d can be", n.wrong, n.sure, 2*rooms)
+			if n.wrong > 0 || n.sure > 2*spaces {
+				t.Errorf("%d verdicts are certain and wrong, and %d ends are certainly open; %d can be", n.wrong, n.sure, 2*spaces)
 			}
 			again, err := exec.Command(byeProgram(t), "trace", "-o", "csv", "-r", recording).Output()
 			if err != nil {

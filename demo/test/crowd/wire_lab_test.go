@@ -17,7 +17,7 @@ type link struct{ client, server netip.AddrPort }
 
 func (l link) String() string { return fmt.Sprintf("%v > %v", l.client, l.server) }
 
-// wire counts the connections and the resets of a room by a packet capture.
+// wire counts the connections and the resets of a namespace by a packet capture.
 type wire struct {
 	t       testing.TB
 	capture *harness.Capture
@@ -27,7 +27,7 @@ type wire struct {
 }
 
 // newWire starts to count. Segments are IPv4.
-func newWire(t testing.TB, r *room) *wire {
+func newWire(t testing.TB, r *netns) *wire {
 	t.Helper()
 	c, err := harness.NewCapture(r.Netns, harness.OpensAndResets)
 	if err != nil {

@@ -5,12 +5,13 @@
 //
 // # The parts
 //
-// A Run is a script. It starts programs in a World, which is a network namespace
-// of its own with nothing but loopback, and a temporary directory for their
-// files; it drives them by what they are driven by (configuration, signals,
+// A Run is a script. It starts programs in a World, that of package harness, which
+// is a network namespace with nothing but loopback, and a temporary directory for
+// their files; it drives them by what they are driven by (configuration, signals,
 // standard input), and says, as Links, which connections there were and what is
-// due to both of their ends. Judge holds the verdicts against that, and against
-// a packet capture, the kernel's table of sockets and the programs' own messages.
+// due to both of their ends. PlayOn plays it on a stage and holds the verdicts
+// against that, and against a packet capture, the kernel's table of sockets and the
+// programs' own messages.
 //
 // Cases are the kinds of endings that people report again and again, with what
 // plays each: a run, a scenario of package scenario, or nothing, for a reason.

@@ -13,9 +13,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tcpbye/tcpbye/demo/stage"
 	"github.com/tcpbye/tcpbye/demo/test/lab"
 	"github.com/tcpbye/tcpbye/demo/test/lab/labtest"
-	"github.com/tcpbye/tcpbye/demo/stage"
 	"github.com/tcpbye/tcpbye/tracer"
 )
 

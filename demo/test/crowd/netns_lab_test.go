@@ -12,10 +12,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// room is a network namespace for one test.
-type room struct{ *harness.Netns }
+// netns is a network namespace for one test.
+type netns struct{ *harness.Netns }
 
-func newRoom(t testing.TB) *room {
+func newNetns(t testing.TB) *netns {
 	t.Helper()
 	n, err := harness.NewNetns()
 	if err != nil {
@@ -31,11 +31,11 @@ func newRoom(t testing.TB) *room {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &room{n}
+	return &netns{n}
 }
 
-// listen opens a listener of this process in the room.
-func (r *room) listen(t testing.TB, backlog int) *net.TCPListener {
+// listen opens a listener of this process in the namespace.
+func (r *netns) listen(t testing.TB, backlog int) *net.TCPListener {
 	t.Helper()
 	var l *net.TCPListener
 	err := r.Do(func() (err error) {
@@ -61,5 +61,5 @@ func (r *room) listen(t testing.TB, backlog int) *net.TCPListener {
 	return l
 }
 
-// start starts a program in the room.
-func (r *room) start(cmd *exec.Cmd) error { return r.Do(cmd.Start) }
+// start starts a program in the namespace.
+func (r *netns) start(cmd *exec.Cmd) error { return r.Do(cmd.Start) }
