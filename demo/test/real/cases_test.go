@@ -101,12 +101,12 @@ func TestFlow(t *testing.T) {
 	if len(got) != 2 || !got[0].again || got[1].again {
 		t.Fatalf("not two connections, the first of whose ports is used again: %+v", got)
 	}
-	for i, want := range []flow{{fins: 1, bytes: 15}, {bytes: 7}} {
-		if f := got[i].flow(server); f != want {
+	for i, want := range []harness.Flow{{FINs: 1, Sent: 15}, {Sent: 7}} {
+		if f := got[i].flow(server); f.FINs != want.FINs || f.RSTs != 0 || f.Sent != want.Sent {
 			t.Errorf("call %d: %+v to the server, not %+v", i, f, want)
 		}
 	}
-	if f := got[1].flow(client); f != (flow{rsts: 1}) {
+	if f := got[1].flow(client); f != (harness.Flow{RSTs: 1}) {
 		t.Errorf("to the client: %+v", f)
 	}
 }

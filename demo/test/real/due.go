@@ -158,7 +158,7 @@ func judge(links []Link, roles map[string]Process, segs []harness.Segment, waits
 		}
 		no := false
 		r := LinkResult{Link: l, Unsure: blind, Client: take(0, l.Port)}
-		r.check("client", r.Client, l.Client, roles, flow{}, flow{}, &no)
+		r.check("client", r.Client, l.Client, roles, harness.Flow{}, harness.Flow{}, &no)
 		r.checkWords()
 		results = append(results, r)
 	}
@@ -188,7 +188,7 @@ func (r *LinkResult) checkWords() {
 	}
 }
 
-func (r *LinkResult) check(side string, e *scenario.JudgedEnd, due Side, roles map[string]Process, wire, back flow, waits *bool) {
+func (r *LinkResult) check(side string, e *scenario.JudgedEnd, due Side, roles map[string]Process, wire, back harness.Flow, waits *bool) {
 	bad := func(format string, args ...any) {
 		r.Wrong = append(r.Wrong, fmt.Errorf("%s: %w", side, fmt.Errorf(format, args...)))
 	}
@@ -198,8 +198,8 @@ func (r *LinkResult) check(side string, e *scenario.JudgedEnd, due Side, roles m
 			bad("%d %s left, not %d", n, what, due)
 		}
 	}
-	left("FINs", wire.fins, due.FIN)
-	left("RSTs", wire.rsts, due.RST)
+	left("FINs", wire.FINs, due.FIN)
+	left("RSTs", wire.RSTs, due.RST)
 	if waits != nil && *waits != due.TimeWait {
 		bad("the kernel's table says %v of a TIME_WAIT, not %v", *waits, due.TimeWait)
 	}
@@ -234,14 +234,14 @@ func (r *LinkResult) check(side string, e *scenario.JudgedEnd, due Side, roles m
 	if differs {
 		bad("judged %s, ender %q, not %s: %s, ender %q", stage.Summary(v), v.Ender, class, cause, ender)
 	}
-	if n := v.Bytes.Sent; n != nil && *n != uint64(wire.bytes) {
-		bad("it is said to have sent %d bytes, the capture has %d", *n, wire.bytes)
+	if n := v.Bytes.Sent; n != nil && *n != uint64(wire.Sent) {
+		bad("it is said to have sent %d bytes, the capture has %d", *n, wire.Sent)
 	}
 	for _, c := range []struct {
 		what      string
 		got       *uint64
 		due, most uint64
-	}{{"sent", v.Bytes.Sent, due.Sent, uint64(wire.bytes)}, {"received", v.Bytes.Received, due.Received, uint64(back.bytes)}} {
+	}{{"sent", v.Bytes.Sent, due.Sent, uint64(wire.Sent)}, {"received", v.Bytes.Received, due.Received, uint64(back.Sent)}} {
 		switch {
 		case c.got == nil && c.due != 0:
 			bad("the number of bytes that it %s is not known", c.what)

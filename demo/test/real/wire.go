@@ -5,13 +5,6 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
-// flow is what left one end of a connection.
-type flow struct {
-	fins  int // different ones: a FIN sent again counts once
-	rsts  int
-	bytes int // payload, each byte once
-}
-
 // call is one connection in a capture: what went between two ports from a first
 // SYN to the next that is another one.
 type call struct {
@@ -67,33 +60,9 @@ func (c call) late() bool {
 	return false
 }
 
-// flow sums up what was sent to one of the ports.
-func (c call) flow(to uint16) flow {
-	var f flow
-	fins := map[uint32]bool{}
-	var first, next uint32
-	started := false
-	for _, s := range c.segs {
-		if s.Dst.Port() != to {
-			continue
-		}
-		if s.Flags&event.SYN != 0 {
-			first, next, started = s.Seq+1, s.Seq+1, true
-			continue
-		}
-		if s.Flags&event.RST != 0 {
-			f.rsts++
-			continue
-		}
-		end := s.Seq + uint32(s.Len)
-		// What has no payload may come after the FIN, which has a number, too.
-		if started && s.Len > 0 && int32(end-next) > 0 {
-			next = end
-		}
-		if s.Flags&event.FIN != 0 {
-			fins[end] = true
-		}
-	}
-	f.fins, f.bytes = len(fins), int(next-first)
-	return f
+// flow sums up what was sent to one of the ports. A router between may have
+// translated the addresses.
+func (c call) flow(to uint16) harness.Flow {
+	return harness.FlowOf(c.segs, func(s *harness.Segment) bool { return s.Dst.Port() == to },
+		func(s *harness.Segment) bool { return s.Src.Port() == to })
 }
