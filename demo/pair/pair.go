@@ -171,8 +171,15 @@ func (x Experiment) Run(ctx context.Context) (r Result, err error) {
 	if err := waitFIN(ctx, uint16(r.Port)); err != nil {
 		return r, err
 	}
-	if _, err := io.WriteString(workW, "12"); err != nil {
-		return r, fmt.Errorf("let the server answer: %w", err)
+	for _, answer := range []string{"Hi, data1", "Hi, data2"} {
+		if _, err := io.WriteString(workW, "."); err != nil {
+			return r, fmt.Errorf("let the server answer: %w", err)
+		}
+		if x.Goodbye == Shutdown { // or the client could read both at once
+			if _, err := client.wait(ctx, answer); err != nil {
+				return r, err
+			}
+		}
 	}
 	for _, p := range []*program{server, client} {
 		for range p.lines {
