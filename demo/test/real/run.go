@@ -62,6 +62,7 @@ func (run Run) PlayOn(ctx context.Context, st *stage.Stage, patience time.Durati
 		return res, err
 	}
 	run.Play(w)
+	w.waitIdle()
 	err = w.Err
 	until := harness.Monotonic() // what is later is the cleaning up
 	rows, terr := w.Home.Table()

@@ -189,6 +189,26 @@ func children(pid int) ([]int, error) {
 	return list, nil
 }
 
+// waitIdle waits until no program has anything to do: a connection can be over for
+// the kernel before its program has heard of the end and closed its socket.
+func (w *World) waitIdle() {
+	for role, p := range w.roles {
+		w.Until(role+" to be idle", func() (bool, string) {
+			states, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.PID))
+			if err != nil {
+				w.Fail("%w", err)
+			}
+			for _, path := range states {
+				b, _ := os.ReadFile(path) // a thread may have ended meanwhile
+				if _, state, _ := strings.Cut(string(b), ") "); strings.HasPrefix(state, "R") || strings.HasPrefix(state, "D") {
+					return false, state
+				}
+			}
+			return true, ""
+		})
+	}
+}
+
 // Child waits for a child of a process that none of the roles is yet, and whose
 // name is this, and gives it a role.
 func (w *World) Child(role string, parent int, comm string) int {
