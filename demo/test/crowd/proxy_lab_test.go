@@ -26,7 +26,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/tcpbye/tcpbye/demo/real"
+	"github.com/tcpbye/tcpbye/demo/test/real"
 	"github.com/tcpbye/tcpbye/tracer/report"
 )
 
@@ -152,10 +152,10 @@ func (p proxied) play(t *testing.T, n int, sizes bool) string {
 			t.Fatal(err)
 		}
 	}
-	r := newRoom(t)
+	r := newNetns(t)
 	s := &stageOf{t: t, r: r, dir: t.TempDir()}
 	b := &resetter{sizes: sizes, conns: map[string]net.Conn{}, came: make(chan struct{}, 1<<12)}
-	if err := r.do(func() (err error) { b.l, err = net.Listen("tcp4", "127.0.0.1:0"); return err }); err != nil {
+	if err := r.Do(func() (err error) { b.l, err = net.Listen("tcp4", "127.0.0.1:0"); return err }); err != nil {
 		t.Fatal(err)
 	}
 	defer b.l.Close()
@@ -172,7 +172,7 @@ func (p proxied) play(t *testing.T, n int, sizes bool) string {
 		for i := range n {
 			var c net.Conn
 			var err error
-			if derr := r.do(func() error { c, err = net.Dial("tcp4", front); return nil }); derr != nil || err != nil {
+			if derr := r.Do(func() error { c, err = net.Dial("tcp4", front); return nil }); derr != nil || err != nil {
 				t.Fatal(derr, err)
 			}
 			path := fmt.Sprintf("/%03d-%04d", round, i)

@@ -26,7 +26,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/tcpbye/tcpbye/demo/real"
+	"github.com/tcpbye/tcpbye/demo/test/real"
 	"github.com/tcpbye/tcpbye/tracer/report"
 )
 
@@ -75,7 +75,7 @@ func maybeServer() (status int, ok bool) {
 
 // asking makes requests, and counts how they fared.
 type asking struct {
-	r       *room
+	r       *netns
 	address string
 	stop    atomic.Bool
 	wg      sync.WaitGroup
@@ -85,7 +85,7 @@ type asking struct {
 }
 
 func (l *asking) dial() (c net.Conn, err error) {
-	derr := l.r.do(func() error { c, err = net.Dial("tcp4", l.address); return nil })
+	derr := l.r.Do(func() error { c, err = net.Dial("tcp4", l.address); return nil })
 	return c, errors.Join(err, derr)
 }
 
@@ -195,7 +195,7 @@ type rolled struct {
 // stageOf is where a service runs.
 type stageOf struct {
 	t       testing.TB
-	r       *room
+	r       *netns
 	dir     string
 	backend string // host:port that takes its time
 }
@@ -243,7 +243,7 @@ func (s *stageOf) listens() {
 	eventually(s.t, "a listener on "+front, func() (bool, string) {
 		var c net.Conn
 		var err error
-		_ = s.r.do(func() error { c, err = net.Dial("tcp4", front); return nil })
+		_ = s.r.Do(func() error { c, err = net.Dial("tcp4", front); return nil })
 		if err != nil {
 			return false, err.Error() + "; " + text(s.t, filepath.Join(s.dir, "log"))
 		}
@@ -389,10 +389,10 @@ func (x rolled) play(t *testing.T) string {
 			t.Fatal(err)
 		}
 	}
-	r := newRoom(t)
+	r := newNetns(t)
 	s := &stageOf{t: t, r: r, dir: t.TempDir()}
 	var back net.Listener
-	if err := r.do(func() (err error) { back, err = net.Listen("tcp4", "127.0.0.1:0"); return err }); err != nil {
+	if err := r.Do(func() (err error) { back, err = net.Listen("tcp4", "127.0.0.1:0"); return err }); err != nil {
 		t.Fatal(err)
 	}
 	server := &http.Server{Handler: slow}
