@@ -67,25 +67,25 @@ test-native: build
 	if [ $$status != 0 ] && [ $$status != 3 ]; then \
 		echo 'this machine itself cannot be traced, only the lab'; exit 0; \
 	fi; \
-	$(GO) test -tags lab -count=1 -v -timeout 60m -run '^TestSuite$$' ./demo/lab -suite.kernels=here
+	$(GO) test -tags lab -count=1 -v -timeout 60m -run '^TestSuite$$' ./demo/test/lab -suite.kernels=here
 
 test-lab: compilers
-	$(GO) test -tags lab -count=1 -v -timeout 180m -run '^TestSuite$$' ./demo/lab -suite.kernels=$(KERNEL) $(LONG)
+	$(GO) test -tags lab -count=1 -v -timeout 180m -run '^TestSuite$$' ./demo/test/lab -suite.kernels=$(KERNEL) $(LONG)
 
 test-matrix:
 	$(MAKE) test-lab KERNEL=all LONG=-suite.long
 
 test-rungs:
-	$(GO) test -tags lab -count=1 -v -timeout 120m -run '^TestRungs$$' ./demo/lab -suite.kernels=$(RUNGS)
+	$(GO) test -tags lab -count=1 -v -timeout 120m -run '^TestRungs$$' ./demo/test/lab -suite.kernels=$(RUNGS)
 
 test-arm64:
-	$(GO) test -tags lab -count=1 -v -timeout 120m -run '^TestArm64$$' ./demo/lab
+	$(GO) test -tags lab -count=1 -v -timeout 120m -run '^TestArm64$$' ./demo/test/lab
 
 test-real:
-	$(GO) test -tags lab -count=1 -v -timeout 60m -run TestRealInLab ./demo/real -real.kernel=$(KERNEL)
+	$(GO) test -tags lab -count=1 -v -timeout 60m -run TestRealInLab ./demo/test/real -real.kernel=$(KERNEL)
 
 test-crowd:
-	$(GO) test -tags lab -count=1 -v -timeout 180m -run TestCrowdInLab ./demo/crowd -crowd.kernel=$(KERNEL)
+	$(GO) test -tags lab -count=1 -v -timeout 180m -run TestCrowdInLab ./demo/test/crowd -crowd.kernel=$(KERNEL)
 
 # A row again, or one seed of it: -trust.row='silent' -trust.first=17 -trust.seeds=1
 trust:
@@ -93,7 +93,7 @@ trust:
 
 bench:
 	@bpf/need libbpf-tools tcpdump
-	$(GO) test -tags lab -count=1 -v -timeout 300m -run '^TestBench$$' ./demo/bench -bench.kernel=$(RUNGS) $(LONG)
+	$(GO) test -tags lab -count=1 -v -timeout 300m -run '^TestBench$$' ./demo/test/bench -bench.kernel=$(RUNGS) $(LONG)
 
 lint:
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -l $$(git ls-files '*.go'); exit 1; }
@@ -123,7 +123,7 @@ check-objects:
 	bpf/check
 
 record:
-	$(GO) test -tags lab -count=1 -v -timeout 90m -run '^TestSuite$$' ./demo/lab -suite.kernels=5.10,6.1,6.12,7 -suite.record=$(CURDIR)/tracer/verdict/testdata
+	$(GO) test -tags lab -count=1 -v -timeout 90m -run '^TestSuite$$' ./demo/test/lab -suite.kernels=5.10,6.1,6.12,7 -suite.record=$(CURDIR)/tracer/verdict/testdata
 	$(GO) test ./tracer/verdict -run TestRecordings -update
 
 # There only recordings are read.

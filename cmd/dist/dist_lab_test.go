@@ -18,7 +18,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/tcpbye/tcpbye/demo/lab"
+	"github.com/tcpbye/tcpbye/demo/test/lab"
 )
 
 var distKernels = flag.String("dist.kernels", "6.1", "kernels to install the packages under, by commas, or all")

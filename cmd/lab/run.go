@@ -14,7 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/tcpbye/tcpbye/demo/lab"
+	"github.com/tcpbye/tcpbye/demo/test/lab"
 )
 
 // The exit statuses that are the lab's own; every other one is the command's.

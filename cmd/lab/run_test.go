@@ -9,7 +9,7 @@ import (
 	"syscall"
 	"testing"
 
-	"github.com/tcpbye/tcpbye/demo/lab"
+	"github.com/tcpbye/tcpbye/demo/test/lab"
 )
 
 func TestUsageErrors(t *testing.T) {

@@ -13,7 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/tcpbye/tcpbye/demo/echo"
+	"github.com/tcpbye/tcpbye/demo/pair"
 	"github.com/tcpbye/tcpbye/demo/scenario"
 	"github.com/tcpbye/tcpbye/demo/stage"
 	"github.com/tcpbye/tcpbye/tracer"
@@ -28,13 +28,13 @@ import (
 // experiment is one of the two that the bundled pair runs.
 type experiment struct {
 	name    string
-	goodbye echo.Goodbye
+	goodbye pair.Goodbye
 	title   string
 }
 
 var experiments = []experiment{
-	{"close", echo.Close, "the client closes while the server still has an answer to send"},
-	{"shutdown", echo.Shutdown, "the client finishes sending, and reads the answers to the end"},
+	{"close", pair.Close, "the client closes while the server still has an answer to send"},
+	{"shutdown", pair.Shutdown, "the client finishes sending, and reads the answers to the end"},
 }
 
 type demo struct {
@@ -243,7 +243,7 @@ func (s *spaced) Write(p []byte) (int, error) {
 
 // show is the output of one ending: for a person, the timeline and then the
 // sequence of segments.
-func (d *demo) show(ctx context.Context, m record.Meta, attached []tracer.Attachment, title string) (*shower, error) {
+func (d *demo) show(ctx context.Context, m record.Meta, attached []tracer.Attachment, title string) (*printer, error) {
 	var sinks func(io.Writer, report.Options) []report.Sink
 	if d.people() {
 		sinks = func(w io.Writer, o report.Options) []report.Sink {
@@ -256,11 +256,11 @@ func (d *demo) show(ctx context.Context, m record.Meta, attached []tracer.Attach
 }
 
 func (d *demo) experiment(ctx context.Context, x experiment) (err error) {
-	pair := echo.Pair{Host: "127.0.0.1", Goodbye: x.goodbye, Delay: d.delay}
+	run := pair.Experiment{Host: "127.0.0.1", Goodbye: x.goodbye, Delay: d.delay}
 	if d.ipv6 {
-		pair.Host = "::1"
+		run.Host = "[::1]"
 	}
-	if err := pair.Sigpipe.Set(d.sigpipe); err != nil {
+	if err := run.Sigpipe.Set(d.sigpipe); err != nil {
 		return usage(err)
 	}
 	dir, err := os.MkdirTemp("", "tcpbye-demo-")
@@ -268,22 +268,22 @@ func (d *demo) experiment(ctx context.Context, x experiment) (err error) {
 		return fmt.Errorf("make a directory for the pair: %w", err)
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	if pair.Server, err = program(dir, "server", "echo-server"); err != nil {
+	if run.Server, err = program(dir, "server", "echo-server"); err != nil {
 		return err
 	}
-	if pair.Client, err = program(dir, "client", "echo-client"); err != nil {
+	if run.Client, err = program(dir, "client", "echo-client"); err != nil {
 		return err
 	}
 	if d.people() {
 		fmt.Fprintf(d.env.stdout, "%s experiment: data1, data2, %s; the server works %v on each answer\n\n", x.name, x.name, d.delay)
-		pair.Said = func(who, line string) { fmt.Fprintf(d.env.stdout, "  %-6s │ %s\n", who, line) }
+		run.Said = func(who, line string) { fmt.Fprintf(d.env.stdout, "  %-6s │ %s\n", who, line) }
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	var result echo.PairResult
+	var result pair.Result
 	ran := make(chan error, 1)
 	started := false
-	var s *shower
+	var s *printer
 	counts, err := session.Live(ctx, tracer.Options{Receive: true, Attach: tracer.Rung(d.attach)}, func(m record.Meta, attached []tracer.Attachment) (session.Config, error) {
 		degraded(d.env.stderr, attached)
 		m.Scenario = x.name
@@ -296,7 +296,7 @@ func (d *demo) experiment(ctx context.Context, x experiment) (err error) {
 				started = true
 				go func() {
 					var err error
-					result, err = pair.Run(ctx)
+					result, err = run.Run(ctx)
 					ran <- err
 					cancel() // the story is over
 				}()
@@ -343,7 +343,7 @@ func (d *demo) scenario(ctx context.Context, st *stage.Stage, sc scenario.Scenar
 		return nil, nil, err
 	}
 	if d.people() {
-		fmt.Fprintf(d.env.stdout, "%s\n\n", sc.Story)
+		fmt.Fprintf(d.env.stdout, "%s\n\n", sc.Description)
 	}
 	m := st.Meta()
 	m.Scenario = sc.Name

@@ -94,7 +94,7 @@ func (t *tracing) join(cmd *cobra.Command, args []string) error {
 }
 
 // showEnds shows the ends that are wanted, and their peers, and counts them.
-func (t *tracing) showEnds(res *hosts.Result, choice *filter.Filter, s *shower) (shown int, err error) {
+func (t *tracing) showEnds(res *hosts.Result, choice *filter.Filter, s *printer) (shown int, err error) {
 	kept := map[*conn.Connection]bool{}
 	for i := range res.Ends {
 		if e := &res.Ends[i]; choice.Match(e.Conn, e.Verdict) {

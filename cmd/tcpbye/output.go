@@ -205,8 +205,8 @@ func utf8Locale(getenv func(string) string) bool {
 	return false
 }
 
-// shower is an open output.
-type shower struct {
+// printer is an open output: it prints endings, and records them if that is wanted.
+type printer struct {
 	sink   report.Sink
 	after  []report.Sink // shown when the sink is closed
 	opts   report.Options
@@ -218,14 +218,14 @@ type shower struct {
 
 // open makes the sink, or those that sinks makes, and the recording with its
 // head.
-func (o *output) open(ctx context.Context, meta record.Meta, heading func(left, right *report.Judged) (string, string), sinks func(io.Writer, report.Options) []report.Sink) (*shower, error) {
+func (o *output) open(ctx context.Context, meta record.Meta, heading func(left, right *report.Judged) (string, string), sinks func(io.Writer, report.Options) []report.Sink) (*printer, error) {
 	opts, err := o.options(report.Clock{Offset: meta.Offset, Set: &report.Settings{}})
 	if err != nil {
 		return nil, err
 	}
 	opts.Heading, opts.Kernel = heading, meta.Kernel
 	quietPipes()
-	s := &shower{opts: opts, talk: o.env.stderr}
+	s := &printer{opts: opts, talk: o.env.stderr}
 	w := o.env.stdout
 	if o.beside != nil {
 		w = o.beside
@@ -373,13 +373,13 @@ var quietPipes = sync.OnceFunc(func() {
 })
 
 // show shows endings. What it writes is seen when the buffer is flushed.
-func (s *shower) show(scenario string) func(*conn.Connection, verdict.Verdict) error {
+func (s *printer) show(scenario string) func(*conn.Connection, verdict.Verdict) error {
 	return func(c *conn.Connection, v verdict.Verdict) error {
 		return s.end(report.Judged{Conn: c, Verdict: v, Scenario: scenario})
 	}
 }
 
-func (s *shower) end(j report.Judged) error {
+func (s *printer) end(j report.Judged) error {
 	for _, sink := range append([]report.Sink{s.sink}, s.after...) {
 		if err := sink.End(j); err != nil {
 			return err
@@ -390,7 +390,7 @@ func (s *shower) end(j report.Judged) error {
 
 // brief is the sink, where it also takes plain endings in the short form; nil: it
 // does not.
-func (s *shower) brief() report.Brief {
+func (s *printer) brief() report.Brief {
 	if sink, ok := s.sink.(report.Brief); ok && len(s.after) == 0 && !s.opts.Verbose && s.opts.Fields == nil {
 		return sink
 	}
@@ -398,9 +398,9 @@ func (s *shower) brief() report.Brief {
 }
 
 // wall takes a new setting of the wall clock.
-func (s *shower) wall(w record.Wall) { s.opts.Clock.Set.Add(w.Time, w.Offset) }
+func (s *printer) wall(w record.Wall) { s.opts.Clock.Set.Add(w.Time, w.Offset) }
 
-func (s *shower) close() error {
+func (s *printer) close() error {
 	if s == nil {
 		return nil
 	}

@@ -72,11 +72,14 @@ func TestRooms(t *testing.T) {
 			if strings.HasPrefix(i, "github.com/cilium/ebpf") && p.ImportPath != "bpf" && p.ImportPath != "tracer" {
 				t.Errorf("%s imports %s: only bpf and tracer may", p.ImportPath, i)
 			}
+			if rest, ours := strings.CutPrefix(i, module+"demo/test"); ours && p.ImportPath != "cmd/lab" && !strings.HasPrefix(p.ImportPath, "demo/test") {
+				t.Errorf("%s imports demo/test%s: only tests run that", p.ImportPath, rest)
+			}
 			if strings.HasPrefix(i, "github.com/olekukonko/tablewriter") && p.ImportPath != "tracer/report" {
 				t.Errorf("%s imports %s: only tracer/report may", p.ImportPath, i)
 			}
-			if strings.HasPrefix(i, "github.com/gopacket/") && p.ImportPath != "tracer/report" && p.ImportPath != "tracer/annotate" {
-				t.Errorf("%s imports %s: only tracer/report and tracer/annotate may", p.ImportPath, i)
+			if strings.HasPrefix(i, "github.com/gopacket/") && !slices.Contains([]string{"tracer/report", "tracer/annotate", "demo/harness"}, p.ImportPath) {
+				t.Errorf("%s imports %s: only tracer/report, tracer/annotate and demo/harness may", p.ImportPath, i)
 			}
 			if strings.HasPrefix(i, "charm.land/bubbletea") && p.ImportPath != "tracer/screen" && p.ImportPath != "cmd/tcpbye" {
 				t.Errorf("%s imports %s: only tracer/screen and cmd/tcpbye may", p.ImportPath, i)
@@ -105,6 +108,13 @@ func TestRooms(t *testing.T) {
 			for _, i := range p.Imports {
 				if i == "os" || i == "io" || i == "net" || i == "log" || i == "sync" || strings.HasPrefix(i, "os/") || strings.HasPrefix(i, "net/http") {
 					t.Errorf("%s imports %s: it is pure", p.ImportPath, i)
+				}
+			}
+		}
+		if p.ImportPath == "demo/harness" || p.ImportPath == "demo/scenario" {
+			for _, d := range p.Deps {
+				if d == module+"tracer" {
+					t.Errorf("%s depends on the tracer: no mistake may be shared by both", p.ImportPath)
 				}
 			}
 		}

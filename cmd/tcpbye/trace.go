@@ -324,7 +324,7 @@ func (t *tracing) run(cmd *cobra.Command, args []string) error {
 	if err != nil {
 		return err
 	}
-	var s *shower
+	var s *printer
 	var found *report.FindingsSink
 	if t.findings {
 		t.withFindings(&found)

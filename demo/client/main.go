@@ -3,7 +3,6 @@
 package main
 
 import (
-	"context"
 	"flag"
 	"fmt"
 	"os"
@@ -12,12 +11,12 @@ import (
 )
 
 func main() {
-	c := echo.ClientConfig{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
+	c := &echo.Client{Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
+	c.Flags(flag.CommandLine)
 	flag.Usage = func() {
 		fmt.Fprint(flag.CommandLine.Output(), "usage: client [flags] ADDRESS\nSend each line typed; \"shutdown\" ends this direction only, \"close\" (or ^D) closes the socket.\n")
 		flag.PrintDefaults()
 	}
-	flag.DurationVar(&c.LingerBeforeExit, "linger-before-exit", echo.DefaultLingerBeforeExit, "after close(2), wait this long before the exit")
 	flag.Parse()
 	if flag.NArg() != 1 {
 		fmt.Fprintf(os.Stderr, "want one address, for example 127.0.0.1 or [::1]:%d\n", echo.DefaultPort)
@@ -25,5 +24,5 @@ func main() {
 		os.Exit(2)
 	}
 	c.Address = flag.Arg(0)
-	os.Exit(c.Run(context.Background()))
+	os.Exit(c.Run())
 }

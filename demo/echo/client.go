@@ -2,268 +2,175 @@ package echo
 
 import (
 	"bytes"
-	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
+	"net"
 	"net/netip"
 	"os"
 	"runtime"
+	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// DefaultLingerBeforeExit is how long the client lives on after close(2).
-const DefaultLingerBeforeExit = 6 * time.Second
-
-// ClientConfig describes an echo client.
-type ClientConfig struct {
-	// Address is where the server is: 127.0.0.1, 127.0.0.1:43211, ::1,
-	// [::1]:43211, localhost. The port is DefaultPort where none is given. The
-	// addresses of a name are tried one after the other.
+// Client is an echo client.
+type Client struct {
+	// Address is where the server is: 127.0.0.1, [::1]:43211, localhost. The port is
+	// DefaultPort where none is given.
 	Address string
-	// LingerBeforeExit is how long the process goes on after close(2), so that
-	// what happens to the connection cannot be put down to its exit.
+	// LingerBeforeExit is how long the process goes on after close(2), so that what
+	// happens to the connection cannot be put down to its exit.
 	LingerBeforeExit time.Duration
-	// Stdin is where a person or a program types; nil means that nobody does.
+	// Stdin is where a person or a program types.
 	//
 	// A line that starts with "shutdown" ends the client's direction and goes on
-	// reading the server's; a line that starts with "close" closes the socket.
-	// Any other line is sent without its newline, a longer one than 4096 bytes
-	// in pieces of that size. The end of input (^D) is a "close".
-	Stdin *os.File
-	// Stdout gets what happens, Stderr what fails; nil discards.
+	// reading the server's; a line that starts with "close" closes the socket. Any
+	// other line is sent without its newline, a longer one than 4096 bytes in pieces
+	// of that size. The end of input (^D) is a "close".
+	Stdin          *os.File
 	Stdout, Stderr io.Writer
+
+	conn  int
+	typed []byte // read from Stdin, not yet a whole line
+	piece bool   // typed goes on with a line whose start is already sent
 }
 
-// Validate reports the first setting that makes no sense.
-func (c ClientConfig) Validate() error {
-	if c.LingerBeforeExit < 0 {
-		return fmt.Errorf("linger before exit %v: want 0 or more", c.LingerBeforeExit)
+// Flags defines the client's settings as flags.
+func (c *Client) Flags(f *flag.FlagSet) {
+	f.DurationVar(&c.LingerBeforeExit, "linger-before-exit", 6*time.Second, "after close(2), wait this long before the exit")
+}
+
+// Run connects, sends and prints until the server's end of input, or after close(2),
+// and returns the exit status. Except after "close" the socket is open when it
+// returns: the caller exits, and that exit closes it.
+func (c *Client) Run() int {
+	server, err := resolve(c.Address)
+	if err != nil {
+		printf(c.Stderr, "%v", err)
+		return 2
 	}
-	_, err := parseEndpoint(c.Address)
+	if err = c.connect(server); err == nil {
+		err = c.talk()
+	}
+	if err != nil {
+		printf(c.Stderr, "%v", err)
+		return 1
+	}
+	return 0
+}
+
+func (c *Client) connect(server netip.AddrPort) error {
+	family, sa := sockaddr(server)
+	var err error
+	if c.conn, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0); err != nil {
+		return failed("socket", err)
+	}
+	if err := unix.Connect(c.conn, sa); err != nil {
+		hint := ""
+		if err == unix.ECONNREFUSED {
+			hint = "; start the server first, or name its port"
+		}
+		return fmt.Errorf("connect to %v: %w%s", server, failed("connect", err), hint)
+	}
+	local, err := localAddr(c.conn)
+	if err == nil {
+		printf(c.Stdout, "connected to %v from %v", server, local)
+	}
 	return err
 }
 
-// Run connects, sends and prints until the connection ends, and returns the
-// exit status of the process:
-//
-//   - 0 after the server's end of input, or after close(2) and
-//     LingerBeforeExit;
-//   - 1 when connecting, reading or sending fails, or ctx ends (a connect(2)
-//     that is under way is not cut short by ctx);
-//   - 2 when the configuration makes no sense.
-//
-// Except after "close" the socket is open when Run returns: the caller exits,
-// and that exit closes it.
-func (c ClientConfig) Run(ctx context.Context) int {
-	out, errs := newPrinter(c.Stdout), newPrinter(c.Stderr)
-	if err := c.Validate(); err != nil {
-		errs.printf("%v", err)
-		return 2
-	}
-	cl := &client{ClientConfig: c, ctx: ctx, out: out}
-	if err := cl.run(); err != nil {
-		errs.printf("%v", err)
-		return 1
-	}
-	return exitStatus(0, out, errs)
-}
-
-// client is a running ClientConfig.
-type client struct {
-	ClientConfig
-	ctx       context.Context
-	out       *printer
-	interrupt *interrupt
-	conn      int
-	typed     []byte // read from Stdin, not yet a whole line
-	inLine    bool   // typed goes on with a line whose start is already sent
-}
-
-// command is what a line makes the client do.
-type command int
-
-const (
-	commandSend command = iota
-	commandShutdown
-	commandClose
-)
-
-func parseCommand(line []byte) command {
-	switch {
-	case bytes.HasPrefix(line, []byte("shutdown")):
-		return commandShutdown
-	case bytes.HasPrefix(line, []byte("close")):
-		return commandClose
-	}
-	return commandSend
-}
-
-func (c *client) run() error {
-	server, err := parseEndpoint(c.Address)
-	if err != nil {
-		return err
-	}
-	if c.interrupt, err = newInterrupt(c.ctx); err != nil {
-		return err
-	}
-	defer c.interrupt.stop()
+// talk prints what the server says and does what is typed.
+func (c *Client) talk() error {
 	// Or the collector could close the descriptor that the loop polls.
 	defer runtime.KeepAlive(c.Stdin)
-
-	if err := c.connect(server); err != nil {
-		return err
-	}
-	// ppoll(2) leaves out a negative descriptor.
-	stdin := &unix.PollFd{Fd: -1, Events: unix.POLLIN}
-	if c.Stdin != nil {
-		stdin.Fd = int32(c.Stdin.Fd())
-	}
-	socket := &unix.PollFd{Fd: int32(c.conn), Events: unix.POLLIN}
+	fds := []unix.PollFd{{Fd: int32(c.conn), Events: unix.POLLIN}, {Fd: int32(c.Stdin.Fd()), Events: unix.POLLIN}}
+	socket, stdin := &fds[0], &fds[1]
 	buf := make([]byte, bufferSize)
 	for {
-		if err := c.interrupt.wait(time.Time{}, socket, stdin); err != nil {
-			return err
+		if _, err := unix.Poll(fds, -1); err == unix.EINTR {
+			continue
+		} else if err != nil {
+			return failed("poll", err)
 		}
 		if socket.Revents != 0 {
 			n, err := read(c.conn, buf)
 			if err != nil {
-				return callFailed("read", err)
+				return failed("read", err)
 			}
 			if n == 0 {
-				c.out.printf("server terminated")
+				printf(c.Stdout, "server terminated")
 				return nil
 			}
-			c.out.printf("%s", printable(buf[:n]))
+			printf(c.Stdout, "%s", printable(buf[:n]))
 		}
-		if stdin.Revents != 0 {
-			n, err := read(int(stdin.Fd), buf)
-			if err != nil {
-				return callFailed("read the standard input", err)
+		if stdin.Revents == 0 {
+			continue
+		}
+		n, err := read(int(stdin.Fd), buf)
+		if err != nil {
+			return failed("read the standard input", err)
+		}
+		switch goodbye, err := c.input(buf[:n]); {
+		case err != nil:
+			return err
+		case goodbye == "close":
+			err := unix.Close(c.conn)
+			time.Sleep(c.LingerBeforeExit)
+			return failed("close", err)
+		case goodbye == "shutdown":
+			if err := unix.Shutdown(c.conn, unix.SHUT_WR); err != nil {
+				return failed("shutdown", err)
 			}
-			end, err := c.input(buf[:n])
-			switch {
-			case err != nil:
-				return err
-			case end == commandClose:
-				return c.close()
-			case end == commandShutdown:
-				if err := unix.Shutdown(c.conn, unix.SHUT_WR); err != nil {
-					return callFailed("shutdown", err)
-				}
-				stdin.Fd, stdin.Revents = -1, 0
-			}
+			stdin.Fd = -1 // poll leaves it out
+			stdin.Revents = 0
 		}
 	}
 }
 
-// input does what the newly typed bytes say, of which none mean the end of
-// input. It returns the command that ends the input; what was typed behind it
-// is dropped.
-func (c *client) input(p []byte) (command, error) {
+// input does what the newly typed bytes say; that there are none is the end of
+// input. It returns the goodbye that was typed, or "".
+func (c *Client) input(p []byte) (goodbye string, err error) {
 	c.typed = append(c.typed, p...)
 	for {
-		starts := !c.inLine
 		line, rest, whole := bytes.Cut(c.typed, []byte("\n"))
 		switch {
 		case len(line) > bufferSize:
 			line, rest, whole = c.typed[:bufferSize], c.typed[bufferSize:], false
-		case whole:
-		case len(p) == 0 && len(c.typed) > 0:
-			// The last line of an input that does not end in a newline.
-		case len(p) == 0:
-			return commandClose, nil
-		default:
-			return commandSend, nil
+		case !whole && len(p) > 0:
+			return "", nil // there is more to come
+		case !whole && len(line) == 0:
+			return "close", nil
 		}
-		c.typed, c.inLine = rest, !whole
-		if cmd := parseCommand(line); starts && cmd != commandSend {
-			return cmd, nil
-		}
-		c.out.printf("now sending %s", printable(line))
-		sent, err := c.interrupt.sendAll(c.conn, line)
-		if err != nil {
-			return commandSend, err
-		}
-		c.out.printf("send bytes: %d", sent)
-	}
-}
-
-// close closes the connection and stays a while.
-func (c *client) close() error {
-	if err := unix.Close(c.conn); err != nil {
-		return callFailed("close", err)
-	}
-	for end := time.Now().Add(c.LingerBeforeExit); time.Now().Before(end); {
-		if err := c.interrupt.wait(end); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// connect connects to the first address of server that answers.
-func (c *client) connect(server endpoint) error {
-	targets, err := server.resolve(c.ctx)
-	if err != nil {
-		return err
-	}
-	var failures []error
-	for _, target := range targets {
-		if c.conn, err = c.connectTo(target); err != nil {
-			if errors.Is(err, errInterrupted) {
-				return err
-			}
-			failures = append(failures, fmt.Errorf("connect to %v: %w%s", target, err, connectHint(err)))
-			continue
-		}
-		local, err := localAddr(c.conn)
-		if err != nil {
-			return err
-		}
-		c.out.printf("connected to %v from %v", target, local)
-		return nil
-	}
-	return errors.Join(failures...)
-}
-
-func (c *client) connectTo(target netip.AddrPort) (fd int, err error) {
-	scope, err := scopeID(target.Addr())
-	if err != nil {
-		return -1, err
-	}
-	family, sa := sockaddr(target, scope)
-	fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return -1, callFailed("socket", err)
-	}
-	err = unix.Connect(fd, sa)
-	if err == unix.EINTR {
-		// The handshake goes on without us; its result is the socket's error.
-		if err = c.interrupt.wait(time.Time{}, &unix.PollFd{Fd: int32(fd), Events: unix.POLLOUT}); err == nil {
-			var errno int
-			errno, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ERROR)
-			if err == nil && errno != 0 {
-				err = unix.Errno(errno)
+		for _, word := range []string{"shutdown", "close"} {
+			if !c.piece && bytes.HasPrefix(line, []byte(word)) {
+				return word, nil
 			}
 		}
-	}
-	if err != nil {
-		_ = unix.Close(fd)
-		if errors.Is(err, errInterrupted) {
-			return -1, err
+		c.typed, c.piece = rest, !whole
+		printf(c.Stdout, "now sending %s", printable(line))
+		sent, err := send(c.conn, line)
+		if err != nil {
+			return "", failed("send", err)
 		}
-		return -1, callFailed("connect", err)
+		printf(c.Stdout, "send bytes: %d", sent)
 	}
-	return fd, nil
 }
 
-// connectHint says what to do about a server that could not be reached.
-func connectHint(err error) string {
-	if errors.Is(err, unix.ECONNREFUSED) {
-		return "; start the server first, or name its port"
+// resolve reads an address as people write them.
+func resolve(address string) (netip.AddrPort, error) {
+	if _, _, err := net.SplitHostPort(address); err != nil { // there is no port
+		address = net.JoinHostPort(strings.Trim(address, "[]"), strconv.Itoa(DefaultPort))
 	}
-	return ""
+	at, err := net.ResolveTCPAddr("tcp", address)
+	if err == nil && (at.Port == 0 || len(at.IP) == 0) {
+		err = errors.New("a host and a port from 1 to 65535 are needed")
+	}
+	if err != nil {
+		return netip.AddrPort{}, fmt.Errorf("address %q: %w; want for example 127.0.0.1 or [::1]:%d", address, err, DefaultPort)
+	}
+	return netip.AddrPortFrom(at.AddrPort().Addr().Unmap(), uint16(at.Port)), nil
 }

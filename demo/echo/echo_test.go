@@ -152,51 +152,33 @@ func (p *program) end(status any, stderr string) {
 	}
 }
 
-// pipe returns both ends of a pipe for a program's extra descriptor.
-func pipe(t *testing.T) (r, w *os.File) {
-	t.Helper()
-	r, w, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { r.Close(); w.Close() })
-	if err := r.SetReadDeadline(time.Now().Add(patience)); err != nil {
-		t.Fatal(err)
-	}
-	return r, w
-}
-
 // startServer runs a server on a free port. With held set its work lasts until
 // finish is called, once for an answer.
 func startServer(t *testing.T, held bool, args ...string) (server *program, port string, finish func()) {
 	t.Helper()
-	readyR, readyW := pipe(t)
-	extra := []*os.File{readyW}
-	args = append([]string{"-port", "0", "-ready-fd", "3"}, args...)
-	if held {
-		workR, workW := pipe(t)
-		extra = append(extra, workR)
-		args = append(args, "-delay", "0", "-work-fd", "4")
+	args = append([]string{"-port", "0"}, args...)
+	if !held {
+		server = start(t, "server", nil, append(args, "-delay", "20ms")...)
+	} else {
+		workR, workW, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { workR.Close(); workW.Close() })
+		server = start(t, "server", []*os.File{workR}, append(args, "-delay", "0", "-work-fd", "3")...)
 		finish = func() {
 			t.Helper()
 			if _, err := workW.Write([]byte{'.'}); err != nil {
 				t.Fatal(err)
 			}
 		}
-	} else {
-		args = append(args, "-delay", "20ms")
 	}
-	server = start(t, "server", extra, args...)
-	readyW.Close()
-	announced, err := io.ReadAll(readyR)
-	if err != nil {
-		t.Fatal(err)
+	line, _ := server.next()
+	rest, ok := strings.CutPrefix(line, "listening on 0.0.0.0:")
+	port, v6, _ := strings.Cut(rest, ", ")
+	if !ok || v6 != "[::]:"+port+"\n" {
+		t.Fatalf("the server said %q; stderr %q", line, server.stderr.String())
 	}
-	port, newline := strings.CutSuffix(string(announced), "\n")
-	if _, err := strconv.ParseUint(port, 10, 16); err != nil || !newline {
-		t.Fatalf("the server announced %q, want a port; stderr %q", announced, server.stderr.String())
-	}
-	server.expect("listening on 0.0.0.0:" + port + ", [::]:" + port)
 	return server, port, finish
 }
 
@@ -297,10 +279,11 @@ func TestSigpipeDisposition(t *testing.T) {
 		{sigpipe: "handler", caught: true},
 	} {
 		t.Run(tt.sigpipe, func(t *testing.T) {
-			readyR, readyW := pipe(t)
-			sh := exec.Command("sh", "-c", `trap "" PIPE; exec "$@"`, "sh",
-				filepath.Join(binaries, "server"), "-port", "0", "-ready-fd", "3", "-sigpipe", tt.sigpipe)
-			sh.ExtraFiles = []*os.File{readyW}
+			sh := exec.Command("sh", "-c", `trap "" PIPE; exec "$@"`, "sh", filepath.Join(binaries, "server"), "-port", "0", "-sigpipe", tt.sigpipe)
+			out, err := sh.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
 			if err := sh.Start(); err != nil {
 				t.Fatal(err)
 			}
@@ -308,9 +291,8 @@ func TestSigpipeDisposition(t *testing.T) {
 				_ = sh.Process.Kill()
 				_ = sh.Wait()
 			}()
-			readyW.Close()
-			if port, err := io.ReadAll(readyR); err != nil || len(port) == 0 {
-				t.Fatalf("the server announced %q, %v", port, err)
+			if line, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+				t.Fatalf("the server said %q, %v", line, err)
 			}
 			status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", sh.Process.Pid))
 			if err != nil {
@@ -356,25 +338,26 @@ func TestShutdownExperiment(t *testing.T) {
 // TestExitSendsFIN holds Run to leaving the last connection to the exit of the
 // process: when it has returned, the connection is still open.
 func TestExitSendsFIN(t *testing.T) {
-	readyR, readyW := pipe(t)
-	dup, err := unix.FcntlInt(readyW.Fd(), unix.F_DUPFD_CLOEXEC, 3) // Run closes it
-	if err != nil {
-		t.Fatal(err)
-	}
-	readyW.Close()
-	var stdout, stderr bytes.Buffer
+	r, w := io.Pipe()
+	defer r.Close()
+	var stderr bytes.Buffer
 	before := openSockets(t)
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	code := make(chan int)
+	code := make(chan int, 1)
 	go func() {
-		code <- ServerConfig{Sigpipe: SigpipeIgnore, Connections: 1, ReadyFD: dup, Stdout: &stdout, Stderr: &stderr}.Run(ctx)
+		server := Server{Sigpipe: SigpipeIgnore, Connections: 1, Stdout: w, Stderr: &stderr}
+		code <- server.Run(ctx)
+		w.Close()
 	}()
-	port, err := io.ReadAll(readyR)
-	if err != nil {
+	var port int
+	said := bufio.NewReader(r)
+	if line, err := said.ReadString('\n'); err != nil {
 		t.Fatal(err)
+	} else if _, err := fmt.Sscanf(line, "listening on 0.0.0.0:%d,", &port); err != nil {
+		t.Fatalf("the server said %q: %v", line, err)
 	}
-	conn, err := net.Dial("tcp4", loopback4(strings.TrimSpace(string(port))))
+	conn, err := net.Dial("tcp4", loopback4(strconv.Itoa(port)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -382,8 +365,9 @@ func TestExitSendsFIN(t *testing.T) {
 	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
-	if got := <-code; got != 0 || !strings.HasSuffix(stdout.String(), "\nclient closed\n") {
-		t.Fatalf("Run returned %d; stdout %q, stderr %q", got, stdout.String(), stderr.String())
+	rest, err := io.ReadAll(said)
+	if got := <-code; got != 0 || err != nil || string(rest) != "client closed\n" {
+		t.Fatalf("Run returned %d; stdout %q, %v, stderr %q", got, rest, err, stderr.String())
 	}
 
 	left := false
@@ -578,34 +562,6 @@ func TestConnectionsWithoutEnd(t *testing.T) {
 	server.end(0, "")
 }
 
-func TestReadyFile(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "port")
-	server, port, _ := startServer(t, false, "-ready-file", path)
-	// The file is written after the descriptor and before the first accept.
-	conn := dial(t, loopback4(port))
-	if err := conn.CloseWrite(); err != nil {
-		t.Fatal(err)
-	}
-	server.expect("client closed")
-	if got, err := os.ReadFile(path); err != nil || string(got) != port+"\n" {
-		t.Errorf("the file holds %q, %v, want %q", got, err, port+"\n")
-	}
-	if entries, err := os.ReadDir(filepath.Dir(path)); err != nil || len(entries) != 1 {
-		t.Errorf("the folder holds %v, %v, want only the file", entries, err)
-	}
-}
-
-func TestReadyFIFO(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "fifo")
-	if err := unix.Mkfifo(path, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	_, port, _ := startServer(t, false, "-ready-file", path)
-	if got, err := os.ReadFile(path); err != nil || string(got) != port+"\n" {
-		t.Errorf("the FIFO gave %q, %v, want %q", got, err, port+"\n")
-	}
-}
-
 func TestPortBusy(t *testing.T) {
 	for _, tt := range []struct{ network, holder, listen string }{
 		{"tcp4", "127.0.0.1:0", "0.0.0.0"},
@@ -631,19 +587,12 @@ func TestUsage(t *testing.T) {
 		args    []string
 		stderr  string // its first line
 	}{
-		{"server", []string{"-port", "65536"}, "port 65536: want 0 to 65535"},
-		{"server", []string{"-delay", "-1s"}, "delay -1s: want 0 or more"},
-		{"server", []string{"-n", "-1"}, "-1 connections: want 1 or more, or 0 for no end"},
-		{"server", []string{"-ready-fd", "1"}, "ready descriptor 1: want 0 for none, or 3 and above, as it is closed after use"},
-		{"server", []string{"-ready-fd", "3", "-work-fd", "3"}, "descriptor 3: cannot be both the ready and the work descriptor"},
+		{"server", []string{"-port", "65536"}, "the port is 0 to 65535, and no other number below 0"},
+		{"server", []string{"-delay", "-1s"}, "the port is 0 to 65535, and no other number below 0"},
 		{"server", []string{"-sigpipe", "core"}, `invalid value "core" for flag -sigpipe: "core" is none of default, ignore, handler`},
-		{"server", []string{"-frobnicate"}, "flag provided but not defined: -frobnicate"},
 		{"server", []string{"127.0.0.1"}, `unexpected argument "127.0.0.1"`},
 		{"client", nil, "want one address, for example 127.0.0.1 or [::1]:43211"},
-		{"client", []string{"127.0.0.1", "43211"}, "want one address, for example 127.0.0.1 or [::1]:43211"},
-		{"client", []string{""}, "no address given: want for example 127.0.0.1, [::1]:43211 or localhost"},
-		{"client", []string{"127.0.0.1:0"}, `address "127.0.0.1:0": port 0 cannot be connected to`},
-		{"client", []string{"-linger-before-exit", "-1s", "::1"}, "linger before exit -1s: want 0 or more"},
+		{"client", []string{"127.0.0.1:0"}, `address "127.0.0.1:0": a host and a port from 1 to 65535 are needed; want for example 127.0.0.1 or [::1]:43211`},
 	} {
 		t.Run(tt.program+" "+strings.Join(tt.args, " "), func(t *testing.T) {
 			var stdout, stderr bytes.Buffer
@@ -765,138 +714,21 @@ func TestPrintable(t *testing.T) {
 	}
 }
 
-func TestParseEndpoint(t *testing.T) {
-	for in, want := range map[string]endpoint{
-		"127.0.0.1":        {addr: netip.MustParseAddr("127.0.0.1"), port: DefaultPort},
-		"127.0.0.1:80":     {addr: netip.MustParseAddr("127.0.0.1"), port: 80},
-		"::1":              {addr: netip.MustParseAddr("::1"), port: DefaultPort},
-		"[::1]":            {addr: netip.MustParseAddr("::1"), port: DefaultPort},
-		"[::1]:80":         {addr: netip.MustParseAddr("::1"), port: 80},
-		"[fe80::1%lo]:80":  {addr: netip.MustParseAddr("fe80::1%lo"), port: 80},
-		"::ffff:127.0.0.1": {addr: netip.MustParseAddr("::ffff:127.0.0.1"), port: DefaultPort},
-		"localhost":        {host: "localhost", port: DefaultPort},
-		"localhost:80":     {host: "localhost", port: 80},
+func TestResolve(t *testing.T) {
+	for in, want := range map[string]string{
+		"127.0.0.1":    "127.0.0.1:43211",
+		"127.0.0.1:80": "127.0.0.1:80",
+		"::1":          "[::1]:43211",
+		"[::1]":        "[::1]:43211",
+		"[::1]:80":     "[::1]:80",
 	} {
-		if got, err := parseEndpoint(in); err != nil || got != want {
-			t.Errorf("parseEndpoint(%q) = %+v, %v, want %+v", in, got, err, want)
+		if got, err := resolve(in); err != nil || got.String() != want {
+			t.Errorf("resolve(%q) = %v, %v, want %s", in, got, err, want)
 		}
 	}
-	for _, in := range []string{"", ":80", "localhost:", "localhost:0", "localhost:65536", "localhost:http", "127.0.0.1:0",
-		"127.0.0.1:99999", "[::1", "[127.0.0.1]", "[::1]:", "1::2::3", "http://localhost", "a b"} {
-		if got, err := parseEndpoint(in); err == nil {
-			t.Errorf("parseEndpoint(%q) = %+v, want an error", in, got)
+	for _, in := range []string{"", ":80", "127.0.0.1:0", "127.0.0.1:99999", "1::2::3"} {
+		if got, err := resolve(in); err == nil {
+			t.Errorf("resolve(%q) = %v, want an error", in, got)
 		}
-	}
-}
-
-// socketPair returns two connected sockets with small buffers.
-func socketPair(t *testing.T) (a, b int) {
-	t.Helper()
-	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { unix.Close(fds[0]); unix.Close(fds[1]) })
-	if err := unix.SetsockoptInt(fds[0], unix.SOL_SOCKET, unix.SO_SNDBUF, 4096); err != nil {
-		t.Fatal(err)
-	}
-	return fds[0], fds[1]
-}
-
-// TestSendAllPartial sends more than the send buffer holds, so that the kernel
-// takes it in parts.
-func TestSendAllPartial(t *testing.T) {
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
-	defer cancel()
-	intr, err := newInterrupt(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer intr.stop()
-	a, b := socketPair(t)
-	message := bytes.Repeat([]byte("0123456789"), 100_000)
-	var got []byte
-	done := make(chan error)
-	go func() {
-		buf := make([]byte, bufferSize)
-		for len(got) < len(message) {
-			n, err := read(b, buf)
-			if err != nil || n == 0 {
-				done <- fmt.Errorf("read %d, %w", n, err)
-				return
-			}
-			got = append(got, buf[:n]...)
-		}
-		done <- nil
-	}()
-	if sent, err := intr.sendAll(a, message); sent != len(message) || err != nil {
-		t.Errorf("sendAll = %d, %v, want %d", sent, err, len(message))
-	}
-	if err := <-done; err != nil {
-		t.Fatal(err)
-	}
-	if !bytes.Equal(got, message) {
-		t.Error("the peer did not read what was sent")
-	}
-}
-
-// TestSendAllInterrupted sends to a peer that does not read.
-func TestSendAllInterrupted(t *testing.T) {
-	ctx, cancel := context.WithCancel(t.Context())
-	intr, err := newInterrupt(ctx)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer intr.stop()
-	a, _ := socketPair(t)
-	message := make([]byte, 1<<20)
-	done := make(chan error)
-	go func() {
-		sent, err := intr.sendAll(a, message)
-		if sent == 0 || sent == len(message) {
-			err = errors.Join(err, fmt.Errorf("sent %d bytes, want some of %d", sent, len(message)))
-		}
-		done <- err
-	}()
-	cancel()
-	if err := <-done; err != errInterrupted {
-		t.Errorf("sendAll: %v, want %v", err, errInterrupted)
-	}
-}
-
-// TestLostOutput has a client whose output goes nowhere.
-func TestLostOutput(t *testing.T) {
-	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer full.Close()
-	stderr, accepted := new(bytes.Buffer), make(chan error)
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	go func() {
-		c, err := l.Accept()
-		if err == nil {
-			err = c.Close()
-		}
-		accepted <- err
-	}()
-	before := openSockets(t)
-	if code := (ClientConfig{Address: l.Addr().String(), Stdout: full, Stderr: stderr}).Run(t.Context()); code != 1 {
-		t.Errorf("Run returned %d, want 1", code)
-	}
-	for _, fd := range openSockets(t) {
-		if !slices.Contains(before, fd) {
-			unix.Close(fd)
-		}
-	}
-	if err := <-accepted; err != nil {
-		t.Fatal(err)
-	}
-	if want := "write to the output: write /dev/full: no space left on device\n"; stderr.String() != want {
-		t.Errorf("stderr %q, want %q", stderr.String(), want)
 	}
 }

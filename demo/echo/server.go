@@ -3,327 +3,186 @@ package echo
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
-	"net/netip"
-	"os"
-	"path/filepath"
 	"runtime"
-	"strings"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sys/unix"
 )
 
-// DefaultDelay is how long the server works on an answer.
-const DefaultDelay = 5 * time.Second
+// DefaultPort is the TCP port of the echo server.
+const DefaultPort = 43211
 
-// ServerConfig describes an echo server. The zero value listens on a port that
-// the kernel picks, answers at once, serves one connection after the other
-// without end, and dies of SIGPIPE.
-type ServerConfig struct {
-	// Port is the TCP port to listen on, on every IPv4 and IPv6 address. With 0
-	// the kernel picks one that is free in both families.
-	Port int
-	// Delay is how long the server works between a message and its answer.
-	Delay time.Duration
-	// WorkFD, if not 0, is a descriptor that makes the work last until a byte
-	// can be read from it, on top of Delay. Each answer takes one byte; at the
-	// end of input no answer waits any more. It lets a program that drives the
-	// pair decide what happens before an answer is sent.
-	WorkFD int
-	// Sigpipe is what SIGPIPE does.
-	Sigpipe SigpipeAction
-	// Connections is how many connections to serve, one after the other; 0 means
-	// without end. Each but the last is closed with close(2) at its end of
-	// input; the last one stays open and ends with the process.
-	Connections int
-	// ReadyFD, if not 0, is a descriptor that gets the port number as one line
-	// once the server listens, and is then closed.
-	ReadyFD int
-	// ReadyFile, if not empty, is a path that gets the same line. A reader never
-	// sees a part of it: a regular file appears by rename(2).
-	ReadyFile string
-	// Stdout gets what happens, Stderr what fails; nil discards.
+// Server is an echo server.
+type Server struct {
+	Port        int           // on every IPv4 and IPv6 address; 0: the kernel picks one
+	Delay       time.Duration // how long it works on each answer
+	Sigpipe     SigpipeAction // what SIGPIPE does
+	Connections int           // to serve, one after the other; 0: no end
+	// WorkFD, if not 0, is a descriptor that makes the work on each answer last until
+	// a byte can be read from it. It lets a program that drives the pair decide what
+	// happens before an answer is sent.
+	WorkFD         int
 	Stdout, Stderr io.Writer
+
+	received atomic.Int64 // messages, over all connections
 }
 
-// Validate reports the first setting that makes no sense.
-func (c ServerConfig) Validate() error {
-	switch {
-	case c.Port < 0 || c.Port > 65535:
-		return fmt.Errorf("port %d: want 0 to 65535", c.Port)
-	case c.Delay < 0:
-		return fmt.Errorf("delay %v: want 0 or more", c.Delay)
-	case c.Connections < 0:
-		return fmt.Errorf("%d connections: want 1 or more, or 0 for no end", c.Connections)
-	case !c.Sigpipe.valid():
-		return fmt.Errorf("SIGPIPE action %v: want default, ignore or handler", c.Sigpipe)
-	case c.WorkFD < 0:
-		return fmt.Errorf("work descriptor %d: want 0 for none, or a descriptor to read from", c.WorkFD)
-	case c.ReadyFD < 0 || c.ReadyFD == 1 || c.ReadyFD == 2:
-		return fmt.Errorf("ready descriptor %d: want 0 for none, or 3 and above, as it is closed after use", c.ReadyFD)
-	case c.ReadyFD != 0 && c.ReadyFD == c.WorkFD:
-		return fmt.Errorf("descriptor %d: cannot be both the ready and the work descriptor", c.ReadyFD)
-	}
-	return nil
+// Flags defines the server's settings as flags.
+func (s *Server) Flags(f *flag.FlagSet) {
+	f.IntVar(&s.Port, "port", DefaultPort, "listen on TCP port `N`, IPv4 and IPv6; 0: the kernel picks one")
+	f.DurationVar(&s.Delay, "delay", 5*time.Second, "work for this long on each answer")
+	f.Var(&s.Sigpipe, "sigpipe", "on SIGPIPE `default|ignore|handler`: be killed, get EPIPE, print the count and exit")
+	f.IntVar(&s.Connections, "n", 1, "serve `N` connections one after the other; all but the last are closed; 0: no end")
+	f.IntVar(&s.WorkFD, "work-fd", 0, "work also until a byte can be read from descriptor `N`; 0: none")
 }
 
-// Run listens, serves and returns the exit status of the process:
-//
-//   - 0 after the last connection's end of input, or when ctx ends or the
-//     SIGPIPE handler runs, both of which print how many messages came;
-//   - 1 when listening, reading or sending fails;
-//   - 2 when the configuration makes no sense.
-//
-// With SigpipeDefault it may not return at all. The last connection and the
-// listeners are open when Run returns: the caller exits, and that exit closes
-// them. Run sets the process's disposition of SIGPIPE and leaves it so unless
-// the action is SigpipeHandler.
-func (c ServerConfig) Run(ctx context.Context) int {
-	out, errs := newPrinter(c.Stdout), newPrinter(c.Stderr)
-	if err := c.Validate(); err != nil {
-		errs.printf("%v", err)
+// Run listens, serves and returns the exit status. The last connection is open when
+// it returns: the exit of the process ends it. When ctx ends, or the SIGPIPE handler
+// runs, it says how many messages came.
+func (s *Server) Run(ctx context.Context) int {
+	if s.Port < 0 || s.Port > 65535 || s.Delay < 0 || s.Connections < 0 || s.WorkFD < 0 {
+		printf(s.Stderr, "the port is 0 to 65535, and no other number below 0")
 		return 2
 	}
-	s := &server{ServerConfig: c, ctx: ctx, out: out, errs: errs}
-	err := s.run()
+	served := make(chan error, 1)
+	go func() {
+		// SIGPIPE is sent to the thread that sends.
+		runtime.LockOSThread()
+		served <- s.run()
+	}()
+	var err error
+	select {
+	case err = <-served:
+	case <-ctx.Done(): // in the middle of whatever it waits for
+		err = errStopped
+	}
 	switch {
-	case errors.Is(err, errInterrupted), errors.Is(err, errSigpipeCaught):
-		out.printf("received %d datagrams", s.received)
+	case errors.Is(err, errStopped):
+		printf(s.Stdout, "received %d datagrams", s.received.Load())
 	case err != nil:
-		errs.printf("%v", err)
+		printf(s.Stderr, "%v", err)
 		return 1
 	}
-	return exitStatus(0, out, errs)
+	return 0
 }
 
-// errSigpipeCaught reports that the SIGPIPE handler ended the server.
-var errSigpipeCaught = errors.New("SIGPIPE caught")
-
-// server is a running ServerConfig.
-type server struct {
-	ServerConfig
-	ctx       context.Context
-	out, errs *printer
-	interrupt *interrupt
-	sigpipe   *sigpipe
-	listeners []listener
-	received  int // messages, over all connections
-}
-
-func (s *server) run() error {
-	// SIGPIPE is sent to the thread that sends.
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	var err error
-	if s.sigpipe, err = s.Sigpipe.install(); err != nil {
+func (s *Server) run() error {
+	sigpipe, err := s.Sigpipe.install()
+	if err != nil {
 		return err
 	}
-	defer s.sigpipe.uninstall()
-	if s.interrupt, err = newInterrupt(s.ctx); err != nil {
+	listeners, err := s.listen()
+	if err != nil {
 		return err
 	}
-	defer s.interrupt.stop()
-
-	if err := s.listen(); err != nil {
-		return err
-	}
-	for served := 1; ; served++ {
-		conn, err := s.accept()
+	for n := 1; ; n++ {
+		conn, err := accept(listeners)
 		if err != nil {
+			return failed("accept", err)
+		}
+		if err := s.serve(conn, sigpipe); err != nil {
 			return err
 		}
-		if err := s.serve(conn); err != nil {
-			return err
-		}
-		s.out.printf("client closed")
-		if served == s.Connections {
+		printf(s.Stdout, "client closed")
+		if n == s.Connections {
 			return nil // conn stays open: the exit of the process ends it
 		}
 		if err := unix.Close(conn); err != nil {
-			return callFailed("close", err)
-		}
-	}
-}
-
-// listen opens the listeners and announces them.
-func (s *server) listen() error {
-	var err error
-	if s.listeners, err = openListeners(s.Port, s.errs); err != nil {
-		return err
-	}
-	var names []string
-	for _, l := range s.listeners {
-		names = append(names, l.addr.String())
-	}
-	s.out.printf("listening on %s", strings.Join(names, ", "))
-
-	line := []byte(fmt.Sprintf("%d\n", s.listeners[0].addr.Port()))
-	if s.ReadyFD != 0 {
-		ready := os.NewFile(uintptr(s.ReadyFD), "ready descriptor")
-		_, err := ready.Write(line)
-		if err = errors.Join(err, ready.Close()); err != nil {
-			return fmt.Errorf("announce the port on descriptor %d: %w", s.ReadyFD, err)
-		}
-	}
-	if s.ReadyFile != "" {
-		if err := writeReadyFile(s.ReadyFile, line); err != nil {
-			return fmt.Errorf("announce the port in a file: %w", err)
-		}
-	}
-	return nil
-}
-
-// accept waits for the next connection on any of the listeners.
-func (s *server) accept() (int, error) {
-	for {
-		fds := make([]*unix.PollFd, len(s.listeners))
-		for i, l := range s.listeners {
-			fds[i] = &unix.PollFd{Fd: int32(l.fd), Events: unix.POLLIN}
-		}
-		if err := s.interrupt.wait(time.Time{}, fds...); err != nil {
-			return -1, err
-		}
-		for i, l := range s.listeners {
-			if fds[i].Revents == 0 {
-				continue
-			}
-			conn, _, err := unix.Accept4(l.fd, unix.SOCK_CLOEXEC)
-			switch err {
-			case nil:
-				return conn, nil
-			case unix.EINTR, unix.EAGAIN, unix.ECONNABORTED:
-				// The connection is gone again, or a signal came: poll again.
-			default:
-				return -1, callFailed("accept", err)
-			}
+			return failed("close", err)
 		}
 	}
 }
 
 // serve answers the messages of conn until its end of input.
-func (s *server) serve(conn int) error {
+func (s *Server) serve(conn int, sigpipe caught) error {
 	buf := make([]byte, bufferSize)
 	for {
-		// ppoll only makes the wait interruptible: it also returns for an end of
-		// input and for an error, which read(2) then reports.
-		if err := s.interrupt.wait(time.Time{}, &unix.PollFd{Fd: int32(conn), Events: unix.POLLIN}); err != nil {
-			return err
-		}
 		n, err := read(conn, buf)
 		if err != nil {
-			return callFailed("read", err)
+			return failed("read", err)
 		}
 		if n == 0 {
 			return nil
 		}
-		s.received++
-		s.out.printf("received %d bytes: %s", n, printable(buf[:n]))
-		if err := s.work(); err != nil {
-			return err
+		s.received.Add(1)
+		printf(s.Stdout, "received %d bytes: %s", n, printable(buf[:n]))
+		time.Sleep(s.Delay) // the work
+		if s.WorkFD != 0 {
+			if _, err := read(s.WorkFD, make([]byte, 1)); err != nil {
+				return failed("read the work descriptor", err)
+			}
 		}
-		sent, err := s.interrupt.sendAll(conn, append([]byte("Hi, "), buf[:n]...))
-		if errors.Is(err, unix.EPIPE) && s.sigpipe.handled(s.ctx) {
-			return errSigpipeCaught
+		sent, err := send(conn, append([]byte("Hi, "), buf[:n]...))
+		if err == unix.EPIPE && sigpipe != nil {
+			<-sigpipe // the handler has it before the send returns, and hands it over
+			return errStopped
 		}
 		if err != nil {
-			return err
+			return failed("send", err)
 		}
-		s.out.printf("send bytes: %d", sent)
+		printf(s.Stdout, "send bytes: %d", sent)
 	}
 }
 
-// work takes Delay, and as long as WorkFD says.
-func (s *server) work() error {
-	for end := time.Now().Add(s.Delay); time.Now().Before(end); {
-		if err := s.interrupt.wait(end); err != nil {
-			return err
-		}
-	}
-	if s.WorkFD == 0 {
-		return nil
-	}
-	if err := s.interrupt.wait(time.Time{}, &unix.PollFd{Fd: int32(s.WorkFD), Events: unix.POLLIN}); err != nil {
-		return err
-	}
-	if _, err := read(s.WorkFD, make([]byte, 1)); err != nil {
-		return callFailed(fmt.Sprintf("read the work descriptor %d", s.WorkFD), err)
-	}
-	return nil
-}
-
-// listener is a listening socket and the address that the kernel gave it.
-type listener struct {
-	fd   int
-	addr netip.AddrPort
-}
-
-// openListeners listens on port at every IPv4 and every IPv6 address, with a
-// socket for each family: a single AF_INET6 socket for both would make an IPv4
-// peer's connection an AF_INET6 socket with an IPv4-mapped address. On a host
-// without IPv6 it says so and goes on with IPv4.
-func openListeners(port int, errs *printer) ([]listener, error) {
+// listen listens on the port at every IPv4 and every IPv6 address, with a socket for
+// each family: a single AF_INET6 socket for both would make an IPv4 peer's connection
+// an AF_INET6 socket with an IPv4-mapped address. On a host without IPv6 it says so
+// and goes on with IPv4.
+func (s *Server) listen() ([]unix.PollFd, error) {
 	// A port that the kernel picks for one family may be taken in the other.
-	const attempts = 16
 	for attempt := 1; ; attempt++ {
-		v4, err := openListener(netip.AddrPortFrom(netip.IPv4Unspecified(), uint16(port)))
+		v4, port, err := listenOn(unix.AF_INET, s.Port)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("listen on 0.0.0.0:%d: %w%s", s.Port, err, listenHint(err))
 		}
-		v6, err := openListener(netip.AddrPortFrom(netip.IPv6Unspecified(), v4.addr.Port()))
+		v6, _, err := listenOn(unix.AF_INET6, port)
 		switch {
 		case err == nil:
-			return []listener{v4, v6}, nil
+			printf(s.Stdout, "listening on 0.0.0.0:%d, [::]:%d", port, port)
+			return []unix.PollFd{{Fd: int32(v4), Events: unix.POLLIN}, {Fd: int32(v6), Events: unix.POLLIN}}, nil
 		case errors.Is(err, unix.EAFNOSUPPORT), errors.Is(err, unix.EADDRNOTAVAIL):
-			errs.printf("%v; IPv6 is not available here, going on with IPv4 alone", err)
-			return []listener{v4}, nil
+			printf(s.Stderr, "listen on [::]:%d: %v; IPv6 is not available here, going on with IPv4 alone", port, err)
+			printf(s.Stdout, "listening on 0.0.0.0:%d", port)
+			return []unix.PollFd{{Fd: int32(v4), Events: unix.POLLIN}}, nil
+		case s.Port != 0 || attempt == 16 || !errors.Is(err, unix.EADDRINUSE):
+			return nil, fmt.Errorf("listen on [::]:%d: %w%s", port, err, listenHint(err))
 		}
-		_ = unix.Close(v4.fd)
-		if port != 0 || attempt == attempts || !errors.Is(err, unix.EADDRINUSE) {
-			return nil, err
-		}
+		_ = unix.Close(v4)
 	}
 }
 
-func openListener(addr netip.AddrPort) (l listener, err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("listen on %v: %w%s", addr, err, listenHint(err))
-		}
-	}()
-	family, sa := sockaddr(addr, 0)
+// listenOn opens a listener, and says which port it has.
+func listenOn(family, port int) (fd, got int, err error) {
+	var any unix.Sockaddr = &unix.SockaddrInet4{Port: port}
+	if family == unix.AF_INET6 {
+		any = &unix.SockaddrInet6{Port: port}
+	}
 	// Not blocking, because a connection that poll reported can be gone before
 	// accept. On Linux an accepted socket does not inherit this.
-	fd, err := unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0)
-	if err != nil {
-		return l, callFailed("socket", err)
+	if fd, err = unix.Socket(family, unix.SOCK_STREAM|unix.SOCK_CLOEXEC|unix.SOCK_NONBLOCK, 0); err != nil {
+		return -1, 0, failed("socket", err)
 	}
-	defer func() {
-		if err != nil {
-			_ = unix.Close(fd)
-		}
-	}()
 	// Or a connection of the last run, in TIME_WAIT, would keep the port.
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
-		return l, callFailed("setsockopt(SO_REUSEADDR)", err)
+	err = failed("setsockopt(SO_REUSEADDR)", unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1))
+	if err == nil && family == unix.AF_INET6 {
+		err = failed("setsockopt(IPV6_V6ONLY)", unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1))
 	}
-	if family == unix.AF_INET6 {
-		if err := unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_V6ONLY, 1); err != nil {
-			return l, callFailed("setsockopt(IPV6_V6ONLY)", err)
-		}
+	if err == nil {
+		err = failed("bind", unix.Bind(fd, any))
 	}
-	if err := unix.Bind(fd, sa); err != nil {
-		return l, callFailed("bind", err)
+	if err == nil {
+		err = failed("listen", unix.Listen(fd, unix.SOMAXCONN))
 	}
-	if err := unix.Listen(fd, unix.SOMAXCONN); err != nil {
-		return l, callFailed("listen", err)
-	}
-	got, err := localAddr(fd)
 	if err != nil {
-		return l, err
+		_ = unix.Close(fd)
+		return -1, 0, err
 	}
-	return listener{fd: fd, addr: got}, nil
+	at, err := localAddr(fd)
+	return fd, int(at.Port()), err
 }
 
 // listenHint says what to do about a listener that could not be opened.
@@ -337,28 +196,22 @@ func listenHint(err error) string {
 	return ""
 }
 
-// writeReadyFile makes line the contents of path. A path that is not a regular
-// file, such as a FIFO, is written to; it must not be replaced.
-func writeReadyFile(path string, line []byte) error {
-	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() {
-		f, err := os.OpenFile(path, os.O_WRONLY, 0)
-		if err != nil {
-			return err
+// accept waits for the next connection on any of the listeners.
+func accept(listeners []unix.PollFd) (int, error) {
+	for {
+		if _, err := unix.Poll(listeners, -1); err != nil && err != unix.EINTR {
+			return -1, err
 		}
-		_, err = f.Write(line)
-		return errors.Join(err, f.Close())
+		for _, l := range listeners {
+			conn, _, err := unix.Accept4(int(l.Fd), unix.SOCK_CLOEXEC)
+			switch err {
+			case nil:
+				return conn, nil
+			case unix.EINTR, unix.EAGAIN, unix.ECONNABORTED:
+				// Nobody there, or gone again, or a signal came: poll again.
+			default:
+				return -1, err
+			}
+		}
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(line)
-	err = errors.Join(err, f.Chmod(0o644), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-	}
-	return err
 }

@@ -1,7 +1,7 @@
 package echo
 
 import (
-	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -30,13 +30,8 @@ var sigpipeNames = [...]string{
 	SigpipeHandler: "handler",
 }
 
-func (a SigpipeAction) valid() bool { return a >= 0 && int(a) < len(sigpipeNames) }
-
 // String returns "default", "ignore" or "handler".
 func (a SigpipeAction) String() string {
-	if !a.valid() {
-		return fmt.Sprintf("SigpipeAction(%d)", int(a))
-	}
 	return sigpipeNames[a]
 }
 
@@ -51,64 +46,32 @@ func (a *SigpipeAction) Set(s string) error {
 	return fmt.Errorf("%q is none of default, ignore, handler", s)
 }
 
-// Type names the value in help texts.
-func (SigpipeAction) Type() string { return "default|ignore|handler" }
+// caught gets the signal that the handler caught; nil without a handler.
+type caught chan os.Signal
 
-// sigpipe is the action while it is in force.
-type sigpipe struct {
-	caught chan os.Signal // nil unless the action is SigpipeHandler
-	mask   unix.Sigset_t  // the thread's mask before
-}
+// errStopped reports that a signal ended the server.
+var errStopped = errors.New("stopped by a signal")
 
-// install puts the action in force for the whole process. The caller has
-// locked its goroutine to the thread that will send: the kernel directs
-// SIGPIPE at that thread, and a mask inherited with SIGPIPE blocked, as some
-// service managers leave it, would hold the signal back for ever.
-func (a SigpipeAction) install() (*sigpipe, error) {
-	p := new(sigpipe)
+// install puts the action in force for the whole process. The caller has locked its
+// goroutine to the thread that will send: the kernel directs SIGPIPE at that thread,
+// and a mask inherited with SIGPIPE blocked, as some service managers leave it, would
+// hold the signal back for ever.
+func (a SigpipeAction) install() (c caught, err error) {
 	switch a {
 	case SigpipeDefault:
 		// The Go runtime has its own handler for SIGPIPE, which drops the signal
 		// when it comes from a socket, and os/signal can only go back to that
 		// handler. So the disposition is set under the runtime's feet.
 		if err := setDefaultAction(unix.SIGPIPE); err != nil {
-			return nil, callFailed("rt_sigaction(SIGPIPE, SIG_DFL)", err)
+			return nil, failed("rt_sigaction(SIGPIPE, SIG_DFL)", err)
 		}
 	case SigpipeIgnore:
 		signal.Ignore(unix.SIGPIPE)
 	case SigpipeHandler:
-		p.caught = make(chan os.Signal, 1)
-		signal.Notify(p.caught, unix.SIGPIPE)
+		c = make(caught, 1)
+		signal.Notify(c, unix.SIGPIPE)
 	}
 	var set unix.Sigset_t
 	set.Val[0] = 1 << (unix.SIGPIPE - 1)
-	if err := unix.PthreadSigmask(unix.SIG_UNBLOCK, &set, &p.mask); err != nil {
-		p.uninstall()
-		return nil, callFailed("rt_sigprocmask(SIG_UNBLOCK, SIGPIPE)", err)
-	}
-	return p, nil
-}
-
-// uninstall gives the thread its mask back and stops the handler. SIG_DFL and
-// SIG_IGN stay: they belong to a process that is about to exit.
-func (p *sigpipe) uninstall() {
-	if p.caught != nil {
-		signal.Stop(p.caught)
-	}
-	_ = unix.PthreadSigmask(unix.SIG_SETMASK, &p.mask, nil)
-}
-
-// handled reports, after a send that failed with EPIPE, whether the handler
-// caught the signal. The runtime's signal handler ran before the send returned,
-// but it hands the signal over on a channel, which takes a moment.
-func (p *sigpipe) handled(ctx context.Context) bool {
-	if p.caught == nil {
-		return false
-	}
-	select {
-	case <-p.caught:
-		return true
-	case <-ctx.Done():
-		return false
-	}
+	return c, failed("rt_sigprocmask(SIG_UNBLOCK, SIGPIPE)", unix.PthreadSigmask(unix.SIG_UNBLOCK, &set, nil))
 }

@@ -32,11 +32,10 @@ var (
 
 var abort = []Scenario{
 	{
-		Name:     "close-unread",
-		Title:    "the server closes with part of the request unread",
-		Story:    "The client sends 1000 bytes. The server reads 700 and closes. The kernel does not say goodbye over unread data: it resets (RFC 2525), and the client, whose bytes were all acknowledged, reads ECONNRESET.",
-		Groups:   []string{"abort"},
-		Families: everyFamily,
+		Name:        "close-unread",
+		Title:       "the server closes with part of the request unread",
+		Description: "The client sends 1000 bytes. The server reads 700 and closes. The kernel does not say goodbye over unread data: it resets (RFC 2525), and the client, whose bytes were all acknowledged, reads ECONNRESET.",
+		Families:    everyFamily,
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Send(1000)
@@ -50,10 +49,9 @@ var abort = []Scenario{
 		Counters: onClose,
 	},
 	{
-		Name:   "peeked-unread",
-		Title:  "the server only looks at the request, and closes",
-		Story:  "The client sends 24 bytes. The server looks at them with MSG_PEEK, as protocol sniffers do, and closes: it has seen the request, but taken nothing, so the kernel resets.",
-		Groups: []string{"abort"},
+		Name:        "peeked-unread",
+		Title:       "the server only looks at the request, and closes",
+		Description: "The client sends 24 bytes. The server looks at them with MSG_PEEK, as protocol sniffers do, and closes: it has seen the request, but taken nothing, so the kernel resets.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Send(24)
@@ -67,10 +65,9 @@ var abort = []Scenario{
 		Counters: onClose,
 	},
 	{
-		Name:   "urgent-read",
-		Title:  "the server has read everything, the urgent byte with MSG_OOB",
-		Story:  "The client sends 4 bytes, the last of them urgent. The server reads the urgent one with MSG_OOB and the other three as ever. Nothing is left; but the urgent byte keeps its place in the queue, so the kernel takes it for unread at close, and resets.",
-		Groups: []string{"abort"},
+		Name:        "urgent-read",
+		Title:       "the server has read everything, the urgent byte with MSG_OOB",
+		Description: "The client sends 4 bytes, the last of them urgent. The server reads the urgent one with MSG_OOB and the other three as ever. Nothing is left; but the urgent byte keeps its place in the queue, so the kernel takes it for unread at close, and resets.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.SendUrgent(4)
@@ -86,11 +83,10 @@ var abort = []Scenario{
 		Counters: onClose,
 	},
 	{
-		Name:     "linger-zero",
-		Title:    "the server closes with SO_LINGER set to zero",
-		Story:    "The server has read and answered everything, and closes with SO_LINGER on and a time of 0. That is an abort: a reset instead of a FIN.",
-		Groups:   []string{"abort"},
-		Families: bothIP,
+		Name:        "linger-zero",
+		Title:       "the server closes with SO_LINGER set to zero",
+		Description: "The server has read and answered everything, and closes with SO_LINGER on and a time of 0. That is an abort: a reset instead of a FIN.",
+		Families:    bothIP,
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -102,10 +98,9 @@ var abort = []Scenario{
 		Counters: onData,
 	},
 	{
-		Name:   "disconnect",
-		Title:  "the client disconnects with connect(AF_UNSPEC)",
-		Story:  "The client dissolves the association by connect(2) to AF_UNSPEC. The peer is reset; the client keeps its descriptor, and could connect again.",
-		Groups: []string{"abort"},
+		Name:        "disconnect",
+		Title:       "the client disconnects with connect(AF_UNSPEC)",
+		Description: "The client dissolves the association by connect(2) to AF_UNSPEC. The peer is reset; the client keeps its descriptor, and could connect again.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -117,11 +112,10 @@ var abort = []Scenario{
 		Counters: aborts,
 	},
 	{
-		Name:     "listener-close",
-		Title:    "the listener is closed with three connections in its queue",
-		Story:    "Three clients' connections are complete but not accepted; one has sent 10 bytes. The server closes its listener, and the kernel resets all three.",
-		Groups:   []string{"abort"},
-		Families: bothIP,
+		Name:        "listener-close",
+		Title:       "the listener is closed with three connections in its queue",
+		Description: "Three clients' connections are complete but not accepted; one has sent 10 bytes. The server closes its listener, and the kernel resets all three.",
+		Families:    bothIP,
 		Run: func(w *World) {
 			l := w.Puppet("server").Listen(16)
 			p := w.Puppet("client")
@@ -147,12 +141,11 @@ var abort = []Scenario{
 		Counters: map[string]int64{"OutRsts": 3, "EstabResets": 6},
 	},
 	{
-		Name:     "sock-destroy",
-		Title:    "an administrator destroys the client's socket (ss -K)",
-		Story:    "Another process asks the kernel to destroy the client's socket. The client reads ECONNABORTED, the server is reset. No application closed anything.",
-		Groups:   []string{"abort", "admin"},
-		Families: everyFamily,
-		Needs:    []Feature{HasDiagDestroy},
+		Name:        "sock-destroy",
+		Title:       "an administrator destroys the client's socket (ss -K)",
+		Description: "Another process asks the kernel to destroy the client's socket. The client reads ECONNABORTED, the server is reset. No application closed anything.",
+		Families:    everyFamily,
+		Needs:       []Feature{HasDiagDestroy},
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -166,10 +159,9 @@ var abort = []Scenario{
 		Counters: aborts,
 	},
 	{
-		Name:   "close-unread-shutdown",
-		Title:  "the server shuts down its sending side, then closes with data unread",
-		Story:  "shutdown(SHUT_WR) and then close, as some do to avoid the reset. It does not help: what the client sent in between is unread at the close. The client has already read the end of the stream; the reset shows only as EPIPE.",
-		Groups: []string{"abort"},
+		Name:        "close-unread-shutdown",
+		Title:       "the server shuts down its sending side, then closes with data unread",
+		Description: "shutdown(SHUT_WR) and then close, as some do to avoid the reset. It does not help: what the client sent in between is unread at the close. The client has already read the end of the stream; the reset shows only as EPIPE.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -189,10 +181,9 @@ var abort = []Scenario{
 		Counters: map[string]int64{"OutRsts": 1, "EstabResets": 1, "TCPAbortOnClose": 1},
 	},
 	{
-		Name:   "shutdown-rd-unread",
-		Title:  "the server shuts down its receiving side; what comes later is unread",
-		Story:  "shutdown(SHUT_RD) tells nobody anything: the client's 100 bytes are acknowledged and queued. The server closes without reading them, and the kernel resets.",
-		Groups: []string{"abort"},
+		Name:        "shutdown-rd-unread",
+		Title:       "the server shuts down its receiving side; what comes later is unread",
+		Description: "shutdown(SHUT_RD) tells nobody anything: the client's 100 bytes are acknowledged and queued. The server closes without reading them, and the kernel resets.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -207,10 +198,9 @@ var abort = []Scenario{
 		Counters: onClose,
 	},
 	{
-		Name:   "exit-unread",
-		Title:  "the server exits with a request unread",
-		Story:  "The server's process exits while a request waits in its queue. The kernel closes the socket for it, finds unread data, and resets.",
-		Groups: []string{"abort"},
+		Name:        "exit-unread",
+		Title:       "the server exits with a request unread",
+		Description: "The server's process exits while a request waits in its queue. The kernel closes the socket for it, finds unread data, and resets.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -224,10 +214,9 @@ var abort = []Scenario{
 		Counters: onClose,
 	},
 	{
-		Name:   "killed-unread",
-		Title:  "the server is killed with a request unread",
-		Story:  "SIGKILL takes the server while a request waits in its queue: a reset, as after a close with unread data.",
-		Groups: []string{"abort"},
+		Name:        "killed-unread",
+		Title:       "the server is killed with a request unread",
+		Description: "SIGKILL takes the server while a request waits in its queue: a reset, as after a close with unread data.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -241,10 +230,9 @@ var abort = []Scenario{
 		Counters: onClose,
 	},
 	{
-		Name:   "linger-zero-unread",
-		Title:  "SO_LINGER zero and unread data: the unread data decides",
-		Story:  "The server closes with SO_LINGER zero and a request unread. The kernel looks at the queue first, so this counts as a close with unread data.",
-		Groups: []string{"abort"},
+		Name:        "linger-zero-unread",
+		Title:       "SO_LINGER zero and unread data: the unread data decides",
+		Description: "The server closes with SO_LINGER zero and a request unread. The kernel looks at the queue first, so this counts as a close with unread data.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -259,10 +247,9 @@ var abort = []Scenario{
 		Counters: onClose,
 	},
 	{
-		Name:   "linger-zero-killed",
-		Title:  "the server is killed with SO_LINGER zero set",
-		Story:  "The server set SO_LINGER zero long ago, and is killed. At exit the kernel forgets a positive linger time, but zero still means abort.",
-		Groups: []string{"abort"},
+		Name:        "linger-zero-killed",
+		Title:       "the server is killed with SO_LINGER zero set",
+		Description: "The server set SO_LINGER zero long ago, and is killed. At exit the kernel forgets a positive linger time, but zero still means abort.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -275,10 +262,9 @@ var abort = []Scenario{
 		Counters: onData,
 	},
 	{
-		Name:   "linger-zero-queued",
-		Title:  "SO_LINGER zero with a full send queue",
-		Story:  "The server sends until the kernel takes no more, and closes with SO_LINGER zero. What was not sent yet is thrown away; the client reads what it has, then ECONNRESET.",
-		Groups: []string{"abort"},
+		Name:        "linger-zero-queued",
+		Title:       "SO_LINGER zero with a full send queue",
+		Description: "The server sends until the kernel takes no more, and closes with SO_LINGER zero. What was not sent yet is thrown away; the client reads what it has, then ECONNRESET.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			s.Fill(fillLimit)
@@ -294,10 +280,9 @@ var abort = []Scenario{
 		Verify:   somethingLost("server"),
 	},
 	{
-		Name:   "reset-before-accept",
-		Title:  "the client aborts before the server has accepted it",
-		Story:  "The connection is complete and waits in the accept queue when the client closes it with SO_LINGER zero. accept(2) still returns it; the first read says ECONNRESET.",
-		Groups: []string{"abort"},
+		Name:        "reset-before-accept",
+		Title:       "the client aborts before the server has accepted it",
+		Description: "The connection is complete and waits in the accept queue when the client closes it with SO_LINGER zero. accept(2) still returns it; the first read says ECONNRESET.",
 		Run: func(w *World) {
 			l := w.Puppet("server").Listen(16)
 			c := w.Puppet("client").Connect("client", l)
@@ -312,10 +297,9 @@ var abort = []Scenario{
 		Counters: onData,
 	},
 	{
-		Name:   "listener-killed",
-		Title:  "the server is killed with a connection in its accept queue",
-		Story:  "SIGKILL takes the server. Its listener goes with it, and the connection that it had not accepted yet is reset.",
-		Groups: []string{"abort"},
+		Name:        "listener-killed",
+		Title:       "the server is killed with a connection in its accept queue",
+		Description: "SIGKILL takes the server. Its listener goes with it, and the connection that it had not accepted yet is reset.",
 		Run: func(w *World) {
 			l := w.Puppet("server").Listen(16)
 			c := w.Puppet("client").Connect("client", l)
@@ -328,10 +312,9 @@ var abort = []Scenario{
 		Counters: aborts,
 	},
 	{
-		Name:   "listener-shutdown",
-		Title:  "the listener is shut down with a connection in its queue",
-		Story:  "shutdown(SHUT_RD) on a listener stops it, and resets what waits in its queue, while the descriptor stays.",
-		Groups: []string{"abort"},
+		Name:        "listener-shutdown",
+		Title:       "the listener is shut down with a connection in its queue",
+		Description: "shutdown(SHUT_RD) on a listener stops it, and resets what waits in its queue, while the descriptor stays.",
 		Run: func(w *World) {
 			l := w.Puppet("server").Listen(16)
 			c := w.Puppet("client").Connect("client", l)
@@ -344,11 +327,10 @@ var abort = []Scenario{
 		Counters: aborts,
 	},
 	{
-		Name:   "reuseport-close",
-		Title:  "one of two listeners on the same port is closed",
-		Story:  "Two processes share a port by SO_REUSEPORT; the kernel has spread the clients over both queues. One of them closes its listener, as in a rolling restart: its queued connections are reset although the other listener would have taken them.",
-		Groups: []string{"abort"},
-		Run:    reuseportClose,
+		Name:        "reuseport-close",
+		Title:       "one of two listeners on the same port is closed",
+		Description: "Two processes share a port by SO_REUSEPORT; the kernel has spread the clients over both queues. One of them closes its listener, as in a rolling restart: its queued connections are reset although the other listener would have taken them.",
+		Run:         reuseportClose,
 		Ends: map[string]Expect{
 			"client": aborted(verdict.ListenerClosed, "old", verdict.ActListener).remote(reset),
 			"queued": aborted(verdict.ListenerClosed, "old", verdict.ActListener).local(resets),
@@ -358,10 +340,9 @@ var abort = []Scenario{
 		Counters: map[string]int64{"OutRsts": 1, "EstabResets": 2},
 	},
 	{
-		Name:   "linger2-negative",
-		Title:  "a close that does not wait for the peer's goodbye (TCP_LINGER2 below zero)",
-		Story:  "The client has said its goodbye by shutdown and waits in FIN_WAIT2. With TCP_LINGER2 below zero its close does not wait any longer, and resets.",
-		Groups: []string{"abort"},
+		Name:        "linger2-negative",
+		Title:       "a close that does not wait for the peer's goodbye (TCP_LINGER2 below zero)",
+		Description: "The client has said its goodbye by shutdown and waits in FIN_WAIT2. With TCP_LINGER2 below zero its close does not wait any longer, and resets.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -379,10 +360,9 @@ var abort = []Scenario{
 		Counters: map[string]int64{"OutRsts": 1, "EstabResets": 1, "TCPAbortOnLinger": 1},
 	},
 	{
-		Name:   "linger2-negative-at-once",
-		Title:  "TCP_LINGER2 below zero on a connection that is closed in one step",
-		Story:  "With TCP_LINGER2 below zero the acknowledgement of the client's FIN is answered by a reset: there is no FIN_WAIT2 to be in.",
-		Groups: []string{"abort"},
+		Name:        "linger2-negative-at-once",
+		Title:       "TCP_LINGER2 below zero on a connection that is closed in one step",
+		Description: "With TCP_LINGER2 below zero the acknowledgement of the client's FIN is answered by a reset: there is no FIN_WAIT2 to be in.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -400,8 +380,7 @@ var abort = []Scenario{
 	{
 		Name:        "orphan-limit",
 		Title:       "the machine has too many closed sockets that still have data",
-		Story:       "The client closes with a full send queue. Usually the kernel would deliver that on its own; but net.ipv4.tcp_max_orphans is reached, so it resets, and the queue is lost.",
-		Groups:      []string{"abort"},
+		Description: "The client closes with a full send queue. Usually the kernel would deliver that on its own; but net.ipv4.tcp_max_orphans is reached, so it resets, and the queue is lost.",
 		MachineWide: "net.ipv4.tcp_max_orphans is 0 for a moment, so that other connections that are closed just then may be reset",
 		Run:         orphanLimit,
 		Ends: map[string]Expect{
@@ -415,11 +394,10 @@ var abort = []Scenario{
 		Verify:   somethingLost("client"),
 	},
 	{
-		Name:   "sock-destroy-half-closed",
-		Title:  "an administrator destroys a half-closed socket",
-		Story:  "The client has shut down its sending side. Before the server answers, its socket is destroyed: its next write says ECONNABORTED, and the client, which waited for the answer, is reset.",
-		Groups: []string{"abort", "admin"},
-		Needs:  []Feature{HasDiagDestroy},
+		Name:        "sock-destroy-half-closed",
+		Title:       "an administrator destroys a half-closed socket",
+		Description: "The client has shut down its sending side. Before the server answers, its socket is destroyed: its next write says ECONNABORTED, and the client, which waited for the answer, is reset.",
+		Needs:       []Feature{HasDiagDestroy},
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -437,11 +415,10 @@ var abort = []Scenario{
 		Counters: map[string]int64{"OutRsts": 1, "EstabResets": 1},
 	},
 	{
-		Name:   "sock-destroy-listener",
-		Title:  "an administrator destroys a listener with a connection in its queue",
-		Story:  "Another process asks the kernel to destroy the server's listener. What waits in its queue is reset.",
-		Groups: []string{"abort", "admin"},
-		Needs:  []Feature{HasDiagDestroy},
+		Name:        "sock-destroy-listener",
+		Title:       "an administrator destroys a listener with a connection in its queue",
+		Description: "Another process asks the kernel to destroy the server's listener. What waits in its queue is reset.",
+		Needs:       []Feature{HasDiagDestroy},
 		Run: func(w *World) {
 			l := w.Puppet("server").Listen(16)
 			c := w.Puppet("client").Connect("client", l)
@@ -456,10 +433,9 @@ var abort = []Scenario{
 		Counters: aborts,
 	},
 	{
-		Name:   "sock-destroy-orphan",
-		Title:  "an administrator destroys a closed socket that still has data",
-		Story:  "The server has closed with a full send queue, and the client reads nothing. An administrator clears the orphan away: the queue is lost, the client is reset.",
-		Groups: []string{"abort", "admin"},
+		Name:        "sock-destroy-orphan",
+		Title:       "an administrator destroys a closed socket that still has data",
+		Description: "The server has closed with a full send queue, and the client reads nothing. An administrator clears the orphan away: the queue is lost, the client is reset.",
 		// tcp_abort of 5.10 passes over sockets that no process holds.
 		Needs: []Feature{HasDiagDestroy, HasDestroyOrphan},
 		Run: func(w *World) {
@@ -478,10 +454,9 @@ var abort = []Scenario{
 		Verify:   somethingLost("server"),
 	},
 	{
-		Name:   "sock-destroy-time-wait",
-		Title:  "an administrator destroys a TIME_WAIT",
-		Story:  "The connection was closed politely; what is destroyed is the mini-socket that remembers it. No packet is sent, nobody notices.",
-		Groups: []string{"polite", "admin"},
+		Name:        "sock-destroy-time-wait",
+		Title:       "an administrator destroys a TIME_WAIT",
+		Description: "The connection was closed politely; what is destroyed is the mini-socket that remembers it. No packet is sent, nobody notices.",
 		// tcp_abort of 5.10 knows no mini-sockets: EOPNOTSUPP.
 		Needs: []Feature{HasDiagDestroy, HasDestroyTimeWait},
 		Run: func(w *World) {
@@ -516,9 +491,9 @@ func somethingLost(end string) func(*Outcome) error {
 // what is queued then stays where it is.
 func (s *Sock) WaitStuck() {
 	w := s.p.w
-	w.until(s.end.Name+" to be stuck before a closed window", func() (bool, string) {
+	w.Until(s.end.Name+" to be stuck before a closed window", func() (bool, string) {
 		window := -1
-		for _, seg := range w.segments() {
+		for _, seg := range w.Segments() {
 			if seg.Src == s.end.Remote && seg.Dst == s.end.Local {
 				window = int(seg.Window)
 			}
@@ -528,7 +503,7 @@ func (s *Sock) WaitStuck() {
 			return false, "no such socket"
 		}
 		// Timer 4 is the window probe's: nothing waits to be acknowledged.
-		return window == 0 && rows[0].timer == 4, fmt.Sprintf("window %d, timer %d", window, rows[0].timer)
+		return window == 0 && rows[0].Timer == 4, fmt.Sprintf("window %d, timer %d", window, rows[0].Timer)
 	})
 }
 
@@ -544,9 +519,9 @@ func reuseportClose(w *World) {
 	old := share(w.Puppet("old"), 0)
 	young := share(w.Puppet("young"), old.at.Port())
 	p := w.Puppet("client")
-	for n := 1; w.err == nil; n++ {
+	for n := 1; w.Err == nil; n++ {
 		if n == 64 {
-			w.fail("64 connections in a row met the same listener")
+			w.Fail("64 connections in a row met the same listener")
 			return
 		}
 		name := fmt.Sprintf("lucky#%d", n)

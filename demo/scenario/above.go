@@ -10,6 +10,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/tcpbye/tcpbye/demo/harness"
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
@@ -81,17 +82,16 @@ func (s *Sock) KernelTLS(peer *Sock) {
 // readAbove is what an end is due whose queue is another layer's: what its process
 // read, and was told, is not TCP's to know.
 func readAbove(x Expect) Expect {
-	x.Veiled, x.Deaf = true, true
+	x.Layered, x.Deaf = true, true
 	return x
 }
 
 var aboves = []Scenario{
 	{
-		Name:   "ktls-unread",
-		Title:  "the server throws away what kTLS had decrypted and it had not read",
-		Story:  "Both ends have given their TLS records to the kernel (kTLS). The server reads 100 bytes of 1000, answers and closes. TCP's own queue is empty, so the kernel says goodbye with a FIN; the 900 bytes were lost in the queue above.",
-		Groups: []string{"polite", "above"},
-		Needs:  []Feature{HasKernelTLS},
+		Name:        "ktls-unread",
+		Title:       "the server throws away what kTLS had decrypted and it had not read",
+		Description: "Both ends have given their TLS records to the kernel (kTLS). The server reads 100 bytes of 1000, answers and closes. TCP's own queue is empty, so the kernel says goodbye with a FIN; the 900 bytes were lost in the queue above.",
+		Needs:       []Feature{HasKernelTLS},
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.KernelTLS(s)
@@ -107,12 +107,11 @@ var aboves = []Scenario{
 		Ends: politely("server", verdict.ActClose).pair("server", readAbove(first), "client", readAbove(then)),
 	},
 	{
-		Name:   "sockmap-close",
-		Title:  "the client's socket is in a sockmap",
-		Story:  "BPF has the client's socket in a map of sockets, as service meshes do: reads may take from a queue of the map's. The client closes. Both said goodbye; what the client had read is not TCP's to know.",
-		Groups: []string{"polite", "above"},
-		Needs:  []Feature{HasSockmap},
-		Tells:  event.HookFileClose, // the next hook sees a socket that is out of the map
+		Name:        "sockmap-close",
+		Title:       "the client's socket is in a sockmap",
+		Description: "BPF has the client's socket in a map of sockets, as service meshes do: reads may take from a queue of the map's. The client closes. Both said goodbye; what the client had read is not TCP's to know.",
+		Needs:       []Feature{HasSockmap},
+		NeedsHook:   event.HookFileClose, // the next hook sees a socket that is out of the map
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.p.must(nil, &request{Op: opSockmap, FD: c.fd}, fmt.Sprint(c.fd))
@@ -131,7 +130,7 @@ var virtualAddr = netip.MustParseAddrPort("198.51.100.7:80")
 // translates to a listener there, as it does for a sidecar.
 func (w *World) Translated() (client, server *Sock) {
 	l := w.Puppet("server").Listen(16)
-	w.atHome("translate an address", func() error {
+	w.In(w.Home, "translate an address", func() error {
 		// So that there is a way to it before it is translated.
 		err := onLink("lo", func(lo netlink.Link) error {
 			return netlink.AddrAdd(lo, &netlink.Addr{IPNet: network(virtualAddr.Addr().AsSlice(), 32)})
@@ -151,7 +150,7 @@ type translation struct{ asked, wire netip.AddrPort }
 
 // seen adds to the capture the segments as the other end sees them: some are
 // captured before they are translated, and some after.
-func (t translation) seen(all []Segment) []Segment {
+func (t translation) seen(all []harness.Segment) []harness.Segment {
 	out := all
 	for _, s := range all {
 		switch {
@@ -174,11 +173,10 @@ func (t translation) seen(all []Segment) []Segment {
 
 var translations = []Scenario{
 	{
-		Name:   "nat-close",
-		Title:  "a client whose connection is translated to a local port closes",
-		Story:  "The client calls an address at which nothing listens; its host translates that to a local port, as for a sidecar. The two ends see different addresses, and are one connection.",
-		Groups: []string{"polite", "nat"},
-		Needs:  []Feature{HasNAT},
+		Name:        "nat-close",
+		Title:       "a client whose connection is translated to a local port closes",
+		Description: "The client calls an address at which nothing listens; its host translates that to a local port, as for a sidecar. The two ends see different addresses, and are one connection.",
+		Needs:       []Feature{HasNAT},
 		Run: func(w *World) {
 			c, s := w.Translated()
 			c.Exchange(s, 100, 200)
@@ -188,11 +186,10 @@ var translations = []Scenario{
 		Ends: politely("client", verdict.ActClose).pair("client", first, "server", then),
 	},
 	{
-		Name:   "nat-close-unread",
-		Title:  "a sidecar behind a translated address closes with the request unread",
-		Story:  "The client's connection is translated to a local port, as for a sidecar, and the sidecar closes without having read the request. The reset comes to the client in the name of the address that it called.",
-		Groups: []string{"abort", "nat"},
-		Needs:  []Feature{HasNAT},
+		Name:        "nat-close-unread",
+		Title:       "a sidecar behind a translated address closes with the request unread",
+		Description: "The client's connection is translated to a local port, as for a sidecar, and the sidecar closes without having read the request. The reset comes to the client in the name of the address that it called.",
+		Needs:       []Feature{HasNAT},
 		Run: func(w *World) {
 			c, s := w.Translated()
 			c.Exchange(s, 100, 200)

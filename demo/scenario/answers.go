@@ -25,11 +25,10 @@ var wroteOn = Expect{AppSaw: []string{"EOF", "EPIPE"}, Lost: Lost{Unacked: 50}}
 
 var answers = []Scenario{
 	{
-		Name:     "data-to-mini-socket",
-		Title:    "the server writes to a client that has closed",
-		Story:    "The client closes and its FIN is acknowledged; the kernel keeps only a mini-socket in FIN_WAIT2. The server, unaware, writes 50 bytes: its write succeeds, and is answered by a reset. The server then reads the end of the stream, and its next write fails with EPIPE: never ECONNRESET.",
-		Groups:   []string{"answer"},
-		Families: everyFamily,
+		Name:        "data-to-mini-socket",
+		Title:       "the server writes to a client that has closed",
+		Description: "The client closes and its FIN is acknowledged; the kernel keeps only a mini-socket in FIN_WAIT2. The server, unaware, writes 50 bytes: its write succeeds, and is answered by a reset. The server then reads the end of the stream, and its next write fails with EPIPE: never ECONNRESET.",
+		Families:    everyFamily,
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -43,10 +42,9 @@ var answers = []Scenario{
 		Counters: map[string]int64{"OutRsts": 1, "EstabResets": 1},
 	},
 	{
-		Name:   "sigpipe",
-		Title:  "the server is killed by SIGPIPE",
-		Story:  "As in data-to-mini-socket, but the server does not handle SIGPIPE: its second write kills it.",
-		Groups: []string{"answer"},
+		Name:        "sigpipe",
+		Title:       "the server is killed by SIGPIPE",
+		Description: "As in data-to-mini-socket, but the server does not handle SIGPIPE: its second write kills it.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -63,10 +61,9 @@ var answers = []Scenario{
 		Counters: map[string]int64{"OutRsts": 1, "EstabResets": 1},
 	},
 	{
-		Name:   "sigpipe-ignored",
-		Title:  "the server ignores SIGPIPE",
-		Story:  "As in sigpipe, but the server ignores the signal, as most do: its second write fails with EPIPE, and no signal tells it anything.",
-		Groups: []string{"answer"},
+		Name:        "sigpipe-ignored",
+		Title:       "the server ignores SIGPIPE",
+		Description: "As in sigpipe, but the server ignores the signal, as most do: its second write fails with EPIPE, and no signal tells it anything.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -84,10 +81,9 @@ var answers = []Scenario{
 		Counters: map[string]int64{"OutRsts": 1, "EstabResets": 1},
 	},
 	{
-		Name:   "sigpipe-blocked",
-		Title:  "the server blocks SIGPIPE",
-		Story:  "As in sigpipe, but the server has blocked the signal and does not handle it: its second write fails with EPIPE, and the signal waits.",
-		Groups: []string{"answer"},
+		Name:        "sigpipe-blocked",
+		Title:       "the server blocks SIGPIPE",
+		Description: "As in sigpipe, but the server has blocked the signal and does not handle it: its second write fails with EPIPE, and the signal waits.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -107,11 +103,10 @@ var answers = []Scenario{
 		Counters: map[string]int64{"OutRsts": 1, "EstabResets": 1},
 	},
 	{
-		Name:     "data-to-fin-wait1",
-		Title:    "one byte costs the whole send queue",
-		Story:    "The server sends more than the client reads, and closes: the FIN waits behind the queue. The client sends a single byte. It meets a socket that nobody holds any more; the kernel resets, and throws the queue away.",
-		Groups:   []string{"answer"},
-		Families: bothIP,
+		Name:        "data-to-fin-wait1",
+		Title:       "one byte costs the whole send queue",
+		Description: "The server sends more than the client reads, and closes: the FIN waits behind the queue. The client sends a single byte. It meets a socket that nobody holds any more; the kernel resets, and throws the queue away.",
+		Families:    bothIP,
 		Run: func(w *World) {
 			c, s := w.Pair()
 			s.Fill(fillLimit)
@@ -130,10 +125,9 @@ var answers = []Scenario{
 		Verify:   somethingLost("server"),
 	},
 	{
-		Name:   "data-to-fin-wait2",
-		Title:  "the server writes to a closed client whose full socket is kept",
-		Story:  "The client closes with TCP_LINGER2 above 60 s, so the kernel keeps the full socket in FIN_WAIT2. The server's data is answered by a reset of that socket.",
-		Groups: []string{"answer"},
+		Name:        "data-to-fin-wait2",
+		Title:       "the server writes to a closed client whose full socket is kept",
+		Description: "The client closes with TCP_LINGER2 above 60 s, so the kernel keeps the full socket in FIN_WAIT2. The server's data is answered by a reset of that socket.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -148,10 +142,9 @@ var answers = []Scenario{
 		Counters: map[string]int64{"OutRsts": 1, "EstabResets": 1, "TCPAbortOnData": 1},
 	},
 	{
-		Name:   "data-after-fin-wait2",
-		Title:  "the server answers after the client's kernel has forgotten",
-		Story:  "The client closes; TCP_LINGER2 lets its kernel wait one second for the server's goodbye. The server's answer comes later: there is no socket any more, and the kernel resets.",
-		Groups: []string{"answer", "timeout"},
+		Name:        "data-after-fin-wait2",
+		Title:       "the server answers after the client's kernel has forgotten",
+		Description: "The client closes; TCP_LINGER2 lets its kernel wait one second for the server's goodbye. The server's answer comes later: there is no socket any more, and the kernel resets.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -166,11 +159,10 @@ var answers = []Scenario{
 		Counters: map[string]int64{"OutRsts": 1, "EstabResets": 1},
 	},
 	{
-		Name:     "data-after-shutdown",
-		Title:    "the server writes to a client that has shut down both directions",
-		Story:    "The client shuts down both directions and keeps the descriptor. The server's next write is answered by a reset; the client itself reads ECONNRESET although nobody sent it one.",
-		Groups:   []string{"answer"},
-		Families: bothIP,
+		Name:        "data-after-shutdown",
+		Title:       "the server writes to a client that has shut down both directions",
+		Description: "The client shuts down both directions and keeps the descriptor. The server's next write is answered by a reset; the client itself reads ECONNRESET although nobody sent it one.",
+		Families:    bothIP,
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -188,10 +180,9 @@ var answers = []Scenario{
 		Counters: map[string]int64{"OutRsts": 1, "EstabResets": 1, "TCPAbortOnData": 1},
 	},
 	{
-		Name:   "data-to-time-wait",
-		Title:  "an old segment reaches a TIME_WAIT: nothing happens",
-		Story:  "Both ends have said goodbye and keep a TIME_WAIT. A late duplicate of the server's data arrives at the client's: it is acknowledged, and that is all. A true TIME_WAIT never resets.",
-		Groups: []string{"answer"},
+		Name:        "data-to-time-wait",
+		Title:       "an old segment reaches a TIME_WAIT: nothing happens",
+		Description: "Both ends have said goodbye and keep a TIME_WAIT. A late duplicate of the server's data arrives at the client's: it is acknowledged, and that is all. A true TIME_WAIT never resets.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -200,7 +191,7 @@ var answers = []Scenario{
 			s.Close()
 			before := w.acksFrom(c.end)
 			w.Inject("injector", s.end, c.end, forged{Flags: event.ACK | event.PSH, SeqOffset: -201, Len: 200})
-			w.until("the TIME_WAIT's acknowledgement", func() (bool, string) {
+			w.Until("the TIME_WAIT's acknowledgement", func() (bool, string) {
 				n := w.acksFrom(c.end)
 				return n > before, fmt.Sprint(n - before)
 			})

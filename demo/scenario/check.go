@@ -208,7 +208,7 @@ func (o *Outcome) checkVerdict(e *End, x Expect, j JudgedEnd) []error {
 	differ("confidence", v.Confidence, confidence)
 	differ("family", j.Family, e.Family)
 	saw := x.AppSaw
-	if x.Veiled {
+	if x.Layered {
 		saw = nil
 	}
 	if !slices.Equal(v.AppSaw, saw) {
@@ -220,7 +220,7 @@ func (o *Outcome) checkVerdict(e *End, x Expect, j JudgedEnd) []error {
 		mine, theirs := o.Flow(e), o.Flow(&End{Local: e.Remote, Remote: e.Local})
 		wire := (mine.FirstFIN - theirs.FirstFIN).Abs()
 		// The capture stamps a FIN when it leaves, the kernel's hook when it is queued.
-		if mine.FIN() && theirs.FIN() && (*v.HalfClose-wire).Abs() > 200*time.Millisecond {
+		if mine.FINs > 0 && theirs.FINs > 0 && (*v.HalfClose-wire).Abs() > 200*time.Millisecond {
 			bad("the half-close took %v, the capture says %v", *v.HalfClose, wire)
 		}
 	}
@@ -234,9 +234,6 @@ func (o *Outcome) checkVerdict(e *End, x Expect, j JudgedEnd) []error {
 	}
 	return errs
 }
-
-// FIN says whether one left.
-func (f Flow) FIN() bool { return f.FINs > 0 }
 
 func (o *Outcome) checkActor(x Expect, got *conn.Process) []error {
 	if x.Actor == "" {
@@ -266,9 +263,9 @@ func (o *Outcome) checkLost(e *End, x Expect, got verdict.Lost) []error {
 	var errs []error
 	check := func(what string, got *uint64, want int64) {
 		switch {
-		case x.veils(what) && got != nil:
+		case x.hides(what) && got != nil:
 			errs = append(errs, fmt.Errorf("%s is %d, which TCP cannot tell", what, *got))
-		case x.veils(what):
+		case x.hides(what):
 		case x.Class == verdict.Open && got != nil:
 			errs = append(errs, fmt.Errorf("%s is %d on a connection that has not ended", what, *got))
 		case x.Class == verdict.Open:

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/tcpbye/tcpbye/demo/harness"
 	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
@@ -38,7 +39,7 @@ const jitter = time.Millisecond
 // checkRST holds a reset that came in against the RSTs on the wire, and its
 // timestamps against those of the peer's segments before.
 func (o *Outcome) checkRST(x *End, e *event.Event) []error {
-	var found *Segment
+	var found *harness.Segment
 	for i := range o.Segments {
 		s := &o.Segments[i]
 		if s.Src == x.Remote && s.Dst == x.Local && s.Time <= e.Time+jitter && s.Seq == e.Segment.Seq && s.Flags == e.Segment.Flags {
@@ -69,7 +70,7 @@ func (o *Outcome) checkRST(x *End, e *event.Event) []error {
 		bad("the RST's timestamp is %d (%v), on the wire %d (%v)", t.Value, t.Carried, found.TSVal, found.Timestamped)
 	}
 	slices.Reverse(values)
-	i := slices.IndexFunc(values, func(s Segment) bool { return s.TSVal == t.Recent })
+	i := slices.IndexFunc(values, func(s harness.Segment) bool { return s.TSVal == t.Recent })
 	if i < 0 {
 		bad("the last timestamp before the RST is %d, and on the wire: %v", t.Recent, values)
 	} else if ago := e.Time - values[i].Time; (t.Age - ago).Abs() > 2*time.Second {
@@ -82,7 +83,7 @@ func (o *Outcome) checkRST(x *End, e *event.Event) []error {
 // may have left the last one before a moment: one counts if it begins where this
 // end had acknowledged everything before (tcp_replace_ts_recent). Not every one
 // arrives: some stories lose segments on the way.
-func (o *Outcome) stamps(x *End, until time.Duration) (agreed bool, last []Segment) {
+func (o *Outcome) stamps(x *End, until time.Duration) (agreed bool, last []harness.Segment) {
 	var acked uint32
 	syn, answer := false, false
 	for _, s := range o.Segments {

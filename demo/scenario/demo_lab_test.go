@@ -13,6 +13,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/tcpbye/tcpbye/demo/harness"
 	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
@@ -67,7 +68,7 @@ type judgedRecord struct {
 // demoRun is one run of tcpbye demo in a namespace of its own, captured.
 type demoRun struct {
 	client, server *judgedRecord
-	segments       []Segment
+	segments       []harness.Segment
 }
 
 // wire lists what one end sent that matters, in order: data lengths, FIN, RST.
@@ -122,31 +123,27 @@ func runDemoOnce(t *testing.T, args ...string) demoRun {
 			t.Fatalf("build tcpbye: %v\n%s", err, out)
 		}
 	}
-	ns, err := newNetns()
+	ns, err := harness.NewNetns()
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer ns.close()
-	var c *capture
+	defer ns.Close()
+	c, err := harness.NewCapture(ns, harness.Everything)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(tcpbye, append([]string{"demo", "-o", "json"}, args...)...)
 	var stdout, stderr bytes.Buffer
-	err = ns.do(func() (err error) {
-		if c, err = newCapture(ns.inode); err != nil {
-			return err
-		}
-		cmd := exec.Command(tcpbye, append([]string{"demo", "-o", "json"}, args...)...)
-		cmd.Stdout, cmd.Stderr = &stdout, &stderr
-		return cmd.Run()
-	})
-	if c != nil {
-		if cerr := c.stop(); cerr != nil {
-			t.Error(cerr)
-		}
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	err = ns.Do(cmd.Run)
+	if cerr := c.Stop(); cerr != nil {
+		t.Error(cerr)
 	}
 	if err != nil {
 		t.Fatalf("tcpbye demo %s: %v\n%s%s", strings.Join(args, " "), err, &stdout, &stderr)
 	}
 	t.Log(stdout.String())
-	run := demoRun{segments: c.segs}
+	run := demoRun{segments: c.Segments()}
 	d := json.NewDecoder(&stdout)
 	for d.More() {
 		var r judgedRecord
@@ -314,7 +311,7 @@ func (r demoRun) check(t *testing.T, family, name string) {
 	if r.client.Owner == nil || r.client.Owner.Comm != "client" || r.server.Owner == nil || r.server.Owner.Comm != "server" {
 		t.Errorf("owners: %+v, %+v", r.client.Owner, r.server.Owner)
 	}
-	syn := slices.IndexFunc(r.segments, func(s Segment) bool { return s.Flags == event.SYN })
+	syn := slices.IndexFunc(r.segments, func(s harness.Segment) bool { return s.Flags == event.SYN })
 	if syn < 0 || r.segments[syn].Src != r.client.Local || r.segments[syn].Dst != r.server.Local {
 		t.Error("the capture does not show the connection that the records tell of")
 	}

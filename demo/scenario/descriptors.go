@@ -42,10 +42,9 @@ func finAfter(end, op string) func(*Outcome) error {
 
 var descriptors = []Scenario{
 	{
-		Name:   "fork-held",
-		Title:  "the client closes, but its child holds the socket",
-		Story:  "The client starts a child that inherits the socket, and closes its own descriptor. Nothing happens on the wire: the child holds the connection, and the server's data is still acknowledged.",
-		Groups: []string{"descriptor", "open"},
+		Name:        "fork-held",
+		Title:       "the client closes, but its child holds the socket",
+		Description: "The client starts a child that inherits the socket, and closes its own descriptor. Nothing happens on the wire: the child holds the connection, and the server's data is still acknowledged.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -57,10 +56,9 @@ var descriptors = []Scenario{
 		Ends: map[string]Expect{"client": held(Expect{}), "server": held(Expect{})},
 	},
 	{
-		Name:   "fork-exit",
-		Title:  "the last copy of the socket goes with the child that held it",
-		Story:  "As in fork-held, but then the child exits. Only now is the connection closed, by a process that never used it.",
-		Groups: []string{"descriptor"},
+		Name:        "fork-exit",
+		Title:       "the last copy of the socket goes with the child that held it",
+		Description: "As in fork-held, but then the child exits. Only now is the connection closed, by a process that never used it.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -75,10 +73,9 @@ var descriptors = []Scenario{
 		Ends: politely("child", verdict.ActExit).pair("client", first, "server", then),
 	},
 	{
-		Name:   "dup",
-		Title:  "the client closes one of two descriptors, then the other",
-		Story:  "The socket has two descriptors. Closing the first does nothing; a request still passes. Closing the second is the goodbye.",
-		Groups: []string{"descriptor"},
+		Name:        "dup",
+		Title:       "the client closes one of two descriptors, then the other",
+		Description: "The socket has two descriptors. Closing the first does nothing; a request still passes. Closing the second is the goodbye.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			d := c.Dup()
@@ -91,10 +88,9 @@ var descriptors = []Scenario{
 		Verify: finAfter("client", opClose),
 	},
 	{
-		Name:   "dup2",
-		Title:  "the client puts another file over the socket's descriptor",
-		Story:  "dup2(2) over the last descriptor closes the socket without any close(2).",
-		Groups: []string{"descriptor"},
+		Name:        "dup2",
+		Title:       "the client puts another file over the socket's descriptor",
+		Description: "dup2(2) over the last descriptor closes the socket without any close(2).",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -104,11 +100,10 @@ var descriptors = []Scenario{
 		Ends: politely("client", verdict.ActDup2).pair("client", first, "server", then),
 	},
 	{
-		Name:   "dup2-32-bit",
-		Title:  "the same by a system call of a 32-bit program",
-		Story:  "The client calls dup2(2) over its descriptor in the way of 32-bit programs (int 0x80), whose numbers of system calls are others: this one is uname(2) for 64-bit ones.",
-		Groups: []string{"descriptor"},
-		Needs:  []Feature{HasCompat},
+		Name:        "dup2-32-bit",
+		Title:       "the same by a system call of a 32-bit program",
+		Description: "The client calls dup2(2) over its descriptor in the way of 32-bit programs (int 0x80), whose numbers of system calls are others: this one is uname(2) for 64-bit ones.",
+		Needs:       []Feature{HasCompat},
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -119,10 +114,9 @@ var descriptors = []Scenario{
 		Ends: politely("client", verdict.ActDup2).pair("client", first, "server", then),
 	},
 	{
-		Name:   "scm-rights",
-		Title:  "the client passes its socket to another process, which closes it",
-		Story:  "The client sends the descriptor over a unix socket (SCM_RIGHTS) and closes its own. The heir uses the connection, and closes it.",
-		Groups: []string{"descriptor"},
+		Name:        "scm-rights",
+		Title:       "the client passes its socket to another process, which closes it",
+		Description: "The client sends the descriptor over a unix socket (SCM_RIGHTS) and closes its own. The heir uses the connection, and closes it.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			heir := w.Puppet("heir")
@@ -138,10 +132,9 @@ var descriptors = []Scenario{
 		Verify: finAfter("client", opClose),
 	},
 	{
-		Name:   "scm-in-flight",
-		Title:  "the socket is lost inside a unix socket that is closed",
-		Story:  "The client sends the descriptor over a unix socket and closes its own. Nobody receives it: for a while no process has the connection at all. The close of the unix socket's other side closes it.",
-		Groups: []string{"descriptor"},
+		Name:        "scm-in-flight",
+		Title:       "the socket is lost inside a unix socket that is closed",
+		Description: "The client sends the descriptor over a unix socket and closes its own. Nobody receives it: for a while no process has the connection at all. The close of the unix socket's other side closes it.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -160,10 +153,9 @@ var descriptors = []Scenario{
 		Counters: onClose,
 	},
 	{
-		Name:   "close-range",
-		Title:  "the client closes a range of descriptors",
-		Story:  "close_range(2), as service managers and sandboxes do before they start a program, closes the socket.",
-		Groups: []string{"descriptor"},
+		Name:        "close-range",
+		Title:       "the client closes a range of descriptors",
+		Description: "close_range(2), as service managers and sandboxes do before they start a program, closes the socket.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -173,18 +165,17 @@ var descriptors = []Scenario{
 		Ends: politely("client", verdict.ActClose).pair("client", first, "server", then),
 	},
 	{
-		Name:   "close-blocked-read",
-		Title:  "the client closes while another of its threads reads",
-		Story:  "A thread sits in recv(2) while another closes the descriptor. The reader keeps the file: nothing is sent, and the server's next 10 bytes go to the reader. When its call returns, the connection is closed.",
-		Groups: []string{"descriptor"},
+		Name:        "close-blocked-read",
+		Title:       "the client closes while another of its threads reads",
+		Description: "A thread sits in recv(2) while another closes the descriptor. The reader keeps the file: nothing is sent, and the server's next 10 bytes go to the reader. When its call returns, the connection is closed.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
 			reader := c.RecvThread(100)
 			c.Close()
 			s.Send(10)
-			if r := reader.wait(); w.err == nil && r.N != 10 {
-				w.fail("the reader got %d bytes, error %v", r.N, r.Errno)
+			if r := reader.wait(); w.Err == nil && r.N != 10 {
+				w.Fail("the reader got %d bytes, error %v", r.N, r.Errno)
 			}
 			followUp(c, s)
 		},
@@ -204,10 +195,9 @@ var descriptors = []Scenario{
 		},
 	},
 	{
-		Name:   "close-blocked-read-held",
-		Title:  "the client has closed, but another of its threads still reads",
-		Story:  "A thread sits in recv(2) while another closes the descriptor. As long as the reader waits, the connection stays open, with no descriptor left that could close it.",
-		Groups: []string{"descriptor", "open"},
+		Name:        "close-blocked-read-held",
+		Title:       "the client has closed, but another of its threads still reads",
+		Description: "A thread sits in recv(2) while another closes the descriptor. As long as the reader waits, the connection stays open, with no descriptor left that could close it.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -218,11 +208,10 @@ var descriptors = []Scenario{
 		Ends: map[string]Expect{"client": held(Expect{}), "server": held(Expect{})},
 	},
 	{
-		Name:   "io-uring-close",
-		Title:  "the client closes its socket through io_uring",
-		Story:  "IORING_OP_CLOSE closes the socket; no close(2) is ever called.",
-		Groups: []string{"descriptor"},
-		Needs:  []Feature{HasIOUring},
+		Name:        "io-uring-close",
+		Title:       "the client closes its socket through io_uring",
+		Description: "IORING_OP_CLOSE closes the socket; no close(2) is ever called.",
+		Needs:       []Feature{HasIOUring},
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -232,11 +221,10 @@ var descriptors = []Scenario{
 		Ends: politely("client", verdict.ActClose).pair("client", first, "server", then),
 	},
 	{
-		Name:   "io-uring-held",
-		Title:  "the client closes while a receive of io_uring is pending",
-		Story:  "The client has begun a receive through io_uring, and closes its descriptor. The request keeps the file: nothing is sent, and the server's next 10 bytes complete the request. Only then is the connection closed.",
-		Groups: []string{"descriptor"},
-		Needs:  []Feature{HasIOUring},
+		Name:        "io-uring-held",
+		Title:       "the client closes while a receive of io_uring is pending",
+		Description: "The client has begun a receive through io_uring, and closes its descriptor. The request keeps the file: nothing is sent, and the server's next 10 bytes complete the request. Only then is the connection closed.",
+		Needs:       []Feature{HasIOUring},
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -251,10 +239,9 @@ var descriptors = []Scenario{
 		Verify: finAfter("server", opSend),
 	},
 	{
-		Name:   "fd-thrown-away",
-		Title:  "a socket that was passed on is thrown away where it arrives",
-		Story:  "The client sends the descriptor over a unix socket and closes its own. The heir receives the message without room for a descriptor: the kernel throws the socket away with it, inside recv(2). Nobody has called close(2) on it last.",
-		Groups: []string{"descriptor"},
+		Name:        "fd-thrown-away",
+		Title:       "a socket that was passed on is thrown away where it arrives",
+		Description: "The client sends the descriptor over a unix socket and closes its own. The heir receives the message without room for a descriptor: the kernel throws the socket away with it, inside recv(2). Nobody has called close(2) on it last.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -268,10 +255,9 @@ var descriptors = []Scenario{
 		Ends: politely("heir", verdict.ActDiscard).pair("client", first, "server", then),
 	},
 	{
-		Name:   "thread-table",
-		Title:  "the last copy goes with a thread that has descriptors of its own",
-		Story:  "A thread of the client has made a table of descriptors of its own (unshare(2), CLONE_FILES), with a copy of the socket. The client closes its descriptor: nothing happens. Then the thread ends, and with it the connection; the process lives on.",
-		Groups: []string{"descriptor"},
+		Name:        "thread-table",
+		Title:       "the last copy goes with a thread that has descriptors of its own",
+		Description: "A thread of the client has made a table of descriptors of its own (unshare(2), CLONE_FILES), with a copy of the socket. The client closes its descriptor: nothing happens. Then the thread ends, and with it the connection; the process lives on.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -284,10 +270,9 @@ var descriptors = []Scenario{
 		Ends: politely("client", verdict.ActThread).pair("client", first, "server", then),
 	},
 	{
-		Name:   "closed-twice",
-		Title:  "the client closes a descriptor twice, and hits another connection",
-		Story:  "The client closes its socket. The number is given to its next connection at once. A second close of the old number, a classic bug, closes the new connection behind its owner's back.",
-		Groups: []string{"descriptor"},
+		Name:        "closed-twice",
+		Title:       "the client closes a descriptor twice, and hits another connection",
+		Description: "The client closes its socket. The number is given to its next connection at once. A second close of the old number, a classic bug, closes the new connection behind its owner's back.",
 		Run: func(w *World) {
 			l := w.Puppet("server").Listen(16)
 			p := w.Puppet("client")
@@ -298,8 +283,8 @@ var descriptors = []Scenario{
 			followUp(c, s)
 			c2 := p.Connect("client#2", l)
 			s2 := l.Accept("server#2")
-			if w.err == nil && c2.fd != c.fd {
-				w.fail("the number %d was not used again, but %d", c.fd, c2.fd)
+			if w.Err == nil && c2.fd != c.fd {
+				w.Fail("the number %d was not used again, but %d", c.fd, c2.fd)
 			}
 			c2.Exchange(s2, 100, 200)
 			again := *c2 // what the buggy code believes to be its first socket

@@ -4,14 +4,14 @@
 //
 // # The parts
 //
-// A puppet is a child process that holds one side's sockets; the harness drives
-// it over a socketpair, one system call a command, and keeps what came of each.
-// A World is what one run plays in: network namespaces of its own, its puppets,
-// and the connection ends that the story names. The oracle is a packet capture
-// of those namespaces, the puppets' record, and the namespaces' counters; an
-// Outcome carries all three. A Scenario is a story with its expectations:
-// CheckOutcome holds the Outcome against the story (did this ending happen at
-// all?), CheckVerdicts holds a judge's verdicts against both.
+// A puppet is a child process that holds one side's sockets; the test drives it over
+// a socketpair, one system call a command, and keeps what came of each. A World is
+// what one run plays in: that of package harness, with puppets and the connection
+// ends that the scenario names. The oracle is a packet capture of the World's
+// namespaces, the puppets' record, and the namespaces' counters; an Outcome carries
+// all three. A Scenario is a script with its expectations: CheckOutcome holds the
+// Outcome against the script (did this ending happen at all?), CheckVerdicts holds a
+// judge's verdicts against both. Package stage plays scenarios under a tracer.
 //
 // # What is expected of a verdict
 //

@@ -1,55 +1,38 @@
 package scenario
 
 import (
-	"fmt"
+	"cmp"
 	"net"
+	"net/netip"
 
+	"github.com/tcpbye/tcpbye/demo/harness"
 	"github.com/vishvananda/netlink"
-	"golang.org/x/sys/unix"
 )
 
 // far makes the second namespace, once: another host, on a link of its own.
-func (w *World) far() *netns {
-	if len(w.spaces) > 1 || w.err != nil {
-		return w.spaces[len(w.spaces)-1]
+func (w *World) far() *harness.Space {
+	if w.second != nil || w.Err != nil {
+		return cmp.Or(w.second, w.Home)
 	}
-	ns, err := w.addSpace()
+	ns, err := w.AddSpace()
 	if err == nil {
-		err = joinSpaces(w.home, ns)
+		err = connect(w.Home.Netns, ns.Netns)
 	}
 	if err != nil {
-		w.fail("cannot make a second host: %w", err)
-		return w.home
+		w.Fail("cannot make a second host: %w", err)
+		return w.Home
 	}
+	w.second = ns
 	return ns
 }
 
 // FarPuppet is a puppet on the second host.
 func (w *World) FarPuppet(role string) *Puppet { return w.puppetIn(role, w.far()) }
 
-// joinSpaces lays a veth link between two namespaces, 10.77.0.1 and 10.77.0.2.
-func joinSpaces(a, b *netns) error {
-	var peer int
-	if err := b.do(func() (err error) {
-		peer, err = unix.Open("/proc/thread-self/ns/net", unix.O_RDONLY|unix.O_CLOEXEC, 0)
-		return err
-	}); err != nil {
-		return err
-	}
-	defer unix.Close(peer)
-	err := a.do(func() error {
-		attrs := netlink.NewLinkAttrs()
-		attrs.Name = "near"
-		err := netlink.LinkAdd(&netlink.Veth{LinkAttrs: attrs, PeerName: "far", PeerNamespace: netlink.NsFd(peer)})
-		if err != nil {
-			return fmt.Errorf("cannot make a veth pair: %w (the module veth may not be loaded)", err)
-		}
-		return address("near", nearAddr.AsSlice())
-	})
-	if err != nil {
-		return err
-	}
-	return b.do(func() error { return address("far", farAddr.AsSlice()) })
+// connect lays a cable between two namespaces, 10.77.0.1 and 10.77.0.2.
+func connect(a, b *harness.Netns) error {
+	return harness.Connect(harness.Port{Netns: a, Name: "near", Addr: netip.PrefixFrom(nearAddr, 24)},
+		harness.Port{Netns: b, Name: "far", Addr: netip.PrefixFrom(farAddr, 24)})
 }
 
 // address gives an interface an IPv4 address in a network of 24 bits, and sets it
@@ -76,66 +59,48 @@ var nowhere = net.IPv4(10, 77, 9, 0)
 // ICMP: kind is unix.RTN_UNREACHABLE or unix.RTN_PROHIBIT.
 func (w *World) RouteNowhere(kind int) {
 	far := w.far()
-	if w.err != nil {
-		return
-	}
-	err := far.do(func() error {
-		if err := sysctl("net.ipv4.ip_forward", "1"); err != nil {
+	w.In(far, "route to nowhere", func() error {
+		if err := harness.Sysctl("net.ipv4.ip_forward", "1"); err != nil {
 			return err
 		}
 		return netlink.RouteAdd(&netlink.Route{Dst: network(nowhere, 24), Type: kind})
 	})
-	if err == nil {
-		err = w.home.do(func() error {
-			return netlink.RouteAdd(&netlink.Route{Dst: network(nowhere, 24), Gw: farAddr.AsSlice()})
-		})
-	}
-	if err != nil {
-		w.fail("cannot route to nowhere: %w", err)
-	}
+	w.In(w.Home, "route to nowhere", func() error {
+		return netlink.RouteAdd(&netlink.Route{Dst: network(nowhere, 24), Gw: farAddr.AsSlice()})
+	})
 }
 
 // probeVeth makes a link between two namespaces.
 func probeVeth() error {
-	a, err := newNetns()
+	a, err := harness.NewNetns()
 	if err != nil {
 		return err
 	}
-	defer a.close()
-	b, err := newNetns()
+	defer a.Close()
+	b, err := harness.NewNetns()
 	if err != nil {
 		return err
 	}
-	defer b.close()
-	return joinSpaces(a, b)
+	defer b.Close()
+	return connect(a, b)
 }
 
 // probeReject installs a rejecting rule.
 func probeReject() error {
-	ns, err := newNetns()
+	ns, err := harness.NewNetns()
 	if err != nil {
 		return err
 	}
-	defer ns.close()
-	return ns.do(func() error { return rejectPort(9, rejectTCPReset) })
+	defer ns.Close()
+	return ns.Do(func() error { return rejectPort(9, rejectTCPReset) })
 }
 
 // Reject makes the home namespace's packet filter reject segments to a port.
 func (w *World) Reject(port uint16, how uint32) {
-	if w.err != nil {
-		return
-	}
-	if err := w.home.do(func() error { return rejectPort(port, how) }); err != nil {
-		w.fail("%w", err)
-	}
+	w.In(w.Home, "filter packets", func() error { return rejectPort(port, how) })
 }
 
 // RejectNothing undoes Reject.
 func (w *World) RejectNothing() {
-	if w.err != nil {
-		return
-	}
-	if err := w.home.do(rejectNothing); err != nil {
-		w.fail("%w", err)
-	}
+	w.In(w.Home, "filter packets", rejectNothing)
 }

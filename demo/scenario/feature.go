@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/tcpbye/tcpbye/demo/harness"
 	"golang.org/x/sys/unix"
 )
 
@@ -119,12 +120,12 @@ var (
 // withPair runs f over the two ends of a loopback connection in a namespace that
 // is gone afterwards. f owns the descriptors.
 func withPair(f func(client, server int) error) error {
-	ns, err := newNetns()
+	ns, err := harness.NewNetns()
 	if err != nil {
 		return err
 	}
-	defer ns.close()
-	return ns.do(func() error {
+	defer ns.Close()
+	return ns.Do(func() error {
 		l, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			return err
@@ -183,12 +184,12 @@ func probeDestroyTimeWait() error {
 			return err
 		}
 		for deadline := time.Now().Add(5 * time.Second); time.Now().Before(deadline); time.Sleep(time.Millisecond) {
-			table, err := tcpTable()
+			table, err := harness.ReadTable("thread-self")
 			if err != nil {
 				return err
 			}
 			for _, r := range table {
-				if r.local.String() == req.Local && r.remote.String() == req.Remote && r.timer == 3 {
+				if r.Local.String() == req.Local && r.Remote.String() == req.Remote && r.Timer == harness.TimeWaitTimer {
 					return destroySocket(req)
 				}
 			}
@@ -216,12 +217,12 @@ func probeDestroyOrphan() error {
 		if err := destroySocket(req); err != nil {
 			return err
 		}
-		table, err := tcpTable()
+		table, err := harness.ReadTable("thread-self")
 		if err != nil {
 			return err
 		}
 		for _, r := range table {
-			if r.local.String() == req.Local && r.remote.String() == req.Remote {
+			if r.Local.String() == req.Local && r.Remote.String() == req.Remote {
 				return fmt.Errorf("the kernel says that it destroyed it, and did not")
 			}
 		}

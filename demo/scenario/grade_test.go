@@ -164,7 +164,7 @@ func (o *Outcome) grade(name string, e *End, x Expect, j JudgedEnd, ok bool) Gra
 		switch {
 		case x.Class == verdict.Open && v.Class == verdict.Unknown:
 			// Nothing is said of whether it ended; what it counted is nobody's loss.
-		case x.veils(n.what), x.Class == verdict.Open:
+		case x.hides(n.what), x.Class == verdict.Open:
 			if n.got != nil {
 				g.False = append(g.False, fmt.Sprintf("%s %d, which cannot be told", n.what, *n.got))
 			}
@@ -175,7 +175,7 @@ func (o *Outcome) grade(name string, e *End, x Expect, j JudgedEnd, ok bool) Gra
 		}
 	}
 	saw := x.AppSaw
-	if x.Veiled {
+	if x.Layered {
 		saw = nil
 	}
 	if !slices.Equal(v.AppSaw, saw) {

@@ -22,18 +22,9 @@ type forged struct {
 	Clock int32
 }
 
-// segments is what the capture has seen so far.
-func (w *World) segments() []Segment {
-	var all []Segment
-	for _, c := range w.captures {
-		all = append(all, c.snapshot()...)
-	}
-	return all
-}
-
 // next is the sequence number that follows all that one end has sent.
 func (w *World) next(from, to *End) (seq uint32, ok bool) {
-	for _, s := range w.segments() {
+	for _, s := range w.Segments() {
 		if s.Src != from.Local || s.Dst != to.Local || s.Flags&event.RST != 0 {
 			continue
 		}
@@ -55,7 +46,7 @@ func (w *World) next(from, to *End) (seq uint32, ok bool) {
 // acksFrom counts the segments without payload that an end has sent.
 func (w *World) acksFrom(e *End) int {
 	n := 0
-	for _, s := range w.segments() {
+	for _, s := range w.Segments() {
 		if s.Src == e.Local && s.Dst == e.Remote && s.Len == 0 {
 			n++
 		}
@@ -71,23 +62,23 @@ func (w *World) Inject(role string, from, to *End, f forged) {
 
 func (p *Puppet) inject(from, to *End, f forged) {
 	w := p.w
-	if w.err != nil {
+	if w.Err != nil {
 		return
 	}
 	seq, ok := w.next(from, to)
 	ack, ok2 := w.next(to, from)
 	if !ok || !ok2 {
-		w.fail("cannot forge a segment from %s: the capture has not seen the connection's beginning", from.Name)
+		w.Fail("cannot forge a segment from %s: the capture has not seen the connection's beginning", from.Name)
 		return
 	}
 	var options []byte
 	if f.Clock != 0 {
 		last, ok := w.lastTimestamp(from, to)
 		if !ok {
-			w.fail("cannot forge a timestamp of %s, which has sent none", from.Name)
+			w.Fail("cannot forge a timestamp of %s, which has sent none", from.Name)
 			return
 		}
-		options = []byte{tcpOptNop, tcpOptNop, tcpOptTimestamps, tcpOptTimestampsLen}
+		options = []byte{unix.TCPOPT_NOP, unix.TCPOPT_NOP, unix.TCPOPT_TIMESTAMP, 10}
 		options = binary.BigEndian.AppendUint32(options, last+uint32(f.Clock))
 		options = binary.BigEndian.AppendUint32(options, 0)
 	}
@@ -103,7 +94,7 @@ func (p *Puppet) inject(from, to *End, f forged) {
 // lastTimestamp is the value of the timestamps option in the last segment that
 // one end sent to the other.
 func (w *World) lastTimestamp(from, to *End) (value uint32, ok bool) {
-	for _, s := range w.segments() {
+	for _, s := range w.Segments() {
 		if s.Src == from.Local && s.Dst == to.Local && s.Timestamped {
 			value, ok = s.TSVal, true
 		}

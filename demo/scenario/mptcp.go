@@ -14,7 +14,7 @@ var byWorker = ending{class: verdict.Graceful, cause: verdict.OrderlyClose, kern
 
 // subflow marks what is due to an end as a subflow's.
 func subflow(x Expect) Expect {
-	x.Veiled = true
+	x.Layered = true
 	return x
 }
 
@@ -38,12 +38,11 @@ func (w *World) listensWithMPTCP() (client, server *Sock) {
 
 var multipath = []Scenario{
 	{
-		Name:     "mptcp-close",
-		Title:    "an MPTCP connection is closed politely",
-		Story:    "The client closes an MPTCP socket, and the server follows. The two ends agree over the data stream (DATA_FIN); then a worker of the kernel closes the subflow, an ordinary TCP connection, with FINs of its own. No process touches the subflow.",
-		Groups:   []string{"mptcp", "polite"},
-		Families: bothIP,
-		Needs:    []Feature{HasMPTCP},
+		Name:        "mptcp-close",
+		Title:       "an MPTCP connection is closed politely",
+		Description: "The client closes an MPTCP socket, and the server follows. The two ends agree over the data stream (DATA_FIN); then a worker of the kernel closes the subflow, an ordinary TCP connection, with FINs of its own. No process touches the subflow.",
+		Families:    bothIP,
+		Needs:       []Feature{HasMPTCP},
 		Run: func(w *World) {
 			c, s := w.MPTCPPair()
 			c.Exchange(s, 100, 200)
@@ -56,12 +55,11 @@ var multipath = []Scenario{
 		Ends: byWorker.pair("client", subflow(first), "server", subflow(then)),
 	},
 	{
-		Name:     "mptcp-abort",
-		Title:    "an MPTCP connection is closed with unread data",
-		Story:    "The server closes an MPTCP socket with 60 bytes unread. MPTCP aborts the whole connection (MP_FASTCLOSE) and resets its subflow.",
-		Groups:   []string{"mptcp", "abort"},
-		Families: bothIP,
-		Needs:    []Feature{HasMPTCP},
+		Name:        "mptcp-abort",
+		Title:       "an MPTCP connection is closed with unread data",
+		Description: "The server closes an MPTCP socket with 60 bytes unread. MPTCP aborts the whole connection (MP_FASTCLOSE) and resets its subflow.",
+		Families:    bothIP,
+		Needs:       []Feature{HasMPTCP},
 		Run: func(w *World) {
 			c, s := w.MPTCPPair()
 			c.Exchange(s, 100, 200)
@@ -79,9 +77,8 @@ var multipath = []Scenario{
 	{
 		Name:  "mptcp-listener-unread",
 		Title: "a server that listens with MPTCP closes a plain connection with data unread",
-		Story: "The server listens with MPTCP, as every Go program does since 1.24. The client does not speak it, so what the server accepts is an ordinary TCP socket. " +
+		Description: "The server listens with MPTCP, as every Go program does since 1.24. The client does not speak it, so what the server accepts is an ordinary TCP socket. " +
 			"It reads 700 of 1000 bytes and closes: the kernel resets, and knows to the byte what was not read.",
-		Groups:   []string{"mptcp", "abort"},
 		Families: bothIP,
 		Needs:    []Feature{HasMPTCP},
 		Run: func(w *World) {
@@ -97,12 +94,11 @@ var multipath = []Scenario{
 		Counters: onClose,
 	},
 	{
-		Name:     "mptcp-listener-close",
-		Title:    "a server that listens with MPTCP closes a plain connection politely",
-		Story:    "The server listens with MPTCP, the client does not speak it. The client closes, the server reads the end of input and follows: as over any TCP connection, and nothing is lost.",
-		Groups:   []string{"mptcp", "polite"},
-		Families: bothIP,
-		Needs:    []Feature{HasMPTCP},
+		Name:        "mptcp-listener-close",
+		Title:       "a server that listens with MPTCP closes a plain connection politely",
+		Description: "The server listens with MPTCP, the client does not speak it. The client closes, the server reads the end of input and follows: as over any TCP connection, and nothing is lost.",
+		Families:    bothIP,
+		Needs:       []Feature{HasMPTCP},
 		Run: func(w *World) {
 			c, s := w.listensWithMPTCP()
 			c.Exchange(s, 100, 200)
@@ -112,11 +108,10 @@ var multipath = []Scenario{
 		Ends: politely("client", verdict.ActClose).pair("client", first, "server", then),
 	},
 	{
-		Name:   "mptcp-fallback",
-		Title:  "an MPTCP client that fell back to TCP closes",
-		Story:  "The client connects with MPTCP, the server does not speak it: the connection is TCP from then on, under an MPTCP socket that keeps its own queue. The client closes, and inside that call MPTCP shuts the TCP socket down.",
-		Groups: []string{"mptcp", "polite"},
-		Needs:  []Feature{HasMPTCP},
+		Name:        "mptcp-fallback",
+		Title:       "an MPTCP client that fell back to TCP closes",
+		Description: "The client connects with MPTCP, the server does not speak it: the connection is TCP from then on, under an MPTCP socket that keeps its own queue. The client closes, and inside that call MPTCP shuts the TCP socket down.",
+		Needs:       []Feature{HasMPTCP},
 		Run: func(w *World) {
 			l := w.Puppet("server").Listen(16)
 			c := w.Puppet("client").socket(unix.IPPROTO_MPTCP, 0)
@@ -129,12 +124,11 @@ var multipath = []Scenario{
 		Ends: politely("client", verdict.ActClose).pair("client", subflow(first), "server", then),
 	},
 	{
-		Name:   "mptcp-join-refused",
-		Title:  "a further MPTCP subflow is reset; the connection goes on",
-		Story:  "The client's kernel opens a second subflow from another address of its machine. The server's allows none, and resets it. No process had a hand in this; the connection itself is used and closed as ever, over its first subflow.",
-		Groups: []string{"mptcp"},
-		Needs:  []Feature{HasVeth, HasMPTCP},
-		Run:    joinRefused,
+		Name:        "mptcp-join-refused",
+		Title:       "a further MPTCP subflow is reset; the connection goes on",
+		Description: "The client's kernel opens a second subflow from another address of its machine. The server's allows none, and resets it. No process had a hand in this; the connection itself is used and closed as ever, over its first subflow.",
+		Needs:       []Feature{HasVeth, HasMPTCP},
+		Run:         joinRefused,
 		Ends: func() map[string]Expect {
 			ends := byWorker.pair("client", subflow(first), "server", subflow(then))
 			no := ending{class: verdict.Aborted, cause: verdict.MPTCPReset, kernel: true}
@@ -148,10 +142,7 @@ var multipath = []Scenario{
 
 func joinRefused(w *World) {
 	far := w.far()
-	if w.err != nil {
-		return
-	}
-	err := w.home.do(func() error {
+	w.In(w.Home, "allow a second subflow", func() error {
 		if err := address("near", secondAddr.AsSlice()); err != nil {
 			return err
 		}
@@ -160,11 +151,8 @@ func joinRefused(w *World) {
 		}
 		return joinFrom(secondAddr)
 	})
-	if err == nil {
-		err = far.do(func() error { return limitSubflows(0) })
-	}
-	if err != nil {
-		w.fail("%w", err)
+	w.In(far, "forbid a second subflow", func() error { return limitSubflows(0) })
+	if w.Err != nil {
 		return
 	}
 	l := w.FarPuppet("server").listen(farAddr, 0, 16, unix.IPPROTO_MPTCP)
@@ -172,17 +160,17 @@ func joinRefused(w *World) {
 	c.connect("client", l)
 	s := l.Accept("server")
 	c.Exchange(s, 100, 200)
-	w.until("the reset of the second subflow", func() (bool, string) {
-		for _, seg := range w.segments() {
+	w.Until("the reset of the second subflow", func() (bool, string) {
+		for _, seg := range w.Segments() {
 			if seg.Dst.Addr() == secondAddr && seg.Flags&event.RST != 0 {
-				w.newEnd("join", w.home, seg.Dst, seg.Src)
+				w.newEnd("join", w.Home, seg.Dst, seg.Src)
 				w.newEnd("joined", far, seg.Src, seg.Dst)
 				return true, ""
 			}
 		}
 		return false, "none"
 	})
-	if w.err == nil {
+	if w.Err == nil {
 		w.WaitGone(w.ends["join"])
 		w.WaitGone(w.ends["joined"])
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 
+	"github.com/tcpbye/tcpbye/demo/harness"
 	"golang.org/x/sys/unix"
 )
 
@@ -140,12 +141,12 @@ func nftRule(kind string, hook uint32, priority int32, rule ...[]byte) error {
 
 // probeNAT translates an address in a namespace that is gone afterwards.
 func probeNAT() error {
-	ns, err := newNetns()
+	ns, err := harness.NewNetns()
 	if err != nil {
 		return err
 	}
-	defer ns.close()
-	return ns.do(func() error {
+	defer ns.Close()
+	return ns.Do(func() error {
 		return translateOutput(virtualAddr, netip.MustParseAddrPort("127.0.0.1:80"))
 	})
 }

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tcpbye/tcpbye/demo/harness"
 	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
@@ -19,8 +20,8 @@ type Outcome struct {
 	// Watched are the namespaces whose events a judge may use; the others are
 	// another machine to it.
 	Watched      []uint32
-	Since, Until time.Duration // CLOCK_MONOTONIC; what is later is the cleaning up
-	Segments     []Segment     // by time
+	Since, Until time.Duration     // CLOCK_MONOTONIC; what is later is the cleaning up
+	Segments     []harness.Segment // by time
 	// Counters are the increments of the namespaces' counters, by kernel name.
 	Counters  map[string]int64
 	Ends      map[string]*End
@@ -34,41 +35,38 @@ type Outcome struct {
 // outcome is the oracle's look at the World, at the end of the story.
 func (w *World) outcome(s *Scenario) Outcome {
 	o := Outcome{
-		Scenario: s.Name, Family: w.family, Since: w.since, Calls: w.calls, Notes: w.notes,
+		Scenario: s.Name, Family: w.family, Since: w.Since, Calls: w.calls, Notes: w.notes,
 		Counters: make(map[string]int64), Ends: w.ends, Processes: make(map[string]Process),
 	}
 	for role, p := range w.procs {
 		o.Processes[role] = *p
 	}
-	for i, ns := range w.spaces {
-		o.NetNS = append(o.NetNS, ns.inode)
-		var now map[string]int64
-		err := ns.do(func() (err error) {
-			now, err = readCounters()
-			return err
-		})
+	for _, ns := range w.Spaces {
+		if ns.Capture == nil {
+			continue
+		}
+		o.NetNS = append(o.NetNS, ns.Inode)
+		moved, err := ns.Counters()
 		if err != nil {
 			o.Problems = append(o.Problems, err.Error())
 		}
-		for name, v := range now {
-			o.Counters[name] += v - w.counters[i][name]
+		for name, n := range moved {
+			o.Counters[name] += n
 		}
 	}
 	o.Watched = o.NetNS
 	if s.Remote {
 		o.Watched = o.NetNS[:1]
 	}
-	for _, ns := range w.lodgers {
-		o.Watched = append(slices.Clone(o.Watched), ns.inode)
+	if w.transient != nil {
+		o.Watched = append(slices.Clone(o.Watched), w.transient.Inode)
 	}
-	for _, c := range w.captures {
-		o.Segments = append(o.Segments, c.snapshot()...)
-	}
+	o.Segments = w.Segments()
 	for _, t := range w.translated {
 		o.Segments = t.seen(o.Segments)
 	}
-	o.Until = monotonic()
-	slices.SortStableFunc(o.Segments, func(a, b Segment) int { return int(a.Time - b.Time) })
+	o.Until = harness.Monotonic()
+	slices.SortStableFunc(o.Segments, func(a, b harness.Segment) int { return int(a.Time - b.Time) })
 	for _, e := range o.Ends {
 		o.tell(e)
 	}
@@ -127,63 +125,12 @@ func (o *Outcome) known(src, dst netip.AddrPort) bool {
 	return false
 }
 
-// Flow is what the capture says of one direction of a connection. Offsets count
-// payload bytes from the first.
-type Flow struct {
-	ISN   uint32
-	Sent  int64 // highest byte that left
-	Acked int64 // highest byte that the other end acknowledged
-	// FINs and RSTs count segments; a FIN sent again is the same FIN.
-	FINs, RSTs int
-	FirstFIN   time.Duration // CLOCK_MONOTONIC; 0 none
-	FinAcked   bool
-}
-
 // Flow is the direction that the end sends. Where the same addresses served
 // several connections it is that of all of them.
-func (o *Outcome) Flow(e *End) Flow {
-	var f Flow
-	var fins []uint32
-	known := false
-	for _, s := range o.Segments {
-		switch {
-		case s.Src == e.Local && s.Dst == e.Remote:
-			if s.Flags&event.SYN != 0 {
-				f.ISN, known = s.Seq, true
-			}
-			if s.Flags&event.RST != 0 {
-				f.RSTs++
-				continue
-			}
-			if s.Flags&event.FIN != 0 {
-				at := s.Seq + uint32(s.Len)
-				if !slices.Contains(fins, at) {
-					fins = append(fins, at)
-				}
-				if f.FirstFIN == 0 {
-					f.FirstFIN = s.Time
-				}
-			}
-			if known && s.Len > 0 {
-				after := s.Seq + uint32(s.Len)
-				if s.Flags&event.SYN != 0 {
-					after++ // data with the SYN comes behind it
-				}
-				f.Sent = max(f.Sent, int64(int32(after-f.ISN-1)))
-			}
-		case s.Src == e.Remote && s.Dst == e.Local:
-			if known && s.Flags&event.ACK != 0 && s.Flags&event.RST == 0 {
-				f.Acked = max(f.Acked, int64(int32(s.Ack-f.ISN-1)))
-			}
-		}
-	}
-	f.FINs = len(fins)
-	// The FIN takes the number behind the last byte.
-	if f.Acked > f.Sent {
-		f.FinAcked = f.FINs > 0
-		f.Acked = f.Sent
-	}
-	return f
+func (o *Outcome) Flow(e *End) harness.Flow {
+	return harness.FlowOf(o.Segments,
+		func(s *harness.Segment) bool { return s.Src == e.Local && s.Dst == e.Remote },
+		func(s *harness.Segment) bool { return s.Src == e.Remote && s.Dst == e.Local })
 }
 
 // Lost counts an end's payload bytes that did not get where they should.

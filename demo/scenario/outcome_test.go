@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tcpbye/tcpbye/demo/harness"
 	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
@@ -15,8 +16,8 @@ import (
 // its repetition; a reset whose acknowledgement does not count.
 func wire() Outcome {
 	const c, s = 0xffffff00, 0x10
-	seg := func(ms int, fromClient bool, flags event.TCPFlags, seq, ack uint32, n int) Segment {
-		x := Segment{Time: time.Duration(ms) * time.Millisecond, Src: v4a, Dst: v4b, Flags: flags, Seq: seq, Ack: ack, Len: n}
+	seg := func(ms int, fromClient bool, flags event.TCPFlags, seq, ack uint32, n int) harness.Segment {
+		x := harness.Segment{Time: time.Duration(ms) * time.Millisecond, Src: v4a, Dst: v4b, Flags: flags, Seq: seq, Ack: ack, Len: n}
 		if !fromClient {
 			x.Src, x.Dst = v4b, v4a
 		}
@@ -24,7 +25,7 @@ func wire() Outcome {
 	}
 	first := uint32(c)
 	return Outcome{
-		Segments: []Segment{
+		Segments: []harness.Segment{
 			seg(1, true, event.SYN, c, 0, 0),
 			seg(2, false, event.SYN|event.ACK, s, c+1, 0),
 			seg(3, true, event.ACK, c+1, s+1, 0),

@@ -7,6 +7,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tcpbye/tcpbye/demo/harness"
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
@@ -37,7 +38,7 @@ var (
 // perhaps on another CPU, and may be overtaken, even on loopback; it would then
 // meet a mini-socket or nothing at all, and be answered.
 func (w *World) waitFINAcked(e *End) {
-	w.waitRow(e, "the FIN acknowledged", func(r tableRow) bool { return r.state == event.FinWait2 })
+	w.waitRow(e, "the FIN acknowledged", func(r harness.Row) bool { return r.State == event.FinWait2 })
 }
 
 // followUp is the passive side's goodbye, up to the last trace of both ends.
@@ -51,10 +52,9 @@ func followUp(active, passive *Sock) {
 
 var polite = []Scenario{
 	{
-		Name:   "self-connect",
-		Title:  "a client connects to itself",
-		Story:  "The client's own port is the one that it connects to, and nobody listens there: the SYN meets the socket that sent it, a simultaneous open with itself. There is one socket, one FIN and one TIME_WAIT.",
-		Groups: []string{"polite"},
+		Name:        "self-connect",
+		Title:       "a client connects to itself",
+		Description: "The client's own port is the one that it connects to, and nobody listens there: the SYN meets the socket that sent it, a simultaneous open with itself. There is one socket, one FIN and one TIME_WAIT.",
 		Run: func(w *World) {
 			c := w.Puppet("client").socket(unix.IPPROTO_TCP, 0)
 			c.bind(netip.AddrPortFrom(w.family.loopback(), 0))
@@ -69,11 +69,10 @@ var polite = []Scenario{
 		},
 	},
 	{
-		Name:     "close",
-		Title:    "the client is done and closes; the server follows",
-		Story:    "A request and its answer are exchanged. The client closes; the server reads the end of the stream and closes too. Nothing is lost; the client keeps the TIME_WAIT because it closed first.",
-		Groups:   []string{"polite"},
-		Families: everyFamily,
+		Name:        "close",
+		Title:       "the client is done and closes; the server follows",
+		Description: "A request and its answer are exchanged. The client closes; the server reads the end of the stream and closes too. Nothing is lost; the client keeps the TIME_WAIT because it closed first.",
+		Families:    everyFamily,
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -83,11 +82,10 @@ var polite = []Scenario{
 		Ends: politely("client", verdict.ActClose).pair("client", first, "server", then),
 	},
 	{
-		Name:     "shutdown-wr",
-		Title:    "the client says that it is done sending, and reads on",
-		Story:    "The client sends a request and shuts down its sending side: a half-close. The server reads the end of the request, answers, and closes. The client reads the answer and its end, and closes a socket that is already finished.",
-		Groups:   []string{"polite"},
-		Families: bothIP,
+		Name:        "shutdown-wr",
+		Title:       "the client says that it is done sending, and reads on",
+		Description: "The client sends a request and shuts down its sending side: a half-close. The server reads the end of the request, answers, and closes. The client reads the answer and its end, and closes a socket that is already finished.",
+		Families:    bothIP,
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Send(100)
@@ -108,10 +106,9 @@ var polite = []Scenario{
 			"server", Expect{HalfClose: true, AppSaw: []string{"EOF"}, FIN: 1}),
 	},
 	{
-		Name:   "splice-eof",
-		Title:  "the client reads by splice(2), to the end",
-		Story:  "The server answers and closes. The client takes the answer by splice(2), as proxies do, and finds the end of the stream with it too: no recv(2) is ever called.",
-		Groups: []string{"polite"},
+		Name:        "splice-eof",
+		Title:       "the client reads by splice(2), to the end",
+		Description: "The server answers and closes. The client takes the answer by splice(2), as proxies do, and finds the end of the stream with it too: no recv(2) is ever called.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Send(100)
@@ -130,10 +127,9 @@ var polite = []Scenario{
 		Ends: politely("server", verdict.ActClose).pair("server", first, "client", then),
 	},
 	{
-		Name:   "exit",
-		Title:  "the client's process exits without a close",
-		Story:  "The client exits with its socket open and everything read. The kernel closes the socket for it: an ordinary FIN.",
-		Groups: []string{"polite"},
+		Name:        "exit",
+		Title:       "the client's process exits without a close",
+		Description: "The client exits with its socket open and everything read. The kernel closes the socket for it: an ordinary FIN.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -143,10 +139,9 @@ var polite = []Scenario{
 		Ends: politely("client", verdict.ActExit).pair("client", first, "server", then),
 	},
 	{
-		Name:   "killed",
-		Title:  "the client's process is killed (SIGKILL)",
-		Story:  "SIGKILL takes the client. Everything was read, so the kernel still says goodbye with a FIN; the server cannot tell this from a close.",
-		Groups: []string{"polite"},
+		Name:        "killed",
+		Title:       "the client's process is killed (SIGKILL)",
+		Description: "SIGKILL takes the client. Everything was read, so the kernel still says goodbye with a FIN; the server cannot tell this from a close.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -156,10 +151,9 @@ var polite = []Scenario{
 		Ends: killedBy("client", unix.SIGKILL).pair("client", first, "server", then),
 	},
 	{
-		Name:   "server-close",
-		Title:  "the server closes first",
-		Story:  "The server answers and closes at once, as HTTP/1.0 servers do. Now the server keeps the TIME_WAIT.",
-		Groups: []string{"polite"},
+		Name:        "server-close",
+		Title:       "the server closes first",
+		Description: "The server answers and closes at once, as HTTP/1.0 servers do. Now the server keeps the TIME_WAIT.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -169,10 +163,9 @@ var polite = []Scenario{
 		Ends: politely("server", verdict.ActClose).pair("server", first, "client", then),
 	},
 	{
-		Name:   "shutdown-rdwr",
-		Title:  "the client shuts down both directions, then closes",
-		Story:  "shutdown(SHUT_RDWR) sends the FIN at once and keeps the descriptor. The server reads the end of the stream and closes; the client's later close finds a finished socket.",
-		Groups: []string{"polite"},
+		Name:        "shutdown-rdwr",
+		Title:       "the client shuts down both directions, then closes",
+		Description: "shutdown(SHUT_RDWR) sends the FIN at once and keeps the descriptor. The server reads the end of the stream and closes; the client's later close finds a finished socket.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -183,10 +176,9 @@ var polite = []Scenario{
 		Ends: politely("client", verdict.ActShutRdWr).pair("client", first, "server", then),
 	},
 	{
-		Name:   "shutdown-rd",
-		Title:  "the client shuts down its receiving side: nothing happens",
-		Story:  "shutdown(SHUT_RD) puts nothing on the wire. The server's next 50 bytes are acknowledged, and the client can even read them. The ending is the close that follows.",
-		Groups: []string{"polite"},
+		Name:        "shutdown-rd",
+		Title:       "the client shuts down its receiving side: nothing happens",
+		Description: "shutdown(SHUT_RD) puts nothing on the wire. The server's next 50 bytes are acknowledged, and the client can even read them. The ending is the close that follows.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -201,10 +193,9 @@ var polite = []Scenario{
 		Ends: politely("client", verdict.ActClose).pair("client", first, "server", then),
 	},
 	{
-		Name:   "sigterm",
-		Title:  "the client's process is terminated (SIGTERM, default action)",
-		Story:  "The client does not handle SIGTERM and dies of it. Everything was read: an ordinary FIN.",
-		Groups: []string{"polite"},
+		Name:        "sigterm",
+		Title:       "the client's process is terminated (SIGTERM, default action)",
+		Description: "The client does not handle SIGTERM and dies of it. Everything was read: an ordinary FIN.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -214,10 +205,9 @@ var polite = []Scenario{
 		Ends: killedBy("client", unix.SIGTERM).pair("client", first, "server", then),
 	},
 	{
-		Name:   "crash",
-		Title:  "the client's process crashes (SIGSEGV)",
-		Story:  "The client crashes. Everything was read, so that even a crash says goodbye with a FIN: a FIN proves nothing about the health of who sent it.",
-		Groups: []string{"polite"},
+		Name:        "crash",
+		Title:       "the client's process crashes (SIGSEGV)",
+		Description: "The client crashes. Everything was read, so that even a crash says goodbye with a FIN: a FIN proves nothing about the health of who sent it.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -227,10 +217,9 @@ var polite = []Scenario{
 		Ends: killedBy("client", unix.SIGSEGV).pair("client", first, "server", then),
 	},
 	{
-		Name:   "exec",
-		Title:  "the client runs another program; its socket is closed on exec",
-		Story:  "The client replaces itself by another program. The socket is marked close-on-exec, so the exec closes it; by the time TCP hears of it the process has its new name.",
-		Groups: []string{"polite"},
+		Name:        "exec",
+		Title:       "the client runs another program; its socket is closed on exec",
+		Description: "The client replaces itself by another program. The socket is marked close-on-exec, so the exec closes it; by the time TCP hears of it the process has its new name.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -241,11 +230,10 @@ var polite = []Scenario{
 			"client", first, "server", then),
 	},
 	{
-		Name:     "simultaneous-close",
-		Title:    "both sides close before either hears of it",
-		Story:    "Both ends are deaf while each shuts down its sending side, and hear again before either FIN is sent again. The FINs cross: both go through CLOSING, and both keep a TIME_WAIT.",
-		Groups:   []string{"polite"},
-		Families: bothIP,
+		Name:        "simultaneous-close",
+		Title:       "both sides close before either hears of it",
+		Description: "Both ends are deaf while each shuts down its sending side, and hear again before either FIN is sent again. The FINs cross: both go through CLOSING, and both keep a TIME_WAIT.",
+		Families:    bothIP,
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -259,10 +247,9 @@ var polite = []Scenario{
 		},
 	},
 	{
-		Name:   "close-in-flight",
-		Title:  "the client closes while its data is still on the way",
-		Story:  "The client sends 5000 bytes that do not arrive, and closes. The kernel goes on for it: once the path works again, data and FIN are delivered. close(2) does not lose what the peer is able to take.",
-		Groups: []string{"polite"},
+		Name:        "close-in-flight",
+		Title:       "the client closes while its data is still on the way",
+		Description: "The client sends 5000 bytes that do not arrive, and closes. The kernel goes on for it: once the path works again, data and FIN are delivered. close(2) does not lose what the peer is able to take.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			s.DropIncoming()
@@ -276,10 +263,9 @@ var polite = []Scenario{
 		Ends: politely("client", verdict.ActClose).pair("client", first, "server", then),
 	},
 	{
-		Name:   "shutdown-in-flight",
-		Title:  "a half-close with data on the way in both directions",
-		Story:  "Both ends have sent data that has not arrived when the client shuts down its sending side. Once the path works again everything is delivered, in both directions.",
-		Groups: []string{"polite"},
+		Name:        "shutdown-in-flight",
+		Title:       "a half-close with data on the way in both directions",
+		Description: "Both ends have sent data that has not arrived when the client shuts down its sending side. Once the path works again everything is delivered, in both directions.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.DropIncoming()
@@ -305,10 +291,9 @@ var polite = []Scenario{
 			"server", Expect{HalfClose: true, AppSaw: []string{"EOF"}, FIN: 1}),
 	},
 	{
-		Name:   "half-close-dwell",
-		Title:  "a half-close that lasts",
-		Story:  "The client shuts down its sending side; the server works on the answer for 400 ms before it sends it and closes. That is what a half-close is for.",
-		Groups: []string{"polite"},
+		Name:        "half-close-dwell",
+		Title:       "a half-close that lasts",
+		Description: "The client shuts down its sending side; the server works on the answer for 400 ms before it sends it and closes. That is what a half-close is for.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Send(100)
@@ -337,10 +322,9 @@ var polite = []Scenario{
 		},
 	},
 	{
-		Name:   "linger-zero-last-ack",
-		Title:  "SO_LINGER zero when there is nothing left to abort",
-		Story:  "The client has closed its side, the server has sent its own FIN by shutdown and waits for the last acknowledgement, which does not come. Now it closes with SO_LINGER zero. Everything was sent, so the kernel sends no reset; it only forgets the socket, and counts an abort that never was.",
-		Groups: []string{"polite"},
+		Name:        "linger-zero-last-ack",
+		Title:       "SO_LINGER zero when there is nothing left to abort",
+		Description: "The client has closed its side, the server has sent its own FIN by shutdown and waits for the last acknowledgement, which does not come. Now it closes with SO_LINGER zero. Everything was sent, so the kernel sends no reset; it only forgets the socket, and counts an abort that never was.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -362,10 +346,9 @@ var polite = []Scenario{
 		Counters: map[string]int64{"TCPAbortOnData": 1},
 	},
 	{
-		Name:   "zerocopy-close",
-		Title:  "everything was read without a copy; the close is polite",
-		Story:  "The server takes the client's page by TCP_ZEROCOPY_RECEIVE and closes. Its receive queue was read without recv(2), but it was read: a FIN.",
-		Groups: []string{"polite"},
+		Name:        "zerocopy-close",
+		Title:       "everything was read without a copy; the close is polite",
+		Description: "The server takes the client's page by TCP_ZEROCOPY_RECEIVE and closes. Its receive queue was read without recv(2), but it was read: a FIN.",
 		Run: func(w *World) {
 			const page = 4096
 			c, s := w.Pair()

@@ -2,7 +2,6 @@ package scenario
 
 import (
 	"net/netip"
-	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -44,69 +43,61 @@ type reply struct {
 
 // The puppets' vocabulary.
 const (
-	opHello       = "hello"
-	opSocket      = "socket"
-	opBind        = "bind"
-	opListen      = "listen"
-	opConnect     = "connect"
-	opFastOpen    = "sendto(MSG_FASTOPEN)"
-	opAccept      = "accept"
-	opSend        = "send"
-	opFill        = "fill" // send until EAGAIN
-	opRecv        = "recv"
-	opDrain       = "drain" // recv until EOF or an error
-	opSendPages   = "send(MSG_ZEROCOPY)"
-	opZeroCopy    = "zerocopy-receive"
-	opClose       = "close"
-	opCloseRange  = "close_range"
-	opUringClose  = "io_uring-close"
-	opShutdown    = "shutdown"
-	opDisconnect  = "connect(AF_UNSPEC)"
-	opSetInt      = "setsockopt"
-	opLinger      = "setsockopt(SO_LINGER)"
-	opDrop        = "setsockopt(SO_ATTACH_FILTER)" // FD drops what the filter of kind N says
-	opUndrop      = "setsockopt(SO_DETACH_FILTER)"
-	opDup         = "dup"
-	opTLS         = "setsockopt(TCP_ULP tls)"
-	opSockmap     = "bpf(BPF_MAP_UPDATE_ELEM)" // into a sockmap
-	opCompatDup2  = "dup2 (32-bit)"
-	opDup2        = "dup2"
-	opEventFD     = "eventfd"
-	opLocal       = "getsockname"
-	opState       = "tcp_info"
-	opInbox       = "receive-descriptor" // from the harness, over the control channel
-	opSendFD      = "sendmsg(SCM_RIGHTS)"
-	opRecvFD      = "recvmsg(SCM_RIGHTS)"
-	opRecvNoRoom  = "recvmsg without room for a descriptor"
-	opSplice      = "splice"               // into a pipe
-	opUringRecv   = "io_uring-recv"        // stays pending
-	opTable       = "unshare(CLONE_FILES)" // by a thread that waits for opLeave, and then ends
-	opLeave       = "leave"
-	opSignalBlock = "sigprocmask(SIG_BLOCK)"
-	opSpawn       = "spawn"
-	opWait        = "wait"
-	opExec        = "exec"
-	opExit        = "exit"
-	opSignalDfl   = "sigaction(SIG_DFL)"
-	opKillSelf    = "kill-self"
-	opDestroy     = "SOCK_DESTROY"
-	opRawSend     = "raw-send"
-	filterAll     = 0 // drop every segment
-	filterNotSyn  = 1 // drop every segment that is no SYN
-	puppetCtl     = 3 // the control channel's descriptor in a puppet
-	puppetHeir    = 4 // the first descriptor that a spawned puppet inherits
-	maxMessage    = 64 << 10
-	envPuppet     = "TCPBYE_PUPPET"
-	puppetPattern = "bye"
+	opHello         = "hello"
+	opSocket        = "socket"
+	opBind          = "bind"
+	opListen        = "listen"
+	opConnect       = "connect"
+	opFastOpen      = "sendto(MSG_FASTOPEN)"
+	opAccept        = "accept"
+	opSend          = "send"
+	opFill          = "fill" // send until EAGAIN
+	opRecv          = "recv"
+	opDrain         = "drain" // recv until EOF or an error
+	opSendPages     = "send(MSG_ZEROCOPY)"
+	opZeroCopy      = "zerocopy-receive"
+	opClose         = "close"
+	opCloseRange    = "close_range"
+	opUringClose    = "io_uring-close"
+	opShutdown      = "shutdown"
+	opDisconnect    = "connect(AF_UNSPEC)"
+	opSetInt        = "setsockopt"
+	opLinger        = "setsockopt(SO_LINGER)"
+	opDrop          = "setsockopt(SO_ATTACH_FILTER)" // FD drops what the filter of kind N says
+	opUndrop        = "setsockopt(SO_DETACH_FILTER)"
+	opDup           = "dup"
+	opTLS           = "setsockopt(TCP_ULP tls)"
+	opSockmap       = "bpf(BPF_MAP_UPDATE_ELEM)" // into a sockmap
+	opCompatDup2    = "dup2 (32-bit)"
+	opDup2          = "dup2"
+	opEventFD       = "eventfd"
+	opLocal         = "getsockname"
+	opState         = "tcp_info"
+	opInbox         = "receive-descriptor" // from the harness, over the control channel
+	opSendFD        = "sendmsg(SCM_RIGHTS)"
+	opRecvFD        = "recvmsg(SCM_RIGHTS)"
+	opRecvNoRoom    = "recvmsg without room for a descriptor"
+	opSplice        = "splice"               // into a pipe
+	opUringRecv     = "io_uring-recv"        // stays pending
+	opTable         = "unshare(CLONE_FILES)" // by a thread that waits for opLeave, and then ends
+	opLeave         = "leave"
+	opSignalBlock   = "sigprocmask(SIG_BLOCK)"
+	opSpawn         = "spawn"
+	opWait          = "wait"
+	opExec          = "exec"
+	opExit          = "exit"
+	opSignalDfl     = "sigaction(SIG_DFL)"
+	opKillSelf      = "kill-self"
+	opDestroy       = "SOCK_DESTROY"
+	opRawSend       = "raw-send"
+	filterAll       = 0 // drop every segment
+	filterNotSyn    = 1 // drop every segment that is no SYN
+	puppetCtl       = 3 // the control channel's descriptor in a puppet
+	puppetInherited = 4 // the first descriptor that a spawned puppet inherits
+	maxMessage      = 64 << 10
+	envPuppet       = "TCPBYE_PUPPET"
+	puppetPattern   = "bye"
 )
-
-// monotonic is CLOCK_MONOTONIC, the clock of the tracer's events.
-func monotonic() time.Duration {
-	var ts unix.Timespec
-	// It cannot fail for a clock that every kernel has.
-	_ = unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts)
-	return time.Duration(ts.Nano())
-}
 
 // sockaddr makes the kernel's address of one for a socket of this family.
 func sockaddr(domain int, ap netip.AddrPort) unix.Sockaddr {

@@ -10,6 +10,7 @@ import (
 	"syscall"
 	"unsafe"
 
+	"github.com/tcpbye/tcpbye/demo/harness"
 	"golang.org/x/sys/unix"
 )
 
@@ -101,9 +102,9 @@ func (p *puppet) reply(r *reply) error {
 
 // serve makes one call and answers. Its error is one of the control channel.
 func (p *puppet) serve(req *request) error {
-	r := &reply{ID: req.ID, Op: req.Op, Start: int64(monotonic())}
+	r := &reply{ID: req.ID, Op: req.Op, Start: int64(harness.Monotonic())}
 	err := p.call(req, r)
-	r.End = int64(monotonic())
+	r.End = int64(harness.Monotonic())
 	var errno unix.Errno
 	switch {
 	case err == nil:
@@ -118,11 +119,11 @@ func (p *puppet) serve(req *request) error {
 // ownTable gives the calling thread a table of descriptors of its own, and ends
 // the thread when it is told to.
 func (p *puppet) ownTable(req *request) {
-	r := &reply{ID: req.ID, Op: req.Op, Start: int64(monotonic())}
+	r := &reply{ID: req.ID, Op: req.Op, Start: int64(harness.Monotonic())}
 	if err := unix.Unshare(unix.CLONE_FILES); err != nil {
 		r.Fault = fmt.Sprintf("unshare: %v", err)
 	}
-	r.End = int64(monotonic())
+	r.End = int64(harness.Monotonic())
 	if p.reply(&reply{ID: req.ID, Op: req.Op, Started: true}) == nil && p.reply(r) == nil {
 		<-p.leave
 	}

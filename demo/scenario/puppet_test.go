@@ -3,7 +3,6 @@ package scenario
 import (
 	"context"
 	"os"
-	"runtime"
 	"strconv"
 	"strings"
 	"testing"
@@ -11,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tcpbye/tcpbye/demo/harness"
 	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
@@ -18,24 +18,11 @@ import (
 // privilege, only the namespaces and the oracle do.
 func plainWorld(t *testing.T) *World {
 	t.Helper()
-	self, err := os.Executable()
+	w, err := newWorld(harness.NewUnprivileged(t.Context(), 10*time.Second, t.TempDir()), Options{Family: IPv4, Stderr: os.Stderr})
 	if err != nil {
 		t.Fatal(err)
 	}
-	ns := &netns{work: make(chan func())}
-	go func() {
-		runtime.LockOSThread() // the puppets' parent-death signal follows this thread
-		for f := range ns.work {
-			f()
-		}
-	}()
-	w := &World{
-		ctx: t.Context(), family: IPv4, patience: 10 * time.Second, stderr: os.Stderr, dir: t.TempDir(), self: self,
-		home: ns, procs: make(map[string]*Process), ends: make(map[string]*End), notes: make(map[string]int64),
-		spaces: []*netns{ns},
-	}
 	t.Cleanup(func() {
-		w.dir = "" // the test's own directory
 		if err := w.close(); err != nil {
 			t.Error(err)
 		}
@@ -101,7 +88,7 @@ func TestPuppets(t *testing.T) {
 			for role, want := range map[string]Process{
 				"exits": {Status: 3}, "killed": {Signal: unix.SIGKILL}, "terminated": {Signal: unix.SIGTERM}, "crashes": {Signal: unix.SIGSEGV},
 			} {
-				if p := w.procs[role]; w.err == nil && (!p.Exited || p.Status != want.Status || p.Signal != want.Signal) {
+				if p := w.procs[role]; w.Err == nil && (!p.Exited || p.Status != want.Status || p.Signal != want.Signal) {
 					t.Errorf("%s ended as %+v", role, p)
 				}
 			}
@@ -153,7 +140,7 @@ func TestPuppets(t *testing.T) {
 			child.p.Exit(5)
 			h.Dup2Over()
 			s.RecvEOF()
-			if p := w.procs["child"]; w.err == nil && (!p.Exited || p.Status != 5) {
+			if p := w.procs["child"]; w.Err == nil && (!p.Exited || p.Status != 5) {
 				t.Errorf("the child ended as %+v", p)
 			}
 		}},
@@ -164,7 +151,7 @@ func TestPuppets(t *testing.T) {
 				t.Error("the read is on the main thread")
 			}
 			s.Send(4)
-			if got := r.wait(); w.err == nil && got.N != 4 {
+			if got := r.wait(); w.Err == nil && got.N != 4 {
 				t.Errorf("it read %d, %v", got.N, got.Errno)
 			}
 		}},
@@ -172,8 +159,8 @@ func TestPuppets(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			w := plainWorld(t)
 			c.story(t, w)
-			if w.err != nil {
-				t.Error(w.err)
+			if w.Err != nil {
+				t.Error(w.Err)
 			}
 		})
 	}
@@ -202,7 +189,7 @@ func TestPuppetFailures(t *testing.T) {
 		{"a command that does not exist", func(w *World) { w.Puppet("p").call(nil, &request{Op: "dance"}, "") }, `does not know the command "dance"`},
 		{"a state that does not come", func(w *World) {
 			c, _ := w.Pair()
-			w.patience = time.Second // for what does not come, not for a busy machine
+			w.Patience = time.Second // for what does not come, not for a busy machine
 			c.WaitState(event.Close)
 		}, "seen last: ESTABLISHED"},
 		{"a dead puppet", func(w *World) {
@@ -211,14 +198,14 @@ func TestPuppetFailures(t *testing.T) {
 			p.Listen(1)
 		}, "it is gone"},
 		{"a stop", func(w *World) {
-			ctx, cancel := context.WithCancel(w.ctx)
+			ctx, cancel := context.WithCancel(w.Ctx)
 			cancel()
-			w.ctx = ctx
+			w.Ctx = ctx
 			w.Dwell(time.Hour)
 		}, "stopped"},
 		{"a stop in the middle of a call", func(w *World) {
-			ctx, cancel := context.WithCancel(w.ctx)
-			w.ctx = ctx
+			ctx, cancel := context.WithCancel(w.Ctx)
+			w.Ctx = ctx
 			c, _ := w.Pair()
 			c.RecvThread(1)
 			cancel()
@@ -228,8 +215,8 @@ func TestPuppetFailures(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			w := plainWorld(t)
 			c.story(w)
-			if w.err == nil || !strings.Contains(w.err.Error(), c.want) {
-				t.Errorf("the failure is %v", w.err)
+			if w.Err == nil || !strings.Contains(w.Err.Error(), c.want) {
+				t.Errorf("the failure is %v", w.Err)
 			}
 			calls := len(w.calls)
 			w.Puppet("late").Listen(1)

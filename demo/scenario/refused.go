@@ -6,6 +6,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tcpbye/tcpbye/demo/harness"
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
@@ -24,11 +25,10 @@ var someNowhere = netip.MustParseAddrPort("10.77.9.9:80")
 
 var refused = []Scenario{
 	{
-		Name:     "closed-port",
-		Title:    "nobody listens on the port",
-		Story:    "The client connects to a port whose listener has just gone. The kernel answers the SYN with a reset: ECONNREFUSED.",
-		Groups:   []string{"refused"},
-		Families: everyFamily,
+		Name:        "closed-port",
+		Title:       "nobody listens on the port",
+		Description: "The client connects to a port whose listener has just gone. The kernel answers the SYN with a reset: ECONNREFUSED.",
+		Families:    everyFamily,
 		Run: func(w *World) {
 			l := w.Puppet("server").Listen(16)
 			l.Close()
@@ -41,12 +41,11 @@ var refused = []Scenario{
 		Counters: map[string]int64{"OutRsts": 1, "AttemptFails": 1},
 	},
 	{
-		Name:     "closed-port-elsewhere",
-		Title:    "the service listens on the other address of localhost",
-		Story:    "The server listens on 127.0.0.1 only, and the client tries ::1, as a name that stands for both makes it do. The kernel refuses, and knows a listener on that port all the same.",
-		Groups:   []string{"refused"},
-		Families: []Family{IPv6},
-		Needs:    []Feature{HasIPv6},
+		Name:        "closed-port-elsewhere",
+		Title:       "the service listens on the other address of localhost",
+		Description: "The server listens on 127.0.0.1 only, and the client tries ::1, as a name that stands for both makes it do. The kernel refuses, and knows a listener on that port all the same.",
+		Families:    []Family{IPv6},
+		Needs:       []Feature{HasIPv6},
 		Run: func(w *World) {
 			l := w.Puppet("server").listen(Mapped.loopback(), 0, 16, unix.IPPROTO_TCP)
 			w.Puppet("client").ConnectFails("client", netip.AddrPortFrom(w.family.loopback(), l.at.Port()), unix.ECONNREFUSED).Close()
@@ -58,10 +57,9 @@ var refused = []Scenario{
 		Counters: map[string]int64{"OutRsts": 1, "AttemptFails": 1},
 	},
 	{
-		Name:   "accept-overflow",
-		Title:  "the accept queue is full, and the SYN is dropped",
-		Story:  "The server's backlog holds one connection, and it does not accept. The kernel drops the next client's SYN, and its repetition: the client's connect runs into ETIMEDOUT. Later the server accepts the first one, which never knew.",
-		Groups: []string{"refused"},
+		Name:        "accept-overflow",
+		Title:       "the accept queue is full, and the SYN is dropped",
+		Description: "The server's backlog holds one connection, and it does not accept. The kernel drops the next client's SYN, and its repetition: the client's connect runs into ETIMEDOUT. Later the server accepts the first one, which never knew.",
 		Run: func(w *World) {
 			quickSYNs(w)
 			l := w.Puppet("server").Listen(0)
@@ -84,10 +82,9 @@ var refused = []Scenario{
 		Counters: map[string]int64{"ListenOverflows": 2, "ListenDrops": 2, "AttemptFails": 1, "TCPAbortOnTimeout": 1},
 	},
 	{
-		Name:   "accept-overflow-reset",
-		Title:  "the accept queue is full at the end of the handshake (tcp_abort_on_overflow)",
-		Story:  "The server wants to see data before it takes a connection (TCP_DEFER_ACCEPT), so the client is connected while the server has only a request. Another connection takes the last room in the accept queue; then the client's data completes its own. With net.ipv4.tcp_abort_on_overflow the kernel resets: the client, which believed to be connected, reads ECONNRESET.",
-		Groups: []string{"refused"},
+		Name:        "accept-overflow-reset",
+		Title:       "the accept queue is full at the end of the handshake (tcp_abort_on_overflow)",
+		Description: "The server wants to see data before it takes a connection (TCP_DEFER_ACCEPT), so the client is connected while the server has only a request. Another connection takes the last room in the accept queue; then the client's data completes its own. With net.ipv4.tcp_abort_on_overflow the kernel resets: the client, which believed to be connected, reads ECONNRESET.",
 		Run: func(w *World) {
 			w.Sysctl("net.ipv4.tcp_abort_on_overflow", "1")
 			l := w.Puppet("server").Listen(0)
@@ -115,10 +112,9 @@ var refused = []Scenario{
 		Counters: map[string]int64{"ListenOverflows": 1, "ListenDrops": 1, "OutRsts": 1, "EstabResets": 1},
 	},
 	{
-		Name:   "connect-timeout",
-		Title:  "nobody answers the SYN",
-		Story:  "The server's host is deaf: it neither accepts nor refuses. The SYN is sent twice, then connect says ETIMEDOUT.",
-		Groups: []string{"refused", "timeout"},
+		Name:        "connect-timeout",
+		Title:       "nobody answers the SYN",
+		Description: "The server's host is deaf: it neither accepts nor refuses. The SYN is sent twice, then connect says ETIMEDOUT.",
 		Run: func(w *World) {
 			quickSYNs(w)
 			l := w.Puppet("server").Listen(16)
@@ -134,10 +130,9 @@ var refused = []Scenario{
 		Counters: map[string]int64{"AttemptFails": 1, "TCPAbortOnTimeout": 1},
 	},
 	{
-		Name:   "connect-cancelled",
-		Title:  "the client closes a connect that has not come to anything yet",
-		Story:  "A non-blocking connect is under way to a host that does not answer. The client loses patience and closes: no packet says so.",
-		Groups: []string{"refused"},
+		Name:        "connect-cancelled",
+		Title:       "the client closes a connect that has not come to anything yet",
+		Description: "A non-blocking connect is under way to a host that does not answer. The client loses patience and closes: no packet says so.",
 		Run: func(w *World) {
 			l := w.Puppet("server").Listen(16)
 			l.DropIncoming()
@@ -148,10 +143,9 @@ var refused = []Scenario{
 		},
 	},
 	{
-		Name:   "connect-killed",
-		Title:  "the client is killed in the middle of its connect",
-		Story:  "As in connect-cancelled, but the client's process is killed while it waits.",
-		Groups: []string{"refused"},
+		Name:        "connect-killed",
+		Title:       "the client is killed in the middle of its connect",
+		Description: "As in connect-cancelled, but the client's process is killed while it waits.",
 		Run: func(w *World) {
 			l := w.Puppet("server").Listen(16)
 			l.DropIncoming()
@@ -164,11 +158,10 @@ var refused = []Scenario{
 		},
 	},
 	{
-		Name:   "unreachable",
-		Title:  "a router knows no way to the host",
-		Story:  "The client connects to an address behind a router that has no route to it. The router says so by ICMP, and connect says EHOSTUNREACH.",
-		Groups: []string{"refused", "path"},
-		Needs:  []Feature{HasVeth},
+		Name:        "unreachable",
+		Title:       "a router knows no way to the host",
+		Description: "The client connects to an address behind a router that has no route to it. The router says so by ICMP, and connect says EHOSTUNREACH.",
+		Needs:       []Feature{HasVeth},
 		Run: func(w *World) {
 			w.RouteNowhere(unix.RTN_UNREACHABLE)
 			w.Puppet("client").ConnectFails("client", someNowhere, unix.EHOSTUNREACH).Close()
@@ -177,11 +170,10 @@ var refused = []Scenario{
 		Counters: map[string]int64{"AttemptFails": 1},
 	},
 	{
-		Name:   "prohibited",
-		Title:  "a router forbids the way to the host",
-		Story:  "As in unreachable, but the router says \"administratively prohibited\"; the application is told the same.",
-		Groups: []string{"refused", "path"},
-		Needs:  []Feature{HasVeth},
+		Name:        "prohibited",
+		Title:       "a router forbids the way to the host",
+		Description: "As in unreachable, but the router says \"administratively prohibited\"; the application is told the same.",
+		Needs:       []Feature{HasVeth},
 		Run: func(w *World) {
 			w.RouteNowhere(unix.RTN_PROHIBIT)
 			w.Puppet("client").ConnectFails("client", someNowhere, unix.EHOSTUNREACH).Close()
@@ -190,12 +182,11 @@ var refused = []Scenario{
 		Counters: map[string]int64{"AttemptFails": 1},
 	},
 	{
-		Name:     "icmp-refused",
-		Title:    "ECONNREFUSED without a reset",
-		Story:    "A packet filter answers the client's SYN with ICMP \"port unreachable\". The client is told ECONNREFUSED, as if the port were closed; but it listens, and no reset was ever sent.",
-		Groups:   []string{"refused", "path"},
-		Families: bothIP,
-		Needs:    []Feature{HasNftReject},
+		Name:        "icmp-refused",
+		Title:       "ECONNREFUSED without a reset",
+		Description: "A packet filter answers the client's SYN with ICMP \"port unreachable\". The client is told ECONNREFUSED, as if the port were closed; but it listens, and no reset was ever sent.",
+		Families:    bothIP,
+		Needs:       []Feature{HasNftReject},
 		Run: func(w *World) {
 			l := w.Puppet("server").Listen(16)
 			w.Reject(l.at.Port(), rejectICMP)
@@ -208,13 +199,12 @@ var refused = []Scenario{
 		Counters: map[string]int64{"AttemptFails": 1},
 	},
 	{
-		Name:     "nft-reject-syn",
-		Title:    "a packet filter refuses in the server's name",
-		Story:    "A packet filter answers the client's SYN with a reset. To the client that is a closed port; but the server listens, and its kernel never sent anything.",
-		Groups:   []string{"refused", "path"},
-		Families: bothIP,
-		Needs:    []Feature{HasNftReject},
-		Forged:   1,
+		Name:        "nft-reject-syn",
+		Title:       "a packet filter refuses in the server's name",
+		Description: "A packet filter answers the client's SYN with a reset. To the client that is a closed port; but the server listens, and its kernel never sent anything.",
+		Families:    bothIP,
+		Needs:       []Feature{HasNftReject},
+		Forged:      1,
 		Run: func(w *World) {
 			l := w.Puppet("server").Listen(16)
 			w.Reject(l.at.Port(), rejectTCPReset)
@@ -229,10 +219,9 @@ var refused = []Scenario{
 		Verify:   resetFrom("client", 1),
 	},
 	{
-		Name:   "half-open-listener-close",
-		Title:  "the listener goes away before the handshake is complete",
-		Story:  "The client's last acknowledgement of the handshake is lost, so that it believes in a connection of which the server has only a request. The server closes its listener, and the request is forgotten without a packet. The client's first data is reset, for want of a socket.",
-		Groups: []string{"refused", "stray"},
+		Name:        "half-open-listener-close",
+		Title:       "the listener goes away before the handshake is complete",
+		Description: "The client's last acknowledgement of the handshake is lost, so that it believes in a connection of which the server has only a request. The server closes its listener, and the request is forgotten without a packet. The client's first data is reset, for want of a socket.",
 		Run: func(w *World) {
 			l := w.Puppet("server").Listen(16)
 			l.drop(filterNotSyn)
@@ -270,5 +259,5 @@ func resetFrom(end string, n int) func(*Outcome) error {
 // waitRequest waits until the listener has a request for the client's SYN.
 func (w *World) waitRequest(client *End) {
 	w.waitRow(&End{Name: "the request of " + client.Name, Local: client.Remote, Remote: client.Local, NetNS: client.NetNS},
-		"SYN_RECV", func(r tableRow) bool { return r.state == event.SynRecv })
+		"SYN_RECV", func(r harness.Row) bool { return r.State == event.SynRecv })
 }

@@ -3,6 +3,7 @@ package scenario
 import (
 	"golang.org/x/sys/unix"
 
+	"github.com/tcpbye/tcpbye/demo/harness"
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
@@ -37,12 +38,11 @@ func unseen(x Expect) Expect {
 
 var remotes = []Scenario{
 	{
-		Name:   "remote-close",
-		Title:  "a server on another machine closes first",
-		Story:  "The server closes, the client reads the end of the stream and follows. Why the server closed is known only on its own machine.",
-		Groups: []string{"remote", "polite"},
-		Needs:  []Feature{HasVeth},
-		Remote: true,
+		Name:        "remote-close",
+		Title:       "a server on another machine closes first",
+		Description: "The server closes, the client reads the end of the stream and follows. Why the server closed is known only on its own machine.",
+		Needs:       []Feature{HasVeth},
+		Remote:      true,
 		Run: func(w *World) {
 			c, s := w.RemotePair()
 			c.Exchange(s, 100, 200)
@@ -55,12 +55,11 @@ var remotes = []Scenario{
 		},
 	},
 	{
-		Name:   "remote-closed",
-		Title:  "a client closes first, towards another machine",
-		Story:  "The client closes, and the server on the other machine follows. Everything that matters happened on this machine.",
-		Groups: []string{"remote", "polite"},
-		Needs:  []Feature{HasVeth},
-		Remote: true,
+		Name:        "remote-closed",
+		Title:       "a client closes first, towards another machine",
+		Description: "The client closes, and the server on the other machine follows. Everything that matters happened on this machine.",
+		Needs:       []Feature{HasVeth},
+		Remote:      true,
 		Run: func(w *World) {
 			c, s := w.RemotePair()
 			c.Exchange(s, 100, 200)
@@ -73,12 +72,11 @@ var remotes = []Scenario{
 		},
 	},
 	{
-		Name:   "remote-abort",
-		Title:  "a server on another machine aborts",
-		Story:  "The server closes with a request unread, and its kernel resets. The form of the reset, with an acknowledgement, tells that a process or an operator there aborted a connection that its kernel still knew.",
-		Groups: []string{"remote", "abort"},
-		Needs:  []Feature{HasVeth},
-		Remote: true,
+		Name:        "remote-abort",
+		Title:       "a server on another machine aborts",
+		Description: "The server closes with a request unread, and its kernel resets. The form of the reset, with an acknowledgement, tells that a process or an operator there aborted a connection that its kernel still knew.",
+		Needs:       []Feature{HasVeth},
+		Remote:      true,
 		Run: func(w *World) {
 			c, s := w.RemotePair()
 			c.Exchange(s, 100, 200)
@@ -94,12 +92,11 @@ var remotes = []Scenario{
 		Counters: onClose,
 	},
 	{
-		Name:   "remote-gone",
-		Title:  "another machine no longer knows the connection",
-		Story:  "The server's machine has forgotten the connection, as after a crash. The client's next 50 bytes are answered by a bare reset, without an acknowledgement: nobody there aborted anything, there was nothing left to abort.",
-		Groups: []string{"remote", "stray"},
-		Needs:  []Feature{HasVeth},
-		Remote: true,
+		Name:        "remote-gone",
+		Title:       "another machine no longer knows the connection",
+		Description: "The server's machine has forgotten the connection, as after a crash. The client's next 50 bytes are answered by a bare reset, without an acknowledgement: nobody there aborted anything, there was nothing left to abort.",
+		Needs:       []Feature{HasVeth},
+		Remote:      true,
 		Run: func(w *World) {
 			c, s := w.RemotePair()
 			c.Exchange(s, 100, 200)
@@ -116,12 +113,11 @@ var remotes = []Scenario{
 		Counters: map[string]int64{"OutRsts": 1, "EstabResets": 2},
 	},
 	{
-		Name:   "remote-forged-reset",
-		Title:  "a reset in the name of another machine has a clock that runs backwards",
-		Story:  "The other machine has sent nothing. Something on the way there resets the connection in its name, with the sequence number, the TTL and the options that are due; but the timestamp is older than what the machine had sent before.",
-		Groups: []string{"remote", "path"},
-		Needs:  []Feature{HasVeth},
-		Remote: true,
+		Name:        "remote-forged-reset",
+		Title:       "a reset in the name of another machine has a clock that runs backwards",
+		Description: "The other machine has sent nothing. Something on the way there resets the connection in its name, with the sequence number, the TTL and the options that are due; but the timestamp is older than what the machine had sent before.",
+		Needs:       []Feature{HasVeth},
+		Remote:      true,
 		Run: func(w *World) {
 			c, s := w.RemotePair()
 			c.Exchange(s, 100, 200)
@@ -136,12 +132,11 @@ var remotes = []Scenario{
 		Counters: map[string]int64{"EstabResets": 1},
 	},
 	{
-		Name:   "remote-data-after-close",
-		Title:  "data for a server on another machine that has closed",
-		Story:  "The server said goodbye; the client writes without having looked. The bare reset says that the other side takes no more; the client reads the end of the stream, and its next write fails with EPIPE.",
-		Groups: []string{"remote", "answer"},
-		Needs:  []Feature{HasVeth},
-		Remote: true,
+		Name:        "remote-data-after-close",
+		Title:       "data for a server on another machine that has closed",
+		Description: "The server said goodbye; the client writes without having looked. The bare reset says that the other side takes no more; the client reads the end of the stream, and its next write fails with EPIPE.",
+		Needs:       []Feature{HasVeth},
+		Remote:      true,
 		Run: func(w *World) {
 			c, s := w.RemotePair()
 			c.Exchange(s, 100, 200)
@@ -156,12 +151,11 @@ var remotes = []Scenario{
 		Counters: map[string]int64{"OutRsts": 1, "EstabResets": 1},
 	},
 	{
-		Name:   "remote-closed-port",
-		Title:  "nobody listens on the port of another machine",
-		Story:  "The other machine answers the SYN with a reset: ECONNREFUSED. Whether its kernel or a packet filter sent it cannot be told from here.",
-		Groups: []string{"remote", "refused"},
-		Needs:  []Feature{HasVeth},
-		Remote: true,
+		Name:        "remote-closed-port",
+		Title:       "nobody listens on the port of another machine",
+		Description: "The other machine answers the SYN with a reset: ECONNREFUSED. Whether its kernel or a packet filter sent it cannot be told from here.",
+		Needs:       []Feature{HasVeth},
+		Remote:      true,
 		Run: func(w *World) {
 			l := w.FarPuppet("server").Listen(16)
 			l.Close()
@@ -173,21 +167,15 @@ var remotes = []Scenario{
 		Counters: map[string]int64{"OutRsts": 1, "AttemptFails": 1},
 	},
 	{
-		Name:   "handshake-reset",
-		Title:  "a client on another machine resets before its handshake is complete",
-		Story:  "The server accepts data with the SYN (TCP Fast Open), so it has a socket before the handshake is over. The client has given up meanwhile, and its machine answers the SYN-ACK with a reset.",
-		Groups: []string{"remote", "refused"},
-		Needs:  []Feature{HasVeth},
-		Remote: true,
+		Name:        "handshake-reset",
+		Title:       "a client on another machine resets before its handshake is complete",
+		Description: "The server accepts data with the SYN (TCP Fast Open), so it has a socket before the handshake is over. The client has given up meanwhile, and its machine answers the SYN-ACK with a reset.",
+		Needs:       []Feature{HasVeth},
+		Remote:      true,
 		Run: func(w *World) {
 			// The server takes data with a SYN, without a cookie; the client sends it so.
 			w.Sysctl("net.ipv4.tcp_fastopen", "0x602")
-			far := w.far()
-			if w.err == nil {
-				if err := far.do(func() error { return sysctl("net.ipv4.tcp_fastopen", "5") }); err != nil {
-					w.fail("%w", err)
-				}
-			}
+			w.In(w.far(), "have data sent with a SYN", func() error { return harness.Sysctl("net.ipv4.tcp_fastopen", "5") })
 			l := w.Puppet("server").listen(nearAddr, 0, 16, unix.IPPROTO_TCP)
 			l.Set(unix.IPPROTO_TCP, unix.TCP_FASTOPEN, 16, "TCP_FASTOPEN")
 			c := w.FarPuppet("client").socket(unix.IPPROTO_TCP, unix.SOCK_NONBLOCK)

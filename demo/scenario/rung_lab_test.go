@@ -9,7 +9,6 @@ import (
 	"flag"
 	"fmt"
 	"maps"
-	"math"
 	"os"
 	"runtime"
 	"slices"
@@ -19,13 +18,8 @@ import (
 	"time"
 
 	"github.com/tcpbye/tcpbye/demo/scenario"
+	"github.com/tcpbye/tcpbye/demo/stage"
 	"github.com/tcpbye/tcpbye/tracer"
-	"github.com/tcpbye/tcpbye/tracer/conn"
-	"github.com/tcpbye/tcpbye/tracer/event"
-	"github.com/tcpbye/tcpbye/tracer/record"
-	"github.com/tcpbye/tcpbye/tracer/session"
-	"github.com/tcpbye/tcpbye/tracer/story"
-	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
 var rungs = flag.String("scenario.rungs", "auto,fentry,kprobe,tp_btf,tracepoint,stories", "rungs that TestCatalogueOnRungs forces, by commas")
@@ -33,177 +27,12 @@ var rungs = flag.String("scenario.rungs", "auto,fentry,kprobe,tp_btf,tracepoint,
 // only is a part of a scenario's name, to look into one.
 var only = flag.String("scenario.only", "", "only scenarios whose name has this in it")
 
-// hall is a running tracer, and all that it has told. A stage picks a story's
-// events by their namespace, which the rung of classic tracepoints does not
-// record; a hall picks those, too, by the addresses that the story used.
-type hall struct {
-	tracer *tracer.Tracer
-	meta   record.Meta
-	cancel context.CancelFunc
-	done   chan error
-
-	mu      sync.Mutex
-	events  []event.Event
-	stories []told
-	settled time.Duration
-	moved   *sync.Cond
-}
-
-// told is a socket's story, and when it was told.
-type told struct {
-	at     time.Duration
-	events []event.Event
-}
-
 // inStories is the rung on which sockets are told of once, as a trace does that
 // shows no single step.
 const inStories = "stories"
 
-func openHall(name string, rung tracer.Rung) (*hall, error) {
-	// Each recv(2) that is watched would end a story.
-	tr, err := tracer.Open(tracer.Options{Receive: name != inStories, Story: name == inStories, Attach: rung})
-	if err != nil {
-		return nil, err
-	}
-	if name == inStories && !tr.Stories() {
-		return nil, errors.Join(errors.New("this kernel tells no stories"), tr.Close())
-	}
-	h := &hall{tracer: tr, done: make(chan error, 1)}
-	h.moved = sync.NewCond(&h.mu)
-	if h.meta, err = session.Describe(tr.Attachments()); err != nil {
-		return nil, errors.Join(err, tr.Close())
-	}
-	if err := tr.Start(); err != nil {
-		return nil, errors.Join(err, tr.Close())
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	h.cancel = cancel
-	go func() {
-		err := tr.Run(ctx, tracer.Handler{Event: func(e event.Event) error {
-			h.mu.Lock()
-			defer h.mu.Unlock()
-			h.events = append(h.events, e)
-			return nil
-		}, Story: func(raw []byte) error {
-			x, err := tellOf(raw)
-			h.mu.Lock()
-			defer h.mu.Unlock()
-			h.stories = append(h.stories, x)
-			return err
-		}, Tick: h.tick})
-		h.tick(math.MaxInt64) // nobody waits for more
-		h.done <- err
-	}()
-	return h, nil
-}
-
-func (h *hall) tick(now time.Duration) error {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.settled = now
-	h.moved.Broadcast()
-	return nil
-}
-
-// close ends the trace; its error says, too, that events were lost.
-func (h *hall) close() error {
-	h.cancel()
-	err := <-h.done
-	st, statErr := h.tracer.Stats()
-	if st.Lost() != st.Skipped || st.Map != 0 || st.Read != 0 {
-		err = errors.Join(err, fmt.Errorf("events were lost: %+v", st))
-	}
-	return errors.Join(err, statErr, h.tracer.Close())
-}
-
-func (h *hall) skipped(t *testing.T) uint64 {
-	t.Helper()
-	st, err := h.tracer.Stats()
-	if err != nil {
-		t.Fatal(err)
-	}
-	return st.Skipped
-}
-
-func tellOf(raw []byte) (told, error) {
-	var s story.Story
-	if err := s.Decode(raw, tracer.Jiffy(), runtime.GOARCH); err != nil {
-		return told{}, err
-	}
-	return told{s.Told, s.Events(nil)}, nil
-}
-
-// during are the stories of a run, those that are not over, too: as far as they had
-// come at its end.
-func (h *hall) during(o *scenario.Outcome) (all []told, err error) {
-	h.wait(o.Until)
-	var open []told
-	err = h.tracer.OpenStories(func(raw []byte) error {
-		x, err := tellOf(raw)
-		open = append(open, x)
-		return err
-	})
-	if err != nil {
-		return nil, err
-	}
-	now, err := tracer.Monotonic()
-	if err != nil {
-		return nil, err
-	}
-	h.wait(now) // what was told meanwhile has come
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	seen := map[[2]uint64]bool{}
-	for _, x := range slices.Concat(h.stories, open) {
-		first := x.events[0]
-		if first.Time < o.Since || first.Time > o.Until || seen[[2]uint64{first.Sock, first.Conn}] {
-			continue
-		}
-		seen[[2]uint64{first.Sock, first.Conn}] = true
-		x.events = slices.DeleteFunc(slices.Clone(x.events), func(e event.Event) bool { return e.Time > o.Until })
-		if x.events = o.Pick(x.events); len(x.events) > 0 {
-			x.at = min(x.at, o.Until)
-			all = append(all, x)
-		}
-	}
-	return all, nil
-}
-
-func (h *hall) wait(until time.Duration) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for h.settled <= until {
-		h.moved.Wait()
-	}
-}
-
-// story lists the events of a run, once the last of them must have come.
-func (h *hall) story(o *scenario.Outcome) []event.Event {
-	h.wait(o.Until)
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	var during []event.Event
-	for _, e := range h.events {
-		if e.Time >= o.Since && e.Time <= o.Until {
-			during = append(during, e)
-		}
-	}
-	return o.Pick(during)
-}
-
-func (h *hall) judge(events []event.Event, stories []told) (ends []scenario.JudgedEnd) {
-	scope := verdict.ScopeOf(h.meta)
-	j := conn.New(conn.Options{Hold: true})
-	for _, x := range stories {
-		j.AddStory(x.at, x.events)
-	}
-	for _, e := range events {
-		j.Add(e)
-	}
-	for _, c := range j.Flush() {
-		ends = append(ends, scenario.JudgedEnd{Connection: c, Verdict: verdict.Judge(c, scope)})
-	}
-	return ends
+func openStage(name string, rung tracer.Rung) (*stage.Stage, error) {
+	return stage.Open(tracer.Options{Story: name == inStories, Attach: rung})
 }
 
 // tally counts a rung's verdicts.
@@ -236,7 +65,7 @@ func playOnRung(t *testing.T, name string, rung tracer.Rung) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	st, err := openHall(name, rung)
+	st, err := openStage(name, rung)
 	if err != nil {
 		if name == inStories {
 			rung = tracer.RungKprobe // they need what that needs
@@ -250,7 +79,7 @@ func playOnRung(t *testing.T, name string, rung tracer.Rung) {
 		return
 	}
 	var missing []string
-	for _, a := range st.tracer.Attachments() {
+	for _, a := range st.Attachments() {
 		if a.Rung == "" {
 			missing = append(missing, a.Hook.String())
 			t.Logf("without %v cannot be told: %s", a.Hook, a.Lost)
@@ -264,8 +93,8 @@ func playOnRung(t *testing.T, name string, rung tracer.Rung) {
 				continue
 			}
 			for _, family := range scenario.FamiliesOf(s) {
-				if s.Tells != 0 && slices.Contains(missing, s.Tells.String()) {
-					t.Logf("%s: not to be told from another story without %v", s.Name, s.Tells)
+				if s.NeedsHook != 0 && slices.Contains(missing, s.NeedsHook.String()) {
+					t.Logf("%s: not to be told from another story without %v", s.Name, s.NeedsHook)
 					continue
 				}
 				t.Run(s.Name+"/"+string(family), func(t *testing.T) {
@@ -281,7 +110,7 @@ func playOnRung(t *testing.T, name string, rung tracer.Rung) {
 			}
 		}
 	})
-	if err := st.close(); err != nil {
+	if err := st.Close(); err != nil {
 		t.Error(err)
 	}
 	text := fmt.Sprintf("exact %d, exact cause %d, in part %d, guessed %d, wrong %d; hooks missing: %d",
@@ -315,11 +144,11 @@ func unavailable(r tracer.Rung) (reason string, known bool) {
 
 // play plays a scenario and grades its ends; once more where the kernel skipped
 // an event meanwhile.
-func (sum *tally) play(ctx context.Context, t *testing.T, st *hall, s scenario.Scenario, family scenario.Family, kernel scenario.Kernel, degraded bool) {
+func (sum *tally) play(ctx context.Context, t *testing.T, st *stage.Stage, s scenario.Scenario, family scenario.Family, kernel scenario.Kernel, degraded bool) {
 	const most = 4
 	for n := 1; ; n++ {
-		before := st.skipped(t)
-		o, err := scenario.Execute(ctx, s, scenario.Options{Family: family, Stderr: os.Stderr, MachineWide: true})
+		before := skipped(t, st)
+		p, err := st.Play(ctx, s, scenario.Options{Family: family, Stderr: os.Stderr, MachineWide: true})
 		var absent *scenario.Missing
 		if errors.As(err, &absent) {
 			if !absent.Expected(kernel) {
@@ -330,14 +159,7 @@ func (sum *tally) play(ctx context.Context, t *testing.T, st *hall, s scenario.S
 		if err != nil {
 			t.Fatal(err)
 		}
-		events := st.story(&o)
-		var stories []told
-		if st.tracer.Stories() {
-			if stories, err = st.during(&o); err != nil {
-				t.Fatal(err)
-			}
-		}
-		ends := st.judge(events, stories)
+		o, ends := p.Outcome, p.Ends
 		errs := s.CheckOutcome(o)
 		grades, unknown := s.Grade(o, ends)
 		errs = append(errs, unknown...)
@@ -349,7 +171,7 @@ func (sum *tally) play(ctx context.Context, t *testing.T, st *hall, s scenario.S
 				errs = append(errs, fmt.Errorf("every hook is attached, but %v", g))
 			}
 		}
-		if skipped := st.skipped(t) - before; len(errs) > 0 && n < most && skipped > 0 {
+		if skipped := skipped(t, st) - before; len(errs) > 0 && n < most && skipped > 0 {
 			t.Logf("%d events were skipped: once more (%v)", skipped, errors.Join(errs...))
 			continue
 		}
@@ -361,7 +183,7 @@ func (sum *tally) play(ctx context.Context, t *testing.T, st *hall, s scenario.S
 			explain(t, o, ends)
 		}
 		if *recordDir != "" {
-			write(t, st.meta, strings.ReplaceAll(strings.TrimPrefix(t.Name(), "TestCatalogueOnRungs/"), "/", "-"), events)
+			write(t, st, strings.ReplaceAll(strings.TrimPrefix(t.Name(), "TestCatalogueOnRungs/"), "/", "-"), p.Events)
 		}
 		for _, g := range grades {
 			if g.Level != scenario.Exact {
@@ -370,6 +192,15 @@ func (sum *tally) play(ctx context.Context, t *testing.T, st *hall, s scenario.S
 		}
 		return
 	}
+}
+
+func skipped(t *testing.T, st *stage.Stage) uint64 {
+	t.Helper()
+	n, err := st.Skipped()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 func (sum *tally) count(grades []scenario.Grade) {

@@ -8,16 +8,16 @@ import (
 	"slices"
 	"time"
 
+	"github.com/tcpbye/tcpbye/demo/harness"
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
 // Scenario is one ending: how to make it happen, and what is due.
 type Scenario struct {
-	Name   string // as in `tcpbye demo NAME`
-	Title  string // one line
-	Story  string // what happens, for a person; sentences
-	Groups []string
+	Name        string // as in `tcpbye demo NAME`
+	Title       string // one line
+	Description string // what happens, for a person; sentences
 	// Families to run it with; the path through the kernel differs between them
 	// only for some. Nil: IPv4.
 	Families []Family
@@ -27,9 +27,9 @@ type Scenario struct {
 	// Forged counts the RSTs in the capture that no TCP stack sent: a packet
 	// filter's, a raw socket's.
 	Forged int
-	// Tells is the hook without which the story looks like another one, that is no
-	// loss; 0: whatever a rung does not tell, a verdict does not claim.
-	Tells event.Hook
+	// NeedsHook is the hook without which this ending looks like another one, which
+	// is no loss; 0: whatever a rung does not tell, a verdict does not claim.
+	NeedsHook event.Hook
 	// MachineWide says what setting of the whole machine is changed for a moment;
 	// "" none. Such a scenario runs alone, and only when it is allowed to.
 	MachineWide string
@@ -71,20 +71,20 @@ type Expect struct {
 	// Deaf: the end did not hear all that the capture saw, so that the capture
 	// does not prove Lost.
 	Deaf bool
-	// Veiled: the end is an MPTCP subflow. The application's calls and queues are
+	// Layered: the end is an MPTCP subflow. The application's calls and queues are
 	// those of the MPTCP socket above it, which takes each byte at once, so a judge
 	// cannot know what the process saw, did not read, or wrote that was not sent.
-	Veiled bool
-	// OwnWrites, with Veiled: only reads are another layer's.
+	Layered bool
+	// OwnWrites, with Layered: only reads are another layer's.
 	OwnWrites bool
 	// Shared: other connections used the same addresses, so that the capture does
 	// not prove what belongs to this one.
 	Shared bool
 }
 
-// veils says whether a number of lost bytes is not TCP's to know.
-func (x *Expect) veils(what string) bool {
-	return x.Veiled && (what == "unread" || what == "unsent" && !x.OwnWrites)
+// hides says whether a number of lost bytes is not TCP's to know.
+func (x *Expect) hides(what string) bool {
+	return x.Layered && (what == "unread" || what == "unsent" && !x.OwnWrites)
 }
 
 // Options are how to run a scenario.
@@ -136,9 +136,13 @@ func Execute(ctx context.Context, s Scenario, opt Options) (o Outcome, err error
 			return o, fmt.Errorf("%s: %w", s.Name, err)
 		}
 	}
-	w, err := newWorld(ctx, opt)
+	ground, err := harness.New(ctx, opt.Patience)
 	if err != nil {
 		return o, fmt.Errorf("%s: %w", s.Name, err)
+	}
+	w, err := newWorld(ground, opt)
+	if err != nil {
+		return o, errors.Join(fmt.Errorf("%s: %w", s.Name, err), ground.Close())
 	}
 	defer func() {
 		if cerr := w.close(); cerr != nil {
@@ -147,8 +151,8 @@ func Execute(ctx context.Context, s Scenario, opt Options) (o Outcome, err error
 	}()
 	s.Run(w)
 	o = w.outcome(&s)
-	if w.err != nil {
-		return o, fmt.Errorf("%s (%s): %w", s.Name, opt.Family, w.err)
+	if w.Err != nil {
+		return o, fmt.Errorf("%s (%s): %w", s.Name, opt.Family, w.Err)
 	}
 	if opt.Hold != nil {
 		err = opt.Hold(ctx, &o)

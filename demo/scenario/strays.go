@@ -37,11 +37,10 @@ func portReused(saw ...string) Expect {
 
 var strays = []Scenario{
 	{
-		Name:     "vanished",
-		Title:    "the client vanishes without a word; the server's next segment is reset",
-		Story:    "The client's socket disappears without a packet (TCP_REPAIR), as when a host crashes and comes back, or a load balancer forgets a flow. The server's next 50 bytes meet no socket: reset.",
-		Groups:   []string{"stray"},
-		Families: bothIP,
+		Name:        "vanished",
+		Title:       "the client vanishes without a word; the server's next segment is reset",
+		Description: "The client's socket disappears without a packet (TCP_REPAIR), as when a host crashes and comes back, or a load balancer forgets a flow. The server's next 50 bytes meet no socket: reset.",
+		Families:    bothIP,
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -56,11 +55,10 @@ var strays = []Scenario{
 		Counters: map[string]int64{"OutRsts": 1, "EstabResets": 2},
 	},
 	{
-		Name:     "port-reuse-established",
-		Title:    "a new connection comes on the ports of an old one that still stands",
-		Story:    "The client vanishes and comes back, and connects again from the same port. The server's old socket answers the SYN with a challenge acknowledgement; the client's kernel, which waits for something else, resets; the old connection ends with ECONNRESET, and the SYN sent again succeeds.",
-		Groups:   []string{"stray"},
-		Families: bothIP,
+		Name:        "port-reuse-established",
+		Title:       "a new connection comes on the ports of an old one that still stands",
+		Description: "The client vanishes and comes back, and connects again from the same port. The server's old socket answers the SYN with a challenge acknowledgement; the client's kernel, which waits for something else, resets; the old connection ends with ECONNRESET, and the SYN sent again succeeds.",
+		Families:    bothIP,
 		Run: func(w *World) {
 			l := w.Puppet("server").Listen(16)
 			p := w.Puppet("client")
@@ -86,10 +84,9 @@ var strays = []Scenario{
 		Verify:   resetFrom("server", 1),
 	},
 	{
-		Name:   "port-reuse-close-wait",
-		Title:  "a new connection comes on the ports of one that was never closed",
-		Story:  "The client has said goodbye and is long forgotten; the server leaks its side in CLOSE_WAIT. A new connection from the same port meets the leak: challenge acknowledgement, reset, and the server's next write fails with EPIPE.",
-		Groups: []string{"stray"},
+		Name:        "port-reuse-close-wait",
+		Title:       "a new connection comes on the ports of one that was never closed",
+		Description: "The client has said goodbye and is long forgotten; the server leaks its side in CLOSE_WAIT. A new connection from the same port meets the leak: challenge acknowledgement, reset, and the server's next write fails with EPIPE.",
 		Run: func(w *World) {
 			l := w.Puppet("server").Listen(16)
 			p := w.Puppet("client")
@@ -120,11 +117,10 @@ var strays = []Scenario{
 		Verify:   resetFrom("server", 1),
 	},
 	{
-		Name:     "old-duplicate",
-		Title:    "an old segment meets a connection that is over",
-		Story:    "The connection was closed politely; the client still keeps its TIME_WAIT. A late duplicate of the client's data reaches the server's host, where nothing is left of the connection: reset. It ends the TIME_WAIT early, and harms nobody: both sides had everything.",
-		Groups:   []string{"stray"},
-		Families: bothIP,
+		Name:        "old-duplicate",
+		Title:       "an old segment meets a connection that is over",
+		Description: "The connection was closed politely; the client still keeps its TIME_WAIT. A late duplicate of the client's data reaches the server's host, where nothing is left of the connection: reset. It ends the TIME_WAIT early, and harms nobody: both sides had everything.",
+		Families:    bothIP,
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -139,10 +135,9 @@ var strays = []Scenario{
 		Counters: map[string]int64{"OutRsts": 1},
 	},
 	{
-		Name:   "time-wait-reuse",
-		Title:  "a new connection takes over a TIME_WAIT",
-		Story:  "The server closed first and keeps the TIME_WAIT. The client connects again from the same port: the kernel sees that the SYN is younger than all that came before, gives up the TIME_WAIT, and accepts.",
-		Groups: []string{"stray", "polite"},
+		Name:        "time-wait-reuse",
+		Title:       "a new connection takes over a TIME_WAIT",
+		Description: "The server closed first and keeps the TIME_WAIT. The client connects again from the same port: the kernel sees that the SYN is younger than all that came before, gives up the TIME_WAIT, and accepts.",
 		Run: func(w *World) {
 			l := w.Puppet("server").Listen(16)
 			p := w.Puppet("client")
@@ -174,13 +169,12 @@ var strays = []Scenario{
 		},
 	},
 	{
-		Name:     "nft-reject",
-		Title:    "a packet filter resets a connection in the server's name",
-		Story:    "A rule that rejects with a reset is put in while the connection stands. The client's next 50 bytes never reach the server; the filter resets the client in the server's name. When the rule is gone and the server writes, it is reset for want of a socket.",
-		Groups:   []string{"path"},
-		Families: bothIP,
-		Needs:    []Feature{HasNftReject},
-		Forged:   1,
+		Name:        "nft-reject",
+		Title:       "a packet filter resets a connection in the server's name",
+		Description: "A rule that rejects with a reset is put in while the connection stands. The client's next 50 bytes never reach the server; the filter resets the client in the server's name. When the rule is gone and the server writes, it is reset for want of a socket.",
+		Families:    bothIP,
+		Needs:       []Feature{HasNftReject},
+		Forged:      1,
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -199,12 +193,11 @@ var strays = []Scenario{
 		Counters: map[string]int64{"OutRsts": 1, "EstabResets": 2},
 	},
 	{
-		Name:     "injected-reset",
-		Title:    "a third party resets both ends",
-		Story:    "A process with a raw socket knows the sequence numbers, and resets both ends, each in the other's name. Neither stack sent anything.",
-		Groups:   []string{"path"},
-		Families: bothIP,
-		Forged:   2,
+		Name:        "injected-reset",
+		Title:       "a third party resets both ends",
+		Description: "A process with a raw socket knows the sequence numbers, and resets both ends, each in the other's name. Neither stack sent anything.",
+		Families:    bothIP,
+		Forged:      2,
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -219,17 +212,16 @@ var strays = []Scenario{
 		Counters: map[string]int64{"EstabResets": 2},
 	},
 	{
-		Name:   "blind-reset",
-		Title:  "a forged reset that only nearly fits is not believed",
-		Story:  "A forged reset has a sequence number inside the server's window, but not the next one. The kernel answers with a challenge acknowledgement (RFC 5961) and goes on: the connection ends as its owners want.",
-		Groups: []string{"path", "polite"},
-		Forged: 1,
+		Name:        "blind-reset",
+		Title:       "a forged reset that only nearly fits is not believed",
+		Description: "A forged reset has a sequence number inside the server's window, but not the next one. The kernel answers with a challenge acknowledgement (RFC 5961) and goes on: the connection ends as its owners want.",
+		Forged:      1,
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
 			before := w.acksFrom(s.end)
 			w.Inject("injector", c.end, s.end, forged{Flags: event.RST, SeqOffset: 1000})
-			w.until("the challenge acknowledgement", func() (bool, string) {
+			w.Until("the challenge acknowledgement", func() (bool, string) {
 				n := w.acksFrom(s.end)
 				return n > before, fmt.Sprint(n - before)
 			})

@@ -42,10 +42,9 @@ func tookAtLeast(end, op string, d time.Duration) func(*Outcome) error {
 
 var timeouts = []Scenario{
 	{
-		Name:   "keepalive",
-		Title:  "the peer answers no keepalive probe",
-		Story:  "The server goes deaf, as a host does whose cable is pulled. The client has SO_KEEPALIVE on, with 1 s of idleness, 1 s between probes and 1 probe. The kernel gives up, and sends a reset that the deaf server does not hear; the client reads ETIMEDOUT. When the server hears again and writes, it is reset for want of a socket.",
-		Groups: []string{"timeout"},
+		Name:        "keepalive",
+		Title:       "the peer answers no keepalive probe",
+		Description: "The server goes deaf, as a host does whose cable is pulled. The client has SO_KEEPALIVE on, with 1 s of idleness, 1 s between probes and 1 probe. The kernel gives up, and sends a reset that the deaf server does not hear; the client reads ETIMEDOUT. When the server hears again and writes, it is reset for want of a socket.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -63,10 +62,9 @@ var timeouts = []Scenario{
 		Counters: map[string]int64{"OutRsts": 2, "EstabResets": 2, "TCPAbortOnTimeout": 1, "TCPKeepAlive": 1},
 	},
 	{
-		Name:   "retransmit-timeout",
-		Title:  "the peer acknowledges nothing; the other side never learns",
-		Story:  "The server is deaf. The client's 500 bytes are sent again and again, until net.ipv4.tcp_retries2 is reached. Then the kernel gives up without a word: no packet says so, and the server still believes in the connection.",
-		Groups: []string{"timeout"},
+		Name:        "retransmit-timeout",
+		Title:       "the peer acknowledges nothing; the other side never learns",
+		Description: "The server is deaf. The client's 500 bytes are sent again and again, until net.ipv4.tcp_retries2 is reached. Then the kernel gives up without a word: no packet says so, and the server still believes in the connection.",
 		Run: func(w *World) {
 			w.Sysctl("net.ipv4.tcp_retries2", "2")
 			c, s := w.Pair()
@@ -84,10 +82,9 @@ var timeouts = []Scenario{
 		Counters: map[string]int64{"EstabResets": 1, "TCPAbortOnTimeout": 1},
 	},
 	{
-		Name:   "user-timeout",
-		Title:  "TCP_USER_TIMEOUT runs out",
-		Story:  "The server is deaf. The client allows its data 500 ms (TCP_USER_TIMEOUT), then reads ETIMEDOUT. When the server hears again and writes, it is reset for want of a socket.",
-		Groups: []string{"timeout"},
+		Name:        "user-timeout",
+		Title:       "TCP_USER_TIMEOUT runs out",
+		Description: "The server is deaf. The client allows its data 500 ms (TCP_USER_TIMEOUT), then reads ETIMEDOUT. When the server hears again and writes, it is reset for want of a socket.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -103,10 +100,9 @@ var timeouts = []Scenario{
 		Counters: map[string]int64{"OutRsts": 1, "EstabResets": 2, "TCPAbortOnTimeout": 1},
 	},
 	{
-		Name:   "zero-window-timeout",
-		Title:  "the peer's window is closed, and then it answers no probe",
-		Story:  "The server does not read, its window closes, and the client's kernel probes it. Then the server goes deaf, and the probes run out.",
-		Groups: []string{"timeout"},
+		Name:        "zero-window-timeout",
+		Title:       "the peer's window is closed, and then it answers no probe",
+		Description: "The server does not read, its window closes, and the client's kernel probes it. Then the server goes deaf, and the probes run out.",
 		Run: func(w *World) {
 			w.Sysctl("net.ipv4.tcp_retries2", "2")
 			c, s := w.Pair()
@@ -125,10 +121,9 @@ var timeouts = []Scenario{
 		Verify:   somethingLost("client"),
 	},
 	{
-		Name:   "user-timeout-zero-window",
-		Title:  "TCP_USER_TIMEOUT runs out while the peer's window is closed",
-		Story:  "The server answers every window probe, but does not read. With TCP_USER_TIMEOUT set that is not good enough: after a second the client's kernel gives up data that the peer's host was alive to take.",
-		Groups: []string{"timeout"},
+		Name:        "user-timeout-zero-window",
+		Title:       "TCP_USER_TIMEOUT runs out while the peer's window is closed",
+		Description: "The server answers every window probe, but does not read. With TCP_USER_TIMEOUT set that is not good enough: after a second the client's kernel gives up data that the peer's host was alive to take.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Fill(fillLimit)
@@ -146,17 +141,16 @@ var timeouts = []Scenario{
 		Verify:   somethingLost("client"),
 	},
 	{
-		Name:   "linger-timeout",
-		Title:  "a close that waits runs out of time (SO_LINGER one second)",
-		Story:  "The client closes with SO_LINGER one second and data that the server does not take. The close returns after that second, without an error, and changes nothing: the kernel goes on delivering, and the server reads every byte.",
-		Groups: []string{"timeout", "polite"},
+		Name:        "linger-timeout",
+		Title:       "a close that waits runs out of time (SO_LINGER one second)",
+		Description: "The client closes with SO_LINGER one second and data that the server does not take. The close returns after that second, without an error, and changes nothing: the kernel goes on delivering, and the server reads every byte.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			n := c.Fill(fillLimit)
 			c.Linger(1)
 			c.Close()
-			if got := s.Drain(0); w.err == nil && got != n {
-				w.fail("the server read %d of %d bytes", got, n)
+			if got := s.Drain(0); w.Err == nil && got != n {
+				w.Fail("the server read %d of %d bytes", got, n)
 			}
 			w.waitFINAcked(c.end)
 			s.Close()
@@ -169,10 +163,9 @@ var timeouts = []Scenario{
 		Verify: tookAtLeast("client", opClose, 750*time.Millisecond),
 	},
 	{
-		Name:   "orphan-timeout",
-		Title:  "the client closes, and the peer never acknowledges the rest",
-		Story:  "The server is deaf. The client sends 500 bytes and closes; nobody is left to be told when the kernel gives up. This is the loss that nothing reports: send and close had both succeeded.",
-		Groups: []string{"timeout"},
+		Name:        "orphan-timeout",
+		Title:       "the client closes, and the peer never acknowledges the rest",
+		Description: "The server is deaf. The client sends 500 bytes and closes; nobody is left to be told when the kernel gives up. This is the loss that nothing reports: send and close had both succeeded.",
 		Run: func(w *World) {
 			w.Sysctl("net.ipv4.tcp_orphan_retries", "2")
 			c, s := w.Pair()
@@ -188,10 +181,9 @@ var timeouts = []Scenario{
 		Counters: map[string]int64{"OutRsts": 1, "EstabResets": 1, "TCPAbortOnTimeout": 1},
 	},
 	{
-		Name:   "fin-wait2-timeout",
-		Title:  "the client has closed, and the server never does",
-		Story:  "The client closes; the server reads the end of the stream and keeps its socket. After TCP_LINGER2, one second here, the client's kernel forgets the connection. The server's side stays in CLOSE_WAIT for ever: a leak.",
-		Groups: []string{"timeout"},
+		Name:        "fin-wait2-timeout",
+		Title:       "the client has closed, and the server never does",
+		Description: "The client closes; the server reads the end of the stream and keeps its socket. After TCP_LINGER2, one second here, the client's kernel forgets the connection. The server's side stays in CLOSE_WAIT for ever: a leak.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -208,10 +200,9 @@ var timeouts = []Scenario{
 		},
 	},
 	{
-		Name:   "fin-wait2-timer-reset",
-		Title:  "the wait for the peer's goodbye is cut short by a changed setting",
-		Story:  "net.ipv4.tcp_fin_timeout is above 60 s when the client closes, so that the kernel keeps the full socket and a timer. Before the timer looks, the setting is lowered: it finds that the wait is over, and resets.",
-		Groups: []string{"timeout"},
+		Name:        "fin-wait2-timer-reset",
+		Title:       "the wait for the peer's goodbye is cut short by a changed setting",
+		Description: "net.ipv4.tcp_fin_timeout is above 60 s when the client closes, so that the kernel keeps the full socket and a timer. Before the timer looks, the setting is lowered: it finds that the wait is over, and resets.",
 		Run: func(w *World) {
 			w.Sysctl("net.ipv4.tcp_fin_timeout", "61")
 			c, s := w.Pair()

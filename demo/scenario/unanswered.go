@@ -17,10 +17,9 @@ func unansweredBoth(ends map[string]Expect) map[string]Expect {
 
 var unanswered = []Scenario{
 	{
-		Name:   "unanswered-close",
-		Title:  "the server reads the request and closes without an answer",
-		Story:  "The server has read all of the request and closes, as a filter's rule or a caught error does it. On the wire the end is polite; the client reads the end of the stream where an answer was due.",
-		Groups: []string{"polite", "unanswered"},
+		Name:        "unanswered-close",
+		Title:       "the server reads the request and closes without an answer",
+		Description: "The server has read all of the request and closes, as a filter's rule or a caught error does it. On the wire the end is polite; the client reads the end of the stream where an answer was due.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Send(78)
@@ -32,10 +31,9 @@ var unanswered = []Scenario{
 		Ends: unansweredBoth(politely("server", verdict.ActClose).pair("server", first, "client", then)),
 	},
 	{
-		Name:   "unanswered-killed",
-		Title:  "the server is killed (SIGKILL) with a request that it has read",
-		Story:  "SIGKILL takes the server between the request and its answer. Everything was read, so the kernel says goodbye with a FIN, and the client reads the end of the stream.",
-		Groups: []string{"polite", "unanswered"},
+		Name:        "unanswered-killed",
+		Title:       "the server is killed (SIGKILL) with a request that it has read",
+		Description: "SIGKILL takes the server between the request and its answer. Everything was read, so the kernel says goodbye with a FIN, and the client reads the end of the stream.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Send(24)

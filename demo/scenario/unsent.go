@@ -9,6 +9,7 @@ import (
 	"github.com/vishvananda/netlink"
 	"golang.org/x/sys/unix"
 
+	"github.com/tcpbye/tcpbye/demo/harness"
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
@@ -18,16 +19,6 @@ var movingAddr = netip.MustParseAddr("10.77.0.9")
 
 // nobodyAddr is an address of the link to the second host that nobody has.
 var nobodyAddr = netip.MustParseAddrPort("10.77.0.99:80")
-
-// atHome changes something of the home namespace's network.
-func (w *World) atHome(what string, change func() error) {
-	if w.err != nil {
-		return
-	}
-	if err := w.home.do(change); err != nil {
-		w.fail("cannot %s: %w", what, err)
-	}
-}
 
 // onLink does something with an interface.
 func onLink(name string, f func(netlink.Link) error) error {
@@ -41,7 +32,7 @@ func onLink(name string, f func(netlink.Link) error) error {
 // MovingAddress gives the home namespace its second address, or takes it away.
 func (w *World) MovingAddress(here bool) {
 	w.far()
-	w.atHome("move an address", func() error {
+	w.In(w.Home, "move an address", func() error {
 		return onLink("near", func(l netlink.Link) error {
 			a := &netlink.Addr{IPNet: network(movingAddr.AsSlice(), 32-8)}
 			if here {
@@ -65,7 +56,7 @@ func (w *World) MovingPair() (client, server *Sock) {
 // NoWay gives the home namespace a route that says no to the second host; kind is
 // unix.RTN_UNREACHABLE, RTN_PROHIBIT or RTN_BLACKHOLE.
 func (w *World) NoWay(kind int) {
-	w.atHome("close the way", func() error {
+	w.In(w.Home, "close the way", func() error {
 		return netlink.RouteAdd(&netlink.Route{Dst: network(farAddr.AsSlice(), 32), Type: kind})
 	})
 }
@@ -77,13 +68,8 @@ func (w *World) DeafToARP() {
 	for name, value := range map[string]string{"mcast_solicit": "1", "ucast_solicit": "1", "retrans_time_ms": "50"} {
 		w.Sysctl("net.ipv4.neigh.near."+name, value)
 	}
-	if w.err != nil {
-		return
-	}
-	if err := far.do(func() error { return onLink("far", netlink.LinkSetARPOff) }); err != nil {
-		w.fail("cannot make the second host deaf to ARP: %w", err)
-	}
-	w.atHome("forget a neighbor", func() error {
+	w.In(far, "make the second host deaf to ARP", func() error { return onLink("far", netlink.LinkSetARPOff) })
+	w.In(w.Home, "forget a neighbor", func() error {
 		return onLink("near", func(l netlink.Link) error {
 			err := netlink.NeighDel(&netlink.Neigh{LinkIndex: l.Attrs().Index, Family: unix.AF_INET, IP: net.IP(farAddr.AsSlice())})
 			if errors.Is(err, unix.ENOENT) {
@@ -96,73 +82,60 @@ func (w *World) DeafToARP() {
 
 // DropOutput makes the home namespace's packet filter drop what is sent to a port.
 func (w *World) DropOutput(port uint16) {
-	w.atHome("drop what is sent", func() error { return dropOutput(port) })
+	w.In(w.Home, "drop what is sent", func() error { return dropOutput(port) })
 }
 
 // FarReject makes the second host's packet filter reject segments to a port.
 func (w *World) FarReject(port uint16, how uint32) {
-	far := w.far()
-	if w.err != nil {
-		return
-	}
-	if err := far.do(func() error { return rejectPort(port, how) }); err != nil {
-		w.fail("%w", err)
-	}
+	w.In(w.far(), "filter packets at the second host", func() error { return rejectPort(port, how) })
 }
 
 // FarDropLarge makes the second host's packet filter drop packets above a size.
 func (w *World) FarDropLarge(bytes uint32) {
-	far := w.far()
-	if w.err != nil {
-		return
-	}
-	if err := far.do(func() error { return dropLarge(bytes) }); err != nil {
-		w.fail("%w", err)
-	}
+	w.In(w.far(), "filter packets at the second host", func() error { return dropLarge(bytes) })
 }
 
-// lodger makes a second host that can be taken away: the oracle has nothing in it,
-// and sees its segments on the way.
-func (w *World) lodger() *netns {
-	ns, err := newNetns()
+// addTransient makes a second host that can be taken away: the oracle has nothing in
+// it, and sees its segments on the way.
+func (w *World) addTransient() *harness.Space {
+	ns, err := w.AddUnwatched()
 	if err == nil {
-		w.lodgers = append(w.lodgers, ns)
-		err = joinSpaces(w.home, ns)
+		w.transient = ns
+		err = connect(w.Home.Netns, ns.Netns)
 	}
 	if err != nil {
-		w.fail("cannot make a host that goes: %w", err)
-		return w.home
+		w.Fail("cannot make a host that goes: %w", err)
+		return w.Home
 	}
 	return ns
 }
 
-// evict removes a lodger's namespace, in which no process is any more, and waits
-// until the kernel has done so.
-func (w *World) evict() {
-	if w.err != nil {
+// removeTransient removes that namespace, in which no process is any more, and
+// waits until the kernel has done so.
+func (w *World) removeTransient() {
+	if w.Err != nil {
 		return
 	}
-	w.lodgers[len(w.lodgers)-1].close()
-	w.evicted = len(w.lodgers)
+	w.transient.Remove()
 	// The worker that cleans namespaces up says nothing when it is done, but does
 	// one batch after the other: when a second namespace, which was given up
 	// after the first one's link had gone, has lost its link, the first is done.
 	for i := range 2 {
-		w.until("the link of the removed namespace to go", func() (bool, string) {
-			err := w.home.do(func() error { return onLink("near", func(netlink.Link) error { return nil }) })
+		w.Until("the link of the removed namespace to go", func() (bool, string) {
+			err := w.Home.Do(func() error { return onLink("near", func(netlink.Link) error { return nil }) })
 			var gone netlink.LinkNotFoundError
 			return errors.As(err, &gone), fmt.Sprint(err)
 		})
-		if i == 1 || w.err != nil {
+		if i == 1 || w.Err != nil {
 			return
 		}
-		next, err := newNetns()
+		next, err := harness.NewNetns()
 		if err == nil {
-			err = joinSpaces(w.home, next)
-			next.close()
+			err = connect(w.Home.Netns, next)
+			next.Close()
 		}
 		if err != nil {
-			w.fail("cannot make another namespace: %w", err)
+			w.Fail("cannot make another namespace: %w", err)
 			return
 		}
 	}
@@ -182,7 +155,7 @@ var oneGivenUp = map[string]int64{"EstabResets": 1, "TCPAbortOnTimeout": 1}
 // fails, and then 500 bytes are sent.
 func goesOut(name, title, story string, needs []Feature, fail func(w *World, c, s *Sock), saw string) Scenario {
 	return Scenario{
-		Name: name, Title: title, Story: story, Groups: []string{"timeout", "unsent"}, Needs: needs,
+		Name: name, Title: title, Description: story, Needs: needs,
 		Run: func(w *World) {
 			w.Sysctl("net.ipv4.tcp_retries2", "2")
 			c, s := w.RemotePair()
@@ -223,11 +196,10 @@ var unsents = []Scenario{
 		"After an exchange the client's host gets a blackhole route to the server's address. No segment leaves, and nothing says so.",
 		[]Feature{HasVeth}, func(w *World, c, s *Sock) { w.NoWay(unix.RTN_BLACKHOLE) }, "ETIMEDOUT"),
 	{
-		Name:   "unsent-address",
-		Title:  "this host's own address is taken away under a connection",
-		Story:  "The client's address goes, as when a VPN or a lease ends. Its 500 bytes never leave the host: there is no route from an address that is not there. The server, whose window is open, hears nothing.",
-		Groups: []string{"timeout", "unsent"},
-		Needs:  []Feature{HasVeth},
+		Name:        "unsent-address",
+		Title:       "this host's own address is taken away under a connection",
+		Description: "The client's address goes, as when a VPN or a lease ends. Its 500 bytes never leave the host: there is no route from an address that is not there. The server, whose window is open, hears nothing.",
+		Needs:       []Feature{HasVeth},
 		Run: func(w *World) {
 			w.Sysctl("net.ipv4.tcp_retries2", "2")
 			c, s := w.MovingPair()
@@ -246,11 +218,10 @@ var unsents = []Scenario{
 		Verify:   nothingAfter(100),
 	},
 	{
-		Name:   "unsent-repeats",
-		Title:  "the way out is closed while data waits for its acknowledgement",
-		Story:  "The server is deaf when the client's 500 bytes arrive. Before they are sent again, the client's host gets a route that makes the server's address unreachable: no repetition leaves, and the process is told EHOSTUNREACH by its own kernel.",
-		Groups: []string{"timeout", "unsent"},
-		Needs:  []Feature{HasVeth},
+		Name:        "unsent-repeats",
+		Title:       "the way out is closed while data waits for its acknowledgement",
+		Description: "The server is deaf when the client's 500 bytes arrive. Before they are sent again, the client's host gets a route that makes the server's address unreachable: no repetition leaves, and the process is told EHOSTUNREACH by its own kernel.",
+		Needs:       []Feature{HasVeth},
 		Run: func(w *World) {
 			w.Sysctl("net.ipv4.tcp_retries2", "2")
 			c, s := w.RemotePair()
@@ -269,11 +240,10 @@ var unsents = []Scenario{
 		Counters: oneGivenUp,
 	},
 	{
-		Name:   "unsent-orphan",
-		Title:  "a closed connection's rest cannot be sent from this host",
-		Story:  "The client's address is taken away; then the client sends 500 bytes and closes. Nobody is left to be told, and neither the data nor the FIN ever leaves the host.",
-		Groups: []string{"timeout", "unsent"},
-		Needs:  []Feature{HasVeth},
+		Name:        "unsent-orphan",
+		Title:       "a closed connection's rest cannot be sent from this host",
+		Description: "The client's address is taken away; then the client sends 500 bytes and closes. Nobody is left to be told, and neither the data nor the FIN ever leaves the host.",
+		Needs:       []Feature{HasVeth},
 		Run: func(w *World) {
 			w.Sysctl("net.ipv4.tcp_orphan_retries", "2")
 			c, s := w.MovingPair()
@@ -292,11 +262,10 @@ var unsents = []Scenario{
 		Verify:   nothingAfter(100),
 	},
 	{
-		Name:   "unsent-keepalive",
-		Title:  "keepalive probes that never leave this host",
-		Story:  "The client's address is taken away while the connection is idle. Its keepalive probes, and the reset at the end of them, cannot be sent: the server hears none of it.",
-		Groups: []string{"timeout", "unsent"},
-		Needs:  []Feature{HasVeth},
+		Name:        "unsent-keepalive",
+		Title:       "keepalive probes that never leave this host",
+		Description: "The client's address is taken away while the connection is idle. Its keepalive probes, and the reset at the end of them, cannot be sent: the server hears none of it.",
+		Needs:       []Feature{HasVeth},
 		Run: func(w *World) {
 			c, s := w.MovingPair()
 			c.Exchange(s, 100, 200)
@@ -316,11 +285,10 @@ var unsents = []Scenario{
 		Counters: map[string]int64{"EstabResets": 1, "TCPAbortOnTimeout": 1, "TCPKeepAlive": 1, "OutRsts": 1, "TCPAbortFailed": 1},
 	},
 	{
-		Name:   "unsent-syn",
-		Title:  "this host's own packet filter drops the SYN",
-		Story:  "An output rule of the client's host drops the SYN and its repetition. Connect says ETIMEDOUT, as if nobody had answered; but nobody was asked.",
-		Groups: []string{"refused", "timeout", "unsent"},
-		Needs:  []Feature{HasNftReject},
+		Name:        "unsent-syn",
+		Title:       "this host's own packet filter drops the SYN",
+		Description: "An output rule of the client's host drops the SYN and its repetition. Connect says ETIMEDOUT, as if nobody had answered; but nobody was asked.",
+		Needs:       []Feature{HasNftReject},
 		Run: func(w *World) {
 			quickSYNs(w)
 			l := w.Puppet("server").Listen(16)
@@ -339,11 +307,10 @@ var unsents = []Scenario{
 		Counters: map[string]int64{"AttemptFails": 1, "TCPAbortOnTimeout": 1},
 	},
 	{
-		Name:   "neighbor-silent",
-		Title:  "the neighbor does not answer ARP on an open connection",
-		Story:  "The server's host stops to answer ARP, as one does whose link is down, and the client's host has forgotten its link address. The segments are thrown away while the kernel looks for it. The process is told EHOSTUNREACH, by its own kernel; no router said anything.",
-		Groups: []string{"timeout", "unsent"},
-		Needs:  []Feature{HasVeth},
+		Name:        "neighbor-silent",
+		Title:       "the neighbor does not answer ARP on an open connection",
+		Description: "The server's host stops to answer ARP, as one does whose link is down, and the client's host has forgotten its link address. The segments are thrown away while the kernel looks for it. The process is told EHOSTUNREACH, by its own kernel; no router said anything.",
+		Needs:       []Feature{HasVeth},
 		Run: func(w *World) {
 			w.Sysctl("net.ipv4.tcp_retries2", "2")
 			c, s := w.RemotePair()
@@ -362,11 +329,10 @@ var unsents = []Scenario{
 		Verify:   nothingAfter(100),
 	},
 	{
-		Name:   "neighbor-unknown",
-		Title:  "nobody on the link has the address",
-		Story:  "The client connects to an address of its own network that nobody has. ARP is not answered, and the kernel tells itself that the host is unreachable: EHOSTUNREACH, with not one segment on the wire and no router in sight.",
-		Groups: []string{"refused", "unsent"},
-		Needs:  []Feature{HasVeth},
+		Name:        "neighbor-unknown",
+		Title:       "nobody on the link has the address",
+		Description: "The client connects to an address of its own network that nobody has. ARP is not answered, and the kernel tells itself that the host is unreachable: EHOSTUNREACH, with not one segment on the wire and no router in sight.",
+		Needs:       []Feature{HasVeth},
 		Run: func(w *World) {
 			w.DeafToARP()
 			c := w.Puppet("client").socket(unix.IPPROTO_TCP, 0)
@@ -382,10 +348,9 @@ var unsents = []Scenario{
 		Counters: map[string]int64{"AttemptFails": 1},
 	},
 	{
-		Name:   "tuple-taken",
-		Title:  "the address and port are connected to there already",
-		Story:  "A second socket is bound to the first one's address and port and connects to the same server: there cannot be two such connections, and connect says EADDRNOTAVAIL. Ports are left, and there is a route.",
-		Groups: []string{"refused"},
+		Name:        "tuple-taken",
+		Title:       "the address and port are connected to there already",
+		Description: "A second socket is bound to the first one's address and port and connects to the same server: there cannot be two such connections, and connect says EADDRNOTAVAIL. Ports are left, and there is a route.",
 		Run: func(w *World) {
 			l := w.Puppet("server").Listen(16)
 			c := w.Puppet("client").socket(unix.IPPROTO_TCP, 0)
@@ -410,12 +375,11 @@ var unsents = []Scenario{
 		},
 	},
 	{
-		Name:   "mtu-black-hole",
-		Title:  "only full-size segments get no answer",
-		Story:  "The way to the server's host takes no packets of full size, and says nothing of it. The handshake and a small request come through; the client's 5000 bytes never do, and it gives up.",
-		Groups: []string{"timeout", "path"},
-		Needs:  []Feature{HasVeth, HasNftReject},
-		Remote: true,
+		Name:        "mtu-black-hole",
+		Title:       "only full-size segments get no answer",
+		Description: "The way to the server's host takes no packets of full size, and says nothing of it. The handshake and a small request come through; the client's 5000 bytes never do, and it gives up.",
+		Needs:       []Feature{HasVeth, HasNftReject},
+		Remote:      true,
 		Run: func(w *World) {
 			w.Sysctl("net.ipv4.tcp_retries2", "2")
 			c, s := w.RemotePair()
@@ -432,12 +396,11 @@ var unsents = []Scenario{
 		Counters: oneGivenUp,
 	},
 	{
-		Name:   "icmp-while-open",
-		Title:  "ECONNREFUSED on an open connection",
-		Story:  "The server's host begins to reject the connection's segments with ICMP \"port unreachable\", as a firewall does after a reload. TCP takes that for a soft error and goes on trying; when it gives up, the process is told ECONNREFUSED instead of ETIMEDOUT.",
-		Groups: []string{"timeout", "path"},
-		Needs:  []Feature{HasVeth, HasNftReject},
-		Remote: true,
+		Name:        "icmp-while-open",
+		Title:       "ECONNREFUSED on an open connection",
+		Description: "The server's host begins to reject the connection's segments with ICMP \"port unreachable\", as a firewall does after a reload. TCP takes that for a soft error and goes on trying; when it gives up, the process is told ECONNREFUSED instead of ETIMEDOUT.",
+		Needs:       []Feature{HasVeth, HasNftReject},
+		Remote:      true,
 		Run: func(w *World) {
 			w.Sysctl("net.ipv4.tcp_retries2", "2")
 			c, s := w.RemotePair()
@@ -454,10 +417,9 @@ var unsents = []Scenario{
 		Counters: oneGivenUp,
 	},
 	{
-		Name:   "user-timeout-orphan",
-		Title:  "TCP_USER_TIMEOUT runs out after the close",
-		Story:  "The server is deaf. The client allows its data 500 ms (TCP_USER_TIMEOUT), sends 500 bytes and closes. The limit counts for a closed socket, too, long before its own retries are used up; nobody is told.",
-		Groups: []string{"timeout"},
+		Name:        "user-timeout-orphan",
+		Title:       "TCP_USER_TIMEOUT runs out after the close",
+		Description: "The server is deaf. The client allows its data 500 ms (TCP_USER_TIMEOUT), sends 500 bytes and closes. The limit counts for a closed socket, too, long before its own retries are used up; nobody is told.",
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -473,12 +435,11 @@ var unsents = []Scenario{
 		Counters: map[string]int64{"OutRsts": 1, "EstabResets": 1, "TCPAbortOnTimeout": 1},
 	},
 	{
-		Name:   "fin-wait2-reset",
-		Title:  "a RST comes instead of the peer's FIN",
-		Story:  "The client closes, and its kernel waits for the server's FIN. The server, on another machine, closes with 60 bytes unread: its kernel resets, and the wait is over long before its time.",
-		Groups: []string{"timeout", "remote"},
-		Needs:  []Feature{HasVeth},
-		Remote: true,
+		Name:        "fin-wait2-reset",
+		Title:       "a RST comes instead of the peer's FIN",
+		Description: "The client closes, and its kernel waits for the server's FIN. The server, on another machine, closes with 60 bytes unread: its kernel resets, and the wait is over long before its time.",
+		Needs:       []Feature{HasVeth},
+		Remote:      true,
 		Run: func(w *World) {
 			c, s := w.RemotePair()
 			c.Exchange(s, 100, 200)
@@ -496,11 +457,10 @@ var unsents = []Scenario{
 		Counters: map[string]int64{"OutRsts": 1, "EstabResets": 1, "TCPAbortOnClose": 1},
 	},
 	{
-		Name:   "fin-wait2-destroyed",
-		Title:  "an operator destroys what waits for the peer's FIN",
-		Story:  "The client has closed, and its kernel waits for the server's FIN. SOCK_DESTROY (ss -K) takes the mini-socket away, without a packet: the server's end stays in CLOSE_WAIT.",
-		Groups: []string{"timeout", "abort"},
-		Needs:  []Feature{HasDestroyTimeWait},
+		Name:        "fin-wait2-destroyed",
+		Title:       "an operator destroys what waits for the peer's FIN",
+		Description: "The client has closed, and its kernel waits for the server's FIN. SOCK_DESTROY (ss -K) takes the mini-socket away, without a packet: the server's end stays in CLOSE_WAIT.",
+		Needs:       []Feature{HasDestroyTimeWait},
 		Run: func(w *World) {
 			c, s := w.Pair()
 			c.Exchange(s, 100, 200)
@@ -517,13 +477,12 @@ var unsents = []Scenario{
 		},
 	},
 	{
-		Name:   "namespace-removed",
-		Title:  "the network namespace goes while its kernel waits for the peer's FIN",
-		Story:  "The client, in a namespace of its own as in a container, closes and exits; its kernel waits for the server's FIN. Then the namespace is removed, and the mini-socket with it. No packet says so.",
-		Groups: []string{"timeout", "abort"},
-		Needs:  []Feature{HasVeth},
+		Name:        "namespace-removed",
+		Title:       "the network namespace goes while its kernel waits for the peer's FIN",
+		Description: "The client, in a namespace of its own as in a container, closes and exits; its kernel waits for the server's FIN. Then the namespace is removed, and the mini-socket with it. No packet says so.",
+		Needs:       []Feature{HasVeth},
 		Run: func(w *World) {
-			there := w.lodger()
+			there := w.addTransient()
 			l := w.Puppet("server").listen(nearAddr, 0, 16, unix.IPPROTO_TCP)
 			c := w.puppetIn("client", there).Connect("client", l)
 			s := l.Accept("server")
@@ -532,7 +491,7 @@ var unsents = []Scenario{
 			s.RecvEOF()
 			s.WaitState(event.CloseWait)
 			c.p.Exit(0)
-			w.evict()
+			w.removeTransient()
 		},
 		Ends: map[string]Expect{
 			"client": gaveAway(verdict.NamespaceRemoved, Expect{Deaf: true}), // the capture is not where it sends

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"flag"
-	"fmt"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -17,7 +16,6 @@ import (
 	"github.com/tcpbye/tcpbye/demo/stage"
 	"github.com/tcpbye/tcpbye/tracer"
 	"github.com/tcpbye/tcpbye/tracer/event"
-	"github.com/tcpbye/tcpbye/tracer/record"
 )
 
 var (
@@ -26,7 +24,7 @@ var (
 )
 
 // write keeps a run's events as a recording.
-func write(t *testing.T, meta record.Meta, name string, events []event.Event) {
+func write(t *testing.T, st *stage.Stage, name string, events []event.Event) {
 	t.Helper()
 	if *recordDir == "" {
 		return
@@ -38,18 +36,7 @@ func write(t *testing.T, meta record.Meta, name string, events []event.Event) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close()
-	meta.Scenario = name
-	rw, err := record.NewWriter(f, meta)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, e := range events {
-		if err := rw.Event(e); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := rw.Close(record.End{Events: uint64(len(events))}); err != nil {
+	if err := errors.Join(st.Record(f, name, events), f.Close()); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -111,7 +98,7 @@ func playAll(t *testing.T, st *stage.Stage, kernel scenario.Kernel) {
 						explain(t, p.Outcome, p.Ends)
 						return
 					}
-					write(t, st.Meta(), s.Name+"-"+string(family), p.Events)
+					write(t, st, s.Name+"-"+string(family), p.Events)
 				})
 			}
 		}
@@ -146,32 +133,8 @@ func play(ctx context.Context, t *testing.T, st *stage.Stage, s scenario.Scenari
 // explain logs all that is known of a run whose verdict is wrong.
 func explain(t *testing.T, o scenario.Outcome, judged []scenario.JudgedEnd) {
 	t.Helper()
-	for _, seg := range o.Segments {
-		t.Logf("%9.3f ms  %v", float64(seg.Time-o.Since)/1e6, seg)
-	}
 	for _, c := range o.Calls {
 		t.Logf("%9.3f ms  %v", float64(c.Start-o.Since)/1e6, c)
 	}
-	number := func(n *uint64) string {
-		if n == nil {
-			return "-"
-		}
-		return fmt.Sprint(*n)
-	}
-	line := func(e *event.Event) string {
-		return fmt.Sprintf("%9.3f ms  %v %v>%v %v ctx %v call %v %q/%d fl %#x err %v arg %d/%d una %d nxt %d wr %d rcv %d cop %d skfl %#x sk %v refs %d seg %v len %d",
-			float64(e.Time-o.Since)/1e6, e.Hook, e.State, e.ToState, e.Local, e.Context, e.Call, e.Comm, e.PID, e.TaskFlags, e.Err, e.Arg, e.Arg2,
-			e.SndUna, e.SndNxt, e.WriteSeq, e.RcvNxt, e.CopiedSeq, e.SkFlags, e.HasSk, e.Refs, e.Segment.Flags, e.Segment.Len)
-	}
-	for _, j := range judged {
-		v := j.Verdict
-		t.Logf("%v > %v: %s %s, ender %s, act %s, lost %s/%s/%s, saw %v, %s: %s", j.Local, j.Remote, v.Class, v.Cause, v.Ender, v.Act,
-			number(v.Lost.Unread), number(v.Lost.Unsent), number(v.Lost.Unacked), v.AppSaw, v.Confidence, v.Sentence)
-		for i := range j.Events {
-			t.Log(line(&j.Events[i]))
-		}
-		for i := range j.Elsewhere {
-			t.Logf("elsewhere %s", line(&j.Elsewhere[i]))
-		}
-	}
+	t.Log(stage.Explain(o.Segments, judged, o.Since))
 }

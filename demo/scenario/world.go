@@ -1,19 +1,17 @@
 package scenario
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
 	"net/netip"
 	"os"
 	"slices"
-	"strings"
-	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/tcpbye/tcpbye/demo/harness"
 	"github.com/tcpbye/tcpbye/tracer/event"
 )
 
@@ -83,74 +81,36 @@ func (c Call) String() string {
 	return s + fmt.Sprint(c.N)
 }
 
-// World is what one run of a scenario plays in. Its first failure ends the play:
-// every later step does nothing.
+// World is a harness.World with puppets, and the connection ends that the story
+// names.
 type World struct {
-	ctx      context.Context
-	family   Family
-	patience time.Duration
-	stderr   io.Writer
-	dir      string // of the puppets' names
-	self     string // this program
+	*harness.World
+	family    Family
+	stderr    io.Writer
+	self      string         // this program
+	second    *harness.Space // another host; nil: none yet
+	transient *harness.Space // a host that can be taken away; nil: none
 
-	home     *netns // where puppets live unless the story says otherwise
-	spaces   []*netns
-	lodgers  []*netns // that the oracle is not in
-	evicted  int      // so many of them are gone
-	captures []*capture
-	counters []map[string]int64 // at the start, by namespace
 	// translated are addresses that another one stands for on the wire.
 	translated []translation
-	restore    []func() error   // of what the machine as a whole was made to change
 	notes      map[string]int64 // what the story measured, for its own checks
 
 	puppets []*Puppet
 	procs   map[string]*Process
 	ends    map[string]*End
 	calls   []Call
-	since   time.Duration
-	err     error
 }
 
-// newWorld makes a World with one namespace.
-func newWorld(ctx context.Context, opt Options) (w *World, err error) {
-	w = &World{
-		ctx: ctx, family: opt.Family, patience: opt.Patience, stderr: opt.Stderr,
-		procs: make(map[string]*Process), ends: make(map[string]*End), notes: make(map[string]int64),
-		since: monotonic(),
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, w.close())
-		}
-	}()
-	if w.self, err = os.Executable(); err != nil {
-		return w, fmt.Errorf("cannot find this program, which the puppets run: %w", err)
-	}
-	if w.dir, err = os.MkdirTemp("", "tcpbye-"); err != nil {
-		return w, fmt.Errorf("cannot make a directory for the puppets' names: %w", err)
-	}
-	w.home, err = w.addSpace()
-	return w, err
-}
-
-// addSpace makes a namespace that the oracle watches from its first packet on.
-func (w *World) addSpace() (*netns, error) {
-	ns, err := newNetns()
+// newWorld makes a World on its ground.
+func newWorld(ground *harness.World, opt Options) (*World, error) {
+	self, err := os.Executable()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("cannot find this program, which the puppets run: %w", err)
 	}
-	w.spaces = append(w.spaces, ns)
-	return ns, ns.do(func() error {
-		c, err := newCapture(ns.inode)
-		if err != nil {
-			return err
-		}
-		w.captures = append(w.captures, c)
-		base, err := readCounters()
-		w.counters = append(w.counters, base)
-		return err
-	})
+	return &World{
+		World: ground, family: opt.Family, stderr: opt.Stderr, self: self,
+		procs: make(map[string]*Process), ends: make(map[string]*End), notes: make(map[string]int64),
+	}, nil
 }
 
 // close kills what lives in the World and lets go of it.
@@ -170,134 +130,38 @@ func (w *World) close() error {
 		p.gone = true
 		p.ctl.Close()
 	}
-	for _, f := range slices.Backward(w.restore) {
-		errs = append(errs, f())
-	}
-	for _, c := range w.captures {
-		errs = append(errs, c.stop())
-	}
-	for _, ns := range append(w.spaces[:len(w.spaces):len(w.spaces)], w.lodgers[min(w.evicted, len(w.lodgers)):]...) {
-		ns.close()
-	}
-	if w.dir != "" {
-		errs = append(errs, os.RemoveAll(w.dir))
-	}
-	return errors.Join(errs...)
-}
-
-// fail ends the play; the first failure is the one that counts.
-func (w *World) fail(format string, args ...any) {
-	if w.err == nil {
-		w.err = fmt.Errorf(format, args...)
-	}
+	return errors.Join(append(errs, w.Close())...)
 }
 
 // Puppet returns the puppet of this role, and starts it if there is none yet.
-func (w *World) Puppet(role string) *Puppet { return w.puppetIn(role, w.home) }
+func (w *World) Puppet(role string) *Puppet { return w.puppetIn(role, w.Home) }
 
-func (w *World) puppetIn(role string, ns *netns) *Puppet {
+func (w *World) puppetIn(role string, ns *harness.Space) *Puppet {
 	for _, p := range w.puppets {
 		if p.role == role {
 			return p
 		}
 	}
-	if w.err != nil {
+	if w.Err != nil {
 		return &Puppet{w: w, role: role}
 	}
 	p, err := w.startPuppet(role, ns)
 	if err != nil {
-		w.fail("%v", err)
+		w.Fail("%v", err)
 		return &Puppet{w: w, role: role}
 	}
 	w.procs[role] = &Process{Role: role, PID: p.pid, Comm: comm(role)}
 	return p
 }
 
-// Sysctl writes a setting in the home namespace.
-func (w *World) Sysctl(name, value string) {
-	if w.err != nil {
-		return
-	}
-	if err := w.home.do(func() error { return sysctl(name, value) }); err != nil {
-		w.fail("%v", err)
-	}
-}
-
-// SysctlIfAny is Sysctl for a setting that older kernels do not have and that
-// stands there as it should.
-func (w *World) SysctlIfAny(name, value string) {
-	if w.err != nil {
-		return
-	}
-	err := w.home.do(func() error { return sysctl(name, value) })
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		w.fail("%v", err)
-	}
-}
-
-// until polls a condition; what says what is waited for, and is completed by
-// what was seen last.
-func (w *World) until(what string, cond func() (ok bool, seen string)) {
-	deadline := time.Now().Add(w.patience)
-	pause := 200 * time.Microsecond
-	for w.err == nil {
-		ok, seen := cond()
-		if ok || w.err != nil {
-			return
-		}
-		if time.Now().After(deadline) {
-			w.fail("waited %v in vain for %s; seen last: %s", w.patience, what, seen)
-			return
-		}
-		select {
-		case <-w.ctx.Done():
-			w.fail("stopped while waiting for %s: %w", what, w.ctx.Err())
-		case <-time.After(pause):
-			pause = min(pause*2, 10*time.Millisecond)
-		}
-	}
-}
-
-// Dwell lets time pass, where time passing is the story.
-func (w *World) Dwell(d time.Duration) {
-	if w.err != nil {
-		return
-	}
-	select {
-	case <-w.ctx.Done():
-		w.fail("stopped: %w", w.ctx.Err())
-	case <-time.After(d):
-	}
-}
-
 // rows are the lines of the socket tables of an end.
-func (w *World) rows(e *End) []tableRow {
-	var found []tableRow
-	for _, ns := range append(w.spaces[:len(w.spaces):len(w.spaces)], w.lodgers[min(w.evicted, len(w.lodgers)):]...) {
-		if ns.inode != e.NetNS || w.err != nil {
-			continue
-		}
-		var table []tableRow
-		err := ns.do(func() (err error) {
-			table, err = tcpTable()
-			return err
-		})
-		if err != nil {
-			w.fail("%v", err)
-			return nil
-		}
-		for _, r := range table {
-			if r.local == e.Local && r.remote == e.Remote {
-				found = append(found, r)
-			}
-		}
-	}
-	return found
+func (w *World) rows(e *End) []harness.Row {
+	return slices.DeleteFunc(w.Rows(e.NetNS), func(r harness.Row) bool { return r.Local != e.Local || r.Remote != e.Remote })
 }
 
 // waitRow waits until one line of the end's satisfies the condition.
-func (w *World) waitRow(e *End, what string, cond func(tableRow) bool) {
-	w.until(fmt.Sprintf("%s: %s", e.Name, what), func() (bool, string) {
+func (w *World) waitRow(e *End, what string, cond func(harness.Row) bool) {
+	w.Until(fmt.Sprintf("%s: %s", e.Name, what), func() (bool, string) {
 		rows := w.rows(e)
 		for _, r := range rows {
 			if cond(r) {
@@ -308,34 +172,34 @@ func (w *World) waitRow(e *End, what string, cond func(tableRow) bool) {
 			return false, "no such socket"
 		}
 		r := rows[0]
-		return false, fmt.Sprintf("%v, send queue %d, receive queue %d, timer %d", r.state, r.tx, r.rx, r.timer)
+		return false, fmt.Sprintf("%v, send queue %d, receive queue %d, timer %d", r.State, r.Send, r.Receive, r.Timer)
 	})
 }
 
 // WaitGone waits until the kernel has nothing left of the end, not even a
 // mini-socket.
 func (w *World) WaitGone(e *End) {
-	w.until(e.Name+" to be gone", func() (bool, string) {
+	w.Until(e.Name+" to be gone", func() (bool, string) {
 		rows := w.rows(e)
 		if len(rows) == 0 {
 			return true, ""
 		}
-		return false, rows[0].state.String()
+		return false, rows[0].State.String()
 	})
 }
 
 // WaitOrphan waits until the end's full socket is in this state, or one of them,
 // whoever holds it.
 func (w *World) WaitOrphan(e *End, states ...event.State) {
-	w.waitRow(e, fmt.Sprintf("state %v", states), func(r tableRow) bool {
-		return r.timer != 3 && slices.Contains(states, r.state)
+	w.waitRow(e, fmt.Sprintf("state %v", states), func(r harness.Row) bool {
+		return r.Timer != harness.TimeWaitTimer && slices.Contains(states, r.State)
 	})
 }
 
 // WaitMini waits until the end is a mini-socket in FIN_WAIT2 or TIME_WAIT.
 func (w *World) WaitMini(e *End, state event.State) {
-	w.waitRow(e, fmt.Sprintf("a mini-socket in %v", state), func(r tableRow) bool {
-		return r.timer == 3 && r.state == state
+	w.waitRow(e, fmt.Sprintf("a mini-socket in %v", state), func(r harness.Row) bool {
+		return r.Timer == harness.TimeWaitTimer && r.State == state
 	})
 }
 
@@ -362,20 +226,20 @@ func (s *Sock) bind(ap netip.AddrPort) {
 
 // local asks for the socket's own address.
 func (s *Sock) local() netip.AddrPort {
-	if s.p.w.err != nil {
+	if s.p.w.Err != nil {
 		return netip.AddrPort{}
 	}
 	r := s.p.probe(&request{Op: opLocal, FD: s.fd})
 	ap, err := netip.ParseAddrPort(r.Addr)
 	if err != nil || r.Errno != 0 {
-		s.p.w.fail("%s: getsockname: %v %v", s.p.role, r.Errno, err)
+		s.p.w.Fail("%s: getsockname: %v %v", s.p.role, r.Errno, err)
 	}
 	return ap
 }
 
 // host is the address that the puppet's namespace is reached by.
 func (p *Puppet) host() netip.Addr {
-	if p.ns != nil && p.ns != p.w.home {
+	if p.ns != nil && p.ns != p.w.Home {
 		return farAddr
 	}
 	return p.w.family.loopback()
@@ -405,7 +269,7 @@ func (p *Puppet) hostOf(s *Sock) netip.Addr {
 }
 
 // newEnd names a connection end of the story.
-func (w *World) newEnd(name string, ns *netns, local, remote netip.AddrPort) *End {
+func (w *World) newEnd(name string, ns *harness.Space, local, remote netip.AddrPort) *End {
 	unmap := func(ap netip.AddrPort) netip.AddrPort {
 		if !ap.IsValid() {
 			return ap
@@ -414,10 +278,10 @@ func (w *World) newEnd(name string, ns *netns, local, remote netip.AddrPort) *En
 	}
 	e := &End{Name: name, Family: event.Family(w.family.domain()), Local: unmap(local), Remote: unmap(remote)}
 	if ns != nil {
-		e.NetNS = ns.inode
+		e.NetNS = ns.Inode
 	}
-	if w.err == nil && w.ends[name] != nil {
-		w.fail("the story has two ends named %s", name)
+	if w.Err == nil && w.ends[name] != nil {
+		w.Fail("the story has two ends named %s", name)
 	}
 	w.ends[name] = e
 	return e
@@ -474,31 +338,31 @@ func (s *Sock) fastOpen(name string, at netip.AddrPort, n int) {
 	s.end = s.p.w.newEnd(name, s.p.ns, netip.AddrPort{}, at)
 	r := s.p.call(s.end, &request{Op: opFastOpen, FD: s.fd, Level: s.p.w.family.domain(), Remote: at.String(), N: n},
 		fmt.Sprintf("%v, %d bytes", at, n))
-	if s.p.w.err == nil && (r.Errno != 0 || r.N != int64(n)) {
-		s.p.w.fail("%s: connect with data: %d %s", s.p.role, r.N, unix.ErrnoName(r.Errno))
+	if s.p.w.Err == nil && (r.Errno != 0 || r.N != int64(n)) {
+		s.p.w.Fail("%s: connect with data: %d %s", s.p.role, r.N, unix.ErrnoName(r.Errno))
 	}
 	s.end.Local = s.local()
 }
 
 func (s *Sock) expect(r *reply, op string, errno unix.Errno) {
-	if s.p.w.err == nil && r.Errno != errno {
-		s.p.w.fail("%s: %s was to fail with %s, but: %d %s", s.p.role, op, unix.ErrnoName(errno), r.N, unix.ErrnoName(r.Errno))
+	if s.p.w.Err == nil && r.Errno != errno {
+		s.p.w.Fail("%s: %s was to fail with %s, but: %d %s", s.p.role, op, unix.ErrnoName(errno), r.N, unix.ErrnoName(r.Errno))
 	}
 }
 
 // Accept accepts the next connection as the end of this name.
 func (s *Sock) Accept(name string) *Sock {
-	if s.p.w.err != nil {
+	if s.p.w.Err != nil {
 		return &Sock{p: s.p, end: &End{Name: name}}
 	}
 	pd := s.p.start(nil, &request{Op: opAccept, FD: s.fd}, "")
 	r := pd.wait()
 	if r.Errno != 0 {
-		s.p.w.fail("%s: accept: %v", s.p.role, r.Errno)
+		s.p.w.Fail("%s: accept: %v", s.p.role, r.Errno)
 	}
 	remote, err := netip.ParseAddrPort(r.Addr)
-	if err != nil && s.p.w.err == nil {
-		s.p.w.fail("%s: accept gave the address %q", s.p.role, r.Addr)
+	if err != nil && s.p.w.Err == nil {
+		s.p.w.Fail("%s: accept gave the address %q", s.p.role, r.Addr)
 	}
 	n := &Sock{p: s.p, fd: int(r.N)}
 	n.end = s.p.w.newEnd(name, s.p.ns, n.local(), remote)
@@ -535,8 +399,8 @@ func (s *Sock) Exchange(peer *Sock, n, m int) {
 // Send sends n bytes that the kernel must accept at once.
 func (s *Sock) Send(n int) {
 	r := s.p.call(s.end, &request{Op: opSend, FD: s.fd, N: n, Flags: unix.MSG_NOSIGNAL}, fmt.Sprintf("%d bytes", n))
-	if s.p.w.err == nil && (r.Errno != 0 || r.N != int64(n)) {
-		s.p.w.fail("%s: send %d: %d %s", s.p.role, n, r.N, unix.ErrnoName(r.Errno))
+	if s.p.w.Err == nil && (r.Errno != 0 || r.N != int64(n)) {
+		s.p.w.Fail("%s: send %d: %d %s", s.p.role, n, r.N, unix.ErrnoName(r.Errno))
 	}
 }
 
@@ -549,32 +413,32 @@ func (s *Sock) SendFails(n int, errno unix.Errno) {
 // SendUrgent sends n bytes, the last of them urgent.
 func (s *Sock) SendUrgent(n int) {
 	r := s.p.call(s.end, &request{Op: opSend, FD: s.fd, N: n, Flags: unix.MSG_NOSIGNAL | unix.MSG_OOB}, fmt.Sprintf("%d bytes, MSG_OOB", n))
-	if s.p.w.err == nil && (r.Errno != 0 || r.N != int64(n)) {
-		s.p.w.fail("%s: send %d: %d %s", s.p.role, n, r.N, unix.ErrnoName(r.Errno))
+	if s.p.w.Err == nil && (r.Errno != 0 || r.N != int64(n)) {
+		s.p.w.Fail("%s: send %d: %d %s", s.p.role, n, r.N, unix.ErrnoName(r.Errno))
 	}
 }
 
 // RecvUrgent reads the urgent byte with MSG_OOB.
 func (s *Sock) RecvUrgent() {
 	r := s.p.call(s.end, &request{Op: opRecv, FD: s.fd, N: 1, Flags: unix.MSG_OOB}, "1 byte, MSG_OOB")
-	if s.p.w.err == nil && (r.Errno != 0 || r.N != 1) {
-		s.p.w.fail("%s: recv of the urgent byte: %d %s", s.p.role, r.N, unix.ErrnoName(r.Errno))
+	if s.p.w.Err == nil && (r.Errno != 0 || r.N != 1) {
+		s.p.w.Fail("%s: recv of the urgent byte: %d %s", s.p.role, r.N, unix.ErrnoName(r.Errno))
 	}
 }
 
 // Peek looks at n bytes without taking them.
 func (s *Sock) Peek(n int) {
 	r := s.p.call(nil, &request{Op: opRecv, FD: s.fd, N: n, Flags: unix.MSG_PEEK | unix.MSG_WAITALL}, fmt.Sprintf("%d bytes, MSG_PEEK", n))
-	if s.p.w.err == nil && (r.Errno != 0 || r.N != int64(n)) {
-		s.p.w.fail("%s: peek at %d: %d %s", s.p.role, n, r.N, unix.ErrnoName(r.Errno))
+	if s.p.w.Err == nil && (r.Errno != 0 || r.N != int64(n)) {
+		s.p.w.Fail("%s: peek at %d: %d %s", s.p.role, n, r.N, unix.ErrnoName(r.Errno))
 	}
 }
 
 // Splice takes n bytes by splice(2); 0: the end of the stream.
 func (s *Sock) Splice(n int) {
 	r := s.p.call(s.end, &request{Op: opSplice, FD: s.fd, N: max(n, 1)}, fmt.Sprintf("%d bytes", max(n, 1)))
-	if s.p.w.err == nil && (r.Errno != 0 || r.N != int64(n)) {
-		s.p.w.fail("%s: splice of %d: %d %s", s.p.role, n, r.N, unix.ErrnoName(r.Errno))
+	if s.p.w.Err == nil && (r.Errno != 0 || r.N != int64(n)) {
+		s.p.w.Fail("%s: splice of %d: %d %s", s.p.role, n, r.N, unix.ErrnoName(r.Errno))
 	}
 }
 
@@ -592,8 +456,8 @@ func (s *Sock) SendRaises(n int) {
 func (s *Sock) SendKilled(n int) {
 	s.p.must(nil, &request{Op: opSignalDfl, N: int(unix.SIGPIPE)}, "SIGPIPE")
 	s.p.last(s.end, &request{Op: opSend, FD: s.fd, N: n}, fmt.Sprintf("%d bytes", n))
-	if proc := s.p.w.procs[s.p.role]; s.p.w.err == nil && proc.Signal != unix.SIGPIPE {
-		s.p.w.fail("%s did not die of SIGPIPE: status %d, signal %v", s.p.role, proc.Status, proc.Signal)
+	if proc := s.p.w.procs[s.p.role]; s.p.w.Err == nil && proc.Signal != unix.SIGPIPE {
+		s.p.w.Fail("%s did not die of SIGPIPE: status %d, signal %v", s.p.role, proc.Status, proc.Signal)
 	}
 }
 
@@ -608,16 +472,16 @@ func (s *Sock) Fill(limit int) int64 {
 // Recv reads exactly n bytes.
 func (s *Sock) Recv(n int) {
 	r := s.p.call(s.end, &request{Op: opRecv, FD: s.fd, N: n, Flags: unix.MSG_WAITALL}, fmt.Sprintf("%d bytes", n))
-	if s.p.w.err == nil && (r.Errno != 0 || r.N != int64(n)) {
-		s.p.w.fail("%s: recv %d: %d %s", s.p.role, n, r.N, unix.ErrnoName(r.Errno))
+	if s.p.w.Err == nil && (r.Errno != 0 || r.N != int64(n)) {
+		s.p.w.Fail("%s: recv %d: %d %s", s.p.role, n, r.N, unix.ErrnoName(r.Errno))
 	}
 }
 
 // RecvEOF reads the end of the stream.
 func (s *Sock) RecvEOF() {
 	r := s.p.call(s.end, &request{Op: opRecv, FD: s.fd, N: 4096}, "4096 bytes")
-	if s.p.w.err == nil && (r.Errno != 0 || r.N != 0) {
-		s.p.w.fail("%s: recv was to find the end of the stream, but: %d %s", s.p.role, r.N, unix.ErrnoName(r.Errno))
+	if s.p.w.Err == nil && (r.Errno != 0 || r.N != 0) {
+		s.p.w.Fail("%s: recv was to find the end of the stream, but: %d %s", s.p.role, r.N, unix.ErrnoName(r.Errno))
 	}
 }
 
@@ -636,16 +500,16 @@ func (s *Sock) Drain(errno unix.Errno) int64 {
 // SendPages sends n bytes, whole pages, in a form that the peer can map.
 func (s *Sock) SendPages(n int) {
 	r := s.p.call(s.end, &request{Op: opSendPages, FD: s.fd, N: n}, fmt.Sprintf("%d bytes", n))
-	if s.p.w.err == nil && (r.Errno != 0 || r.N != int64(n)) {
-		s.p.w.fail("%s: zero-copy send %d: %d %s", s.p.role, n, r.N, unix.ErrnoName(r.Errno))
+	if s.p.w.Err == nil && (r.Errno != 0 || r.N != int64(n)) {
+		s.p.w.Fail("%s: zero-copy send %d: %d %s", s.p.role, n, r.N, unix.ErrnoName(r.Errno))
 	}
 }
 
 // RecvPages reads n bytes by mapping them.
 func (s *Sock) RecvPages(n int) {
 	r := s.p.call(s.end, &request{Op: opZeroCopy, FD: s.fd, N: n}, fmt.Sprintf("%d bytes", n))
-	if s.p.w.err == nil && (r.Errno != 0 || r.N != int64(n)) {
-		s.p.w.fail("%s: zero-copy receive of %d: %d %s", s.p.role, n, r.N, unix.ErrnoName(r.Errno))
+	if s.p.w.Err == nil && (r.Errno != 0 || r.N != int64(n)) {
+		s.p.w.Fail("%s: zero-copy receive of %d: %d %s", s.p.role, n, r.N, unix.ErrnoName(r.Errno))
 	}
 }
 
@@ -658,10 +522,10 @@ func (s *Sock) RecvThread(n int) *pending {
 
 // waitSyscall waits until a thread sleeps in a system call.
 func (w *World) waitSyscall(pid, tid int, nr int) {
-	w.until(fmt.Sprintf("thread %d to sleep in system call %d", tid, nr), func() (bool, string) {
+	w.Until(fmt.Sprintf("thread %d to sleep in system call %d", tid, nr), func() (bool, string) {
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%d/syscall", pid, tid))
 		if err != nil {
-			w.fail("cannot see what a puppet's thread does: %v", err)
+			w.Fail("cannot see what a puppet's thread does: %v", err)
 			return false, ""
 		}
 		var got int
@@ -736,17 +600,17 @@ func (s *Sock) Dup2Over() {
 // Fork starts a child of the process, named role, that inherits the socket.
 func (s *Sock) Fork(role string) *Sock {
 	child := s.p.inherit(role, s.fd)
-	return &Sock{p: child, fd: puppetHeir, end: s.end}
+	return &Sock{p: child, fd: puppetInherited, end: s.end}
 }
 
 // Link connects two puppets by a unix socket; the numbers are their ends of it.
 func (w *World) Link(a, b *Puppet) (int, int) {
-	if w.err != nil {
+	if w.Err != nil {
 		return -1, -1
 	}
 	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_SEQPACKET|unix.SOCK_CLOEXEC, 0)
 	if err != nil {
-		w.fail("cannot link %s and %s: %v", a.role, b.role, err)
+		w.Fail("cannot link %s and %s: %v", a.role, b.role, err)
 		return -1, -1
 	}
 	return a.inbox(os.NewFile(uintptr(fds[0]), "link")), b.inbox(os.NewFile(uintptr(fds[1]), "link"))
@@ -774,18 +638,18 @@ func (p *Puppet) Destroy(e *End) {
 func (p *Puppet) destroy(domain int, local, remote netip.AddrPort, errno unix.Errno) {
 	r := p.call(nil, &request{Op: opDestroy, Level: domain, Local: local.String(), Remote: remote.String()},
 		fmt.Sprintf("%v %v", local, remote))
-	if p.w.err == nil && r.Errno != errno {
-		p.w.fail("%s: SOCK_DESTROY %v %v: %s", p.role, local, remote, unix.ErrnoName(r.Errno))
+	if p.w.Err == nil && r.Errno != errno {
+		p.w.Fail("%s: SOCK_DESTROY %v %v: %s", p.role, local, remote, unix.ErrnoName(r.Errno))
 	}
 }
 
 // WaitState waits until the socket, which a process holds, is in one of the
 // states.
 func (s *Sock) WaitState(states ...event.State) {
-	s.p.w.until(fmt.Sprintf("%s to be in %v", s.end.Name, states), func() (bool, string) {
+	s.p.w.Until(fmt.Sprintf("%s to be in %v", s.end.Name, states), func() (bool, string) {
 		r := s.p.probe(&request{Op: opState, FD: s.fd})
 		if r.Errno != 0 {
-			s.p.w.fail("%s: TCP_INFO: %v", s.p.role, r.Errno)
+			s.p.w.Fail("%s: TCP_INFO: %v", s.p.role, r.Errno)
 		}
 		return slices.Contains(states, event.State(r.N)), event.State(r.N).String()
 	})
@@ -793,30 +657,30 @@ func (s *Sock) WaitState(states ...event.State) {
 
 // WaitAcked waits until the peer has acknowledged all that was sent.
 func (s *Sock) WaitAcked() {
-	s.p.w.waitRow(s.end, "everything acknowledged", func(r tableRow) bool { return r.tx == 0 })
+	s.p.w.waitRow(s.end, "everything acknowledged", func(r harness.Row) bool { return r.Send == 0 })
 }
 
 // WaitUnread waits until n bytes (an EOF counts as one) wait to be read.
 func (s *Sock) WaitUnread(n int) { s.p.w.waitUnread(s.end, n) }
 
 func (w *World) waitUnread(e *End, n int) {
-	w.waitRow(e, fmt.Sprintf("%d bytes unread", n), func(r tableRow) bool { return r.rx == uint64(n) })
+	w.waitRow(e, fmt.Sprintf("%d bytes unread", n), func(r harness.Row) bool { return r.Receive == uint64(n) })
 }
 
 // queueOf waits for a connection in the accept queue of one of two listeners on
 // the same port, both empty before, and says which.
 func (w *World) queueOf(a, b *Sock) *Sock {
 	found := a
-	w.until("a connection in an accept queue", func() (bool, string) {
+	w.Until("a connection in an accept queue", func() (bool, string) {
 		for _, l := range []*Sock{a, b} {
 			link, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%d", l.p.pid, l.fd))
 			if err != nil {
-				w.fail("cannot identify a listener: %v", err)
+				w.Fail("cannot identify a listener: %v", err)
 				return false, ""
 			}
-			key := &End{Local: l.at, Remote: netip.AddrPortFrom(unspecified(l.at.Addr()), 0), NetNS: l.p.ns.inode}
+			key := &End{Local: l.at, Remote: netip.AddrPortFrom(unspecified(l.at.Addr()), 0), NetNS: l.p.ns.Inode}
 			for _, r := range w.rows(key) {
-				if link == fmt.Sprintf("socket:[%d]", r.inode) && r.rx > 0 {
+				if link == fmt.Sprintf("socket:[%d]", r.Inode) && r.Receive > 0 {
 					found = l
 					return true, ""
 				}
@@ -844,34 +708,10 @@ func (w *World) rename(e *End, name string) {
 		}
 	}
 	e.Name = name
-	if w.err == nil && w.ends[name] != nil {
-		w.fail("the story has two ends named %s", name)
+	if w.Err == nil && w.ends[name] != nil {
+		w.Fail("the story has two ends named %s", name)
 	}
 	w.ends[name] = e
-}
-
-// SysctlMachine writes a setting of the whole machine and returns what puts the
-// old value back; it is put back in any case when the World ends.
-func (w *World) SysctlMachine(name, value string) (restore func()) {
-	if w.err != nil {
-		return func() {}
-	}
-	path := sysctlPath(name)
-	old, err := os.ReadFile(path)
-	if err != nil {
-		w.fail("cannot read %s, which belongs to the machine's first network namespace: %w", name, err)
-		return func() {}
-	}
-	back := sync.OnceValue(func() error { return sysctl(name, strings.TrimSpace(string(old))) })
-	w.restore = append(w.restore, back)
-	if err := sysctl(name, value); err != nil {
-		w.fail("%w", err)
-	}
-	return func() {
-		if err := back(); err != nil {
-			w.fail("%w", err)
-		}
-	}
 }
 
 // farAddr and nearAddr are the addresses of the second and of the home namespace

@@ -4,18 +4,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"runtime"
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/tcpbye/tcpbye/demo/scenario"
 	"github.com/tcpbye/tcpbye/tracer"
+	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/record"
 	"github.com/tcpbye/tcpbye/tracer/session"
+	"github.com/tcpbye/tcpbye/tracer/story"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
-// Stage is a running tracer that scenarios play before.
+// Stage is a running tracer that endings are played before.
 type Stage struct {
 	tracer *tracer.Tracer
 	meta   record.Meta
@@ -25,19 +30,31 @@ type Stage struct {
 	err    error         // why; valid once done is closed
 
 	mu      sync.Mutex
+	plays   []time.Duration // when those began that go on; what is older is forgotten
 	events  []event.Event
+	stories []told
 	settled time.Duration // no older event will come
 	moved   chan struct{} // closed and replaced when settled moves
 }
 
-// Open attaches everything, recv(2) included, and traces until Close.
+// told is a socket's story, and when it was told.
+type told struct {
+	at     time.Duration
+	events []event.Event
+}
+
+// Open attaches everything and traces until Close. recv(2) is watched, too, unless
+// opts.Story asks for stories, which that would end.
 func Open(opts tracer.Options) (*Stage, error) {
-	opts.Receive = true
+	opts.Receive = !opts.Story
 	t, err := tracer.Open(opts)
 	if err != nil {
 		return nil, err
 	}
 	s := &Stage{tracer: t, done: make(chan struct{}), moved: make(chan struct{})}
+	if opts.Story && !t.Stories() {
+		return nil, errors.Join(errors.New("this kernel tells no stories"), t.Close())
+	}
 	if s.meta, err = session.Describe(t.Attachments()); err != nil {
 		return nil, errors.Join(err, t.Close())
 	}
@@ -49,16 +66,36 @@ func Open(opts tracer.Options) (*Stage, error) {
 	s.cancel = cancel
 	go func() {
 		defer close(s.done)
-		s.err = t.Run(ctx, tracer.Handler{Event: s.take, Tick: s.tick})
+		s.err = t.Run(ctx, tracer.Handler{Event: s.takeEvent, Story: s.takeStory, Tick: s.tick})
 	}()
 	return s, nil
 }
 
-func (s *Stage) take(e event.Event) error {
+func (s *Stage) takeEvent(e event.Event) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.events = append(s.events, e)
+	if len(s.plays) > 0 {
+		s.events = append(s.events, e)
+	}
 	return nil
+}
+
+func (s *Stage) takeStory(raw []byte) error {
+	x, err := decodeStory(raw)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(s.plays) > 0 {
+		s.stories = append(s.stories, x)
+	}
+	return err
+}
+
+func decodeStory(raw []byte) (told, error) {
+	var s story.Story
+	if err := s.Decode(raw, tracer.Jiffy(), runtime.GOARCH); err != nil {
+		return told{}, err
+	}
+	return told{s.Told, s.Events(nil)}, nil
 }
 
 func (s *Stage) tick(now time.Duration) error {
@@ -75,6 +112,27 @@ func (s *Stage) Attachments() []tracer.Attachment { return s.tracer.Attachments(
 
 // Meta is the head that a recording of what is played here has.
 func (s *Stage) Meta() record.Meta { return s.meta }
+
+// Missing are the hooks that could not be attached and that a verdict may need.
+func (s *Stage) Missing() []event.Hook {
+	return slices.DeleteFunc(slices.Clone(s.scope.Missing), func(h event.Hook) bool { return h == event.HookStack })
+}
+
+// Record writes a recording of a run's events, to be judged again.
+func (s *Stage) Record(w io.Writer, name string, events []event.Event) error {
+	meta := s.meta
+	meta.Scenario = name
+	rec, err := record.NewWriter(w, meta)
+	if err != nil {
+		return err
+	}
+	for _, e := range events {
+		if err := rec.Event(e); err != nil {
+			return err
+		}
+	}
+	return rec.Close(record.End{Events: uint64(len(events))})
+}
 
 // Close ends the trace. Its error says, too, that events were lost.
 func (s *Stage) Close() error {
@@ -96,6 +154,26 @@ func (s *Stage) Skipped() (uint64, error) {
 	return st.Skipped, err
 }
 
+// Watch keeps what the tracer tells from now on, until unwatch is called.
+func (s *Stage) Watch() (unwatch func(), err error) {
+	now, err := tracer.Monotonic()
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.plays = append(s.plays, now)
+	return func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		i := slices.Index(s.plays, now)
+		s.plays = slices.Delete(s.plays, i, i+1)
+		old := func(at time.Duration) bool { return len(s.plays) == 0 || at < slices.Min(s.plays) }
+		s.events = slices.DeleteFunc(s.events, func(e event.Event) bool { return old(e.Time) })
+		s.stories = slices.DeleteFunc(s.stories, func(x told) bool { return old(x.events[0].Time) })
+	}, nil
+}
+
 // Played is one run of a scenario.
 type Played struct {
 	Outcome scenario.Outcome // what the oracle saw
@@ -105,43 +183,97 @@ type Played struct {
 
 // Play plays a scenario and judges it. Several may play at once. Its error is
 // a *scenario.Missing where the kernel lacks what the scenario needs.
-func (s *Stage) Play(ctx context.Context, sc scenario.Scenario, opt scenario.Options) (Played, error) {
-	var p Played
-	var err error
+func (s *Stage) Play(ctx context.Context, sc scenario.Scenario, opt scenario.Options) (p Played, err error) {
+	unwatch, err := s.Watch()
+	if err != nil {
+		return p, err
+	}
+	defer unwatch()
 	if p.Outcome, err = scenario.Execute(ctx, sc, opt); err != nil {
 		return p, err
 	}
-	if p.Events, err = s.story(ctx, p.Outcome); err != nil {
-		return p, err
-	}
-	for c, v := range verdict.JudgeAll(p.Events, s.scope) {
-		p.Ends = append(p.Ends, scenario.JudgedEnd{Connection: c, Verdict: v})
-	}
-	return p, nil
+	p.Events, p.Ends, err = s.Judge(ctx, p.Outcome.Since, p.Outcome.Until, p.Outcome.Pick)
+	return p, err
 }
 
-// story picks the events of a run, once the last of them must have come. What
-// is later than Until is the cleaning up.
-func (s *Stage) story(ctx context.Context, o scenario.Outcome) ([]event.Event, error) {
+// Judge judges a run that was watched, once the last of its events must have come.
+// What is later than until is the cleaning up; pick leaves out what is not of the run.
+func (s *Stage) Judge(ctx context.Context, since, until time.Duration, pick func([]event.Event) []event.Event) ([]event.Event, []scenario.JudgedEnd, error) {
+	if err := s.wait(ctx, until); err != nil {
+		return nil, nil, err
+	}
+	open, err := s.openStories(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	during := func(all []event.Event) []event.Event {
+		var list []event.Event
+		for _, e := range all {
+			if e.Time >= since && e.Time <= until {
+				list = append(list, e)
+			}
+		}
+		return pick(list)
+	}
 	s.mu.Lock()
-	for s.settled <= o.Until {
-		moved := s.moved
+	defer s.mu.Unlock()
+	events := during(s.events)
+	j := conn.New(conn.Options{Hold: true})
+	seen := map[[2]uint64]bool{}
+	for _, x := range slices.Concat(s.stories, open) {
+		first := x.events[0]
+		if id := [2]uint64{first.Sock, first.Conn}; first.Time >= since && !seen[id] {
+			seen[id] = true
+			if own := during(x.events); len(own) > 0 {
+				j.AddStory(min(x.at, until), own)
+			}
+		}
+	}
+	for _, e := range events {
+		j.Add(e)
+	}
+	var ends []scenario.JudgedEnd
+	for _, c := range j.Flush() {
+		ends = append(ends, scenario.JudgedEnd{Connection: c, Verdict: verdict.Judge(c, s.scope)})
+	}
+	return events, ends, nil
+}
+
+// openStories are those that are not over, as far as they have come.
+func (s *Stage) openStories(ctx context.Context) (open []told, err error) {
+	if !s.tracer.Stories() {
+		return nil, nil
+	}
+	err = s.tracer.OpenStories(func(raw []byte) error {
+		x, err := decodeStory(raw)
+		open = append(open, x)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	now, err := tracer.Monotonic()
+	if err != nil {
+		return nil, err
+	}
+	return open, s.wait(ctx, now) // what was told meanwhile has come
+}
+
+// wait waits until no event can come any more that is as old.
+func (s *Stage) wait(ctx context.Context, until time.Duration) error {
+	for {
+		s.mu.Lock()
+		settled, moved := s.settled, s.moved
 		s.mu.Unlock()
+		if settled > until {
+			return nil
+		}
 		select {
 		case <-moved:
 		case <-s.done:
-			return nil, fmt.Errorf("the trace ended in the middle of a scenario: %w", s.err)
+			return fmt.Errorf("the trace ended in the middle of a run: %w", s.err)
 		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-		s.mu.Lock()
-	}
-	defer s.mu.Unlock()
-	var during []event.Event
-	for _, e := range s.events {
-		if e.Time >= o.Since && e.Time <= o.Until {
-			during = append(during, e)
+			return ctx.Err()
 		}
 	}
-	return o.Pick(during), nil
 }
