@@ -76,7 +76,7 @@ func escape(text string) string {
 
 // text is a paragraph's worth of text.
 func (r *roff) text(text string) {
-	for line := range strings.SplitSeq(ansi.Wordwrap(strings.Join(strings.Fields(text), " "), 68, ""), "\n") {
+	for line := range strings.SplitSeq(ansi.Wordwrap(strings.Join(strings.Fields(text), " "), 62, ""), "\n") {
 		if line = escape(strings.TrimSpace(line)); strings.HasPrefix(line, ".") || strings.HasPrefix(line, "'") {
 			line = `\&` + line
 		}
