@@ -104,9 +104,10 @@ lint:
 	$(GO) mod tidy -diff
 	@dead=$$($(GO) run $(DEADCODE) -test -tags lab ./...) && test -z "$$dead" || { echo "$$dead"; exit 1; }
 
-# The unit tests under the race detector, which needs a C compiler.
+# The unit tests under the race detector, which needs a C compiler, without those that
+# trace this machine again and again: the detector makes each start take seconds.
 test-race: compilers
-	$(GO) test -race ./...
+	$(GO) test -race -short ./...
 
 # Known vulnerabilities in what tcpbye links in. Needs their database, so it is no
 # part of the tests.
