@@ -133,7 +133,10 @@ func pick(t *testing.T, kernel, scenario string) *cut {
 // never left its host is not.
 func TestPath(t *testing.T) {
 	for scenario, want := range map[string]string{
-		"retransmit-timeout-ipv4": "500 bytes that web1 sent never reached the TCP of db1: they were lost on the way.",
+		"user-timeout-ipv4": "",
+		// The server is open still, and tells nothing of what it receives: the data may
+		// have come, and its acknowledgements been lost.
+		"retransmit-timeout-ipv4": "",
 		"unsent-keepalive-ipv4":   "",
 		"close-ipv4":              "",
 		"close-unread-ipv4":       "",

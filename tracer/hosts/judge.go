@@ -195,7 +195,7 @@ func (x *Joint) weigh(both verdict.Verdict) verdict.Verdict {
 		x.Outcome = Learned
 	case refuted && alone.Confidence == verdict.Certain:
 		x.Outcome = Disputed
-	case refuted:
+	case refuted && both.Confidence == verdict.Certain:
 		x.Outcome = Refuted
 	case alone.Cause != both.Cause:
 		x.Outcome = Learned

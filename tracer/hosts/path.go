@@ -88,7 +88,9 @@ func (p *pair) lostOn(j *joiner, from, to *end) (all []Loss) {
 		if from.Verdict.Class == verdict.TimedOut && f.Ended == at {
 			margin = 0
 		}
-		there := t.Ended == 0 && j.until(to) > at+margin || t.Ended > at+margin
+		// An end that is open tells nothing of what it receives, until something happens
+		// there: what came meanwhile is not known.
+		there := r.at > at+margin
 		fin := finSent(f) != 0 && s.all
 		switch missing := s.nxt - min(s.nxt, max(r.rcv, s.una)); {
 		case missing == 0 || !there || unsent(f):
