@@ -72,7 +72,7 @@ func (o *output) showFlags(cmd *cobra.Command, format report.Format) {
 	o.format = string(format)
 	cmd.Flags().VarP((*outputFlag)(o), "output", "o", "how to show: "+strings.Join(names, ", ")+"; `FORMAT`=FILE, or a FILE whose name ends in the format, goes there; several may be given")
 	cmd.Flags().StringVar(&o.fields, "fields", "", "show these `COLUMNS` of the table or of CSV, with commas: time,process,remote,how,cause,sentence")
-	cmd.Flags().StringVar(&o.sort, "sort", "", "sort the table or CSV by this `COLUMN`, and show it at the end: lost, age, process, … (-age: the other way round)")
+	cmd.Flags().StringVar(&o.sort, "sort", "", "sort the table or CSV by this `COLUMN`, and show it at the end: lost, age, process, … (numbers the largest first, names from a on; -age: the other way round)")
 	cmd.Flags().BoolVar(&o.wide, "wide", false, "let the table be wider than the terminal: cut nothing")
 	cmd.Flags().StringVar(&o.color, "color", "auto", "auto, always or never")
 	cmd.Flags().BoolVarP(&o.verbose, "verbose", "v", false, "show the events that prove each verdict")

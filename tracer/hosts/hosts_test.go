@@ -133,7 +133,7 @@ func pick(t *testing.T, kernel, scenario string) *cut {
 // never left its host is not.
 func TestPath(t *testing.T) {
 	for scenario, want := range map[string]string{
-		"user-timeout-ipv4": "",
+		"user-timeout-ipv4": "500 bytes that web1 sent never reached the TCP of db1: they were lost on the way.",
 		// The server is open still, and tells nothing of what it receives: the data may
 		// have come, and its acknowledgements been lost.
 		"retransmit-timeout-ipv4": "",

@@ -142,7 +142,7 @@ func (s *PcapngSink) packet(c *Commented) error {
 	}
 	texts := c.Comments
 	if c.Several {
-		texts = append(texts, fmt.Sprintf("tcpbye: these %s may have been several segments", bytesText(uint64(c.Len))))
+		texts = append(texts, fmt.Sprintf("tcpbye: these %s may have been several segments, sent by now: when, where each began and what it acknowledged is not known", bytesText(uint64(c.Len))))
 	}
 	if c.Latest {
 		texts = append(texts, "tcpbye: no later than this; when exactly is not known")
