@@ -305,7 +305,7 @@ func (t *tracing) open(cmd *cobra.Command, args []string) error {
 	if more := chosen - shown; more > 0 {
 		all = fmt.Sprintf("; --all shows %d more", more)
 	}
-	fmt.Fprintf(t.env.stderr, "%d open, %d shown, %d will not end by %s; %d in TIME_WAIT%s\n", seen, len(sockets), marked, themselves, snap.TimeWait, all)
+	fmt.Fprintf(t.env.stderr, "%d open, %d shown, %d will not end by %s; %d in TIME_WAIT in all%s\n", seen, len(sockets), marked, themselves, snap.TimeWait, all)
 	return nil
 }
 
