@@ -134,7 +134,8 @@ func TestTop(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if err := cmd.Wait(); err != nil {
+			// SIGTERM cuts a run short that is not over yet, and its status says so.
+			if err := cmd.Wait(); err != nil && !(end == "SIGTERM" && cmd.ProcessState.ExitCode() == 128+int(unix.SIGTERM)) {
 				t.Errorf("%v: %s", err, &talk)
 			}
 			restored(t, s, slave, before)

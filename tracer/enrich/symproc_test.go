@@ -62,6 +62,9 @@ const nobodys = math.MaxInt32 // PIDs from here on are no process's
 // A file that takes too much costs its own names, and its owner's new ones for a
 // while. It is not read again.
 func TestHostileFiles(t *testing.T) {
+	if raced {
+		t.Skip("the race detector needs more memory than the process that reads symbols may have")
+	}
 	for name, program := range map[string][]byte{"memory": hungry(), "time": slow()} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
