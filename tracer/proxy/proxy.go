@@ -19,11 +19,25 @@ const (
 	after = 250 * time.Millisecond
 )
 
+// Prompt is what ended a leg from outside.
+type Prompt string
+
+const (
+	NotPrompted    Prompt = "" // its process began, or it has not ended
+	PromptFIN      Prompt = "fin"
+	PromptReset    Prompt = "reset"      // of the peer
+	PromptPath     Prompt = "path-reset" // one that the peer's stack did not send
+	PromptTimeout  Prompt = "timeout"
+	PromptOperator Prompt = "operator" // somebody on this machine destroyed the socket
+	PromptOther    Prompt = "other"
+)
+
 // Leg is one connection of a proxy.
 type Leg struct {
 	Conn    *conn.Connection
 	Down    bool          // the process accepted it
 	Prompt  time.Duration // when it was ended from outside; 0: it was not
+	By      Prompt        // what that was
 	Act     time.Duration // when the process let go of it; 0: not seen
 	TID     uint32        // the thread that did; 0: not known
 	Began   time.Duration // when it ended, for anybody
@@ -103,27 +117,46 @@ func leg(c *conn.Connection, v *verdict.Verdict, who *conn.Process) *Leg {
 	l.begun = opener(c, who.PID)
 	l.Act, l.TID, l.died = letGo(c, who.PID)
 	l.killed = v.Act == verdict.ActKilled || v.LocalFin != nil && v.LocalFin.Act == verdict.ActKilled
-	if f := v.PeerFin; f != nil {
-		l.Prompt = f.At
+	if f := v.PeerFin; f != nil && f.At != 0 {
+		l.Prompt, l.By = f.At, PromptFIN
 	}
-	if r := v.Reset; r != nil && (l.Prompt == 0 || r.At < l.Prompt) {
-		l.Prompt = r.At
-	}
-	if v.Class == verdict.TimedOut && l.Prompt == 0 && c.Ended != 0 {
-		l.Prompt = c.Ended
+	if r := v.Reset; r != nil && r.At != 0 && (l.Prompt == 0 || r.At < l.Prompt) {
+		l.Prompt, l.By = r.At, PromptReset
+		if v.Ender == verdict.Path {
+			l.By = PromptPath
+		}
 	}
 	// A RST is not told as one on each rung: the end that no process made is.
-	if l.Prompt == 0 && c.Ended != 0 && (l.Act == 0 || c.Ended < l.Act) {
-		l.Prompt = c.Ended
+	if c.Ended != 0 && l.Prompt == 0 && (v.Class == verdict.TimedOut || l.Act == 0 || c.Ended < l.Act) {
+		l.Prompt, l.By = c.Ended, unseen(v)
+	}
+	// Of what destroyed the socket the peer may have heard and answered.
+	if v.Ender == verdict.Admin && c.Ended != 0 && c.Ended <= l.Prompt {
+		l.Prompt, l.By = c.Ended, PromptOperator
 	}
 	if l.Prompt != 0 && l.Act != 0 && l.Act <= l.Prompt {
-		l.Prompt = 0 // it was the process that began
+		l.Prompt, l.By = 0, NotPrompted // it was the process that began
 	}
 	l.Began = l.Act
 	if l.Prompt != 0 {
 		l.Began = l.Prompt
 	}
 	return l
+}
+
+// unseen is what ended a socket of which neither a FIN nor a RST was told.
+func unseen(v *verdict.Verdict) Prompt {
+	switch {
+	case v.Class == verdict.TimedOut:
+		return PromptTimeout
+	case v.Ender == verdict.Admin:
+		return PromptOperator
+	case v.Class == verdict.Aborted && v.Ender == verdict.Path:
+		return PromptPath
+	case v.Class == verdict.Aborted && (v.Ender == verdict.Peer || v.Ender == verdict.PeerProcess || v.Ender == verdict.PeerKernel):
+		return PromptReset
+	}
+	return PromptOther
 }
 
 // opener is the thread of a process that opened or accepted a socket; 0: not seen.

@@ -124,3 +124,36 @@ func TestTies(t *testing.T) {
 		}
 	}
 }
+
+// TestPrompt: what ended a leg is what came first, whatever its verdict calls the ending.
+func TestPrompt(t *testing.T) {
+	fin, reset := &verdict.Goodbye{At: 10 * ms}, &verdict.Reset{At: 10 * ms}
+	late := &verdict.Reset{At: 11 * ms}
+	for _, x := range []struct {
+		name  string
+		ended time.Duration
+		v     verdict.Verdict
+		want  proxy.Prompt
+	}{
+		{"a FIN", 12 * ms, verdict.Verdict{Class: verdict.Graceful, PeerFin: fin}, proxy.PromptFIN},
+		{"a FIN, and a RST after it", 11 * ms, verdict.Verdict{Class: verdict.Aborted, Ender: verdict.Peer, PeerFin: fin, Reset: late}, proxy.PromptFIN},
+		{"a FIN, and then nothing", 12 * ms, verdict.Verdict{Class: verdict.TimedOut, PeerFin: fin}, proxy.PromptFIN},
+		{"a RST", 10 * ms, verdict.Verdict{Class: verdict.Aborted, Ender: verdict.Peer, Reset: reset}, proxy.PromptReset},
+		{"a RST that was not seen", 10 * ms, verdict.Verdict{Class: verdict.Aborted, Ender: verdict.Peer}, proxy.PromptReset},
+		{"a forged RST", 10 * ms, verdict.Verdict{Class: verdict.Aborted, Ender: verdict.Path, Reset: reset}, proxy.PromptPath},
+		{"a timeout", 10 * ms, verdict.Verdict{Class: verdict.TimedOut, Ender: verdict.LocalKernel}, proxy.PromptTimeout},
+		{"ss -K", 10 * ms, verdict.Verdict{Class: verdict.Aborted, Ender: verdict.Admin}, proxy.PromptOperator},
+		{"ss -K, and an answer", 10 * ms, verdict.Verdict{Class: verdict.Aborted, Ender: verdict.Admin, Reset: reset}, proxy.PromptOperator},
+		{"ss -K after a FIN", 12 * ms, verdict.Verdict{Class: verdict.Aborted, Ender: verdict.Admin, PeerFin: fin}, proxy.PromptFIN},
+		{"not known", 10 * ms, verdict.Verdict{Class: verdict.Unknown, Confidence: verdict.Likely}, proxy.PromptOther},
+	} {
+		c, _ := ends(leg{name: "u", opened: ms, act: 13 * ms})
+		c.Ended = x.ended
+		p := proxy.New()
+		p.End(c, &x.v)
+		p.End(ends(leg{name: "d", down: true, opened: ms, act: 14 * ms}))
+		if all := p.Ties(); len(all) != 1 || all[0].Cause.By != x.want {
+			t.Errorf("%s: %+v, want the cause's end by %q", x.name, all, x.want)
+		}
+	}
+}

@@ -69,13 +69,20 @@ func Tied(x *proxy.Tie) string {
 	}
 	because := ""
 	cause := sideOf(x.Cause) + " " + addr(x.Cause.Remote())
-	switch x.Cause.Verdict.Class {
-	case verdict.Aborted, verdict.Unknown:
-		because = cause + " had reset " + comm
-	case verdict.TimedOut:
-		because = "the connection of " + comm + " to " + cause + " had timed out"
-	default:
+	its := "the connection of " + comm + " to " + cause
+	switch x.Cause.By {
+	case proxy.PromptFIN:
 		because = cause + " had closed its connection to " + comm
+	case proxy.PromptReset:
+		because = cause + " had reset " + comm
+	case proxy.PromptPath:
+		because = "something between " + comm + " and " + cause + " had reset their connection"
+	case proxy.PromptTimeout:
+		because = its + " had timed out"
+	case proxy.PromptOperator:
+		because = "somebody on this machine had destroyed " + its
+	default:
+		because = its + " had ended"
 	}
 	return fmt.Sprintf("%s/%s %s%s %s because %s %s before", comm, event.PIDText(x.Effect.PID), did, sideOf(x.Effect), addr(x.Effect.Remote()), because, gapText(x.Gap))
 }

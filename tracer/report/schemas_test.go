@@ -50,7 +50,7 @@ func TestSchemas(t *testing.T) {
 		*at = &proxy.Leg{Conn: &conn.Connection{ID: "1", Local: netip.MustParseAddrPort("10.0.0.1:1"), Remote: netip.MustParseAddrPort("10.0.0.2:2")}, PID: 7, Comm: "a\x1b",
 			Verdict: verdict.Verdict{Class: verdict.Aborted, Cause: cause}}
 	}
-	tie.Effect.Down = true
+	tie.Effect.Down, tie.Cause.By = true, proxy.PromptReset
 	if want, got := `a\x1b/7 reset the client 10.0.0.2:2 because the backend 10.0.0.2:2 had reset a\x1b 1.0 ms before`, Tied(&tie); got != want {
 		t.Errorf("%s\nwant %s", got, want)
 	}
@@ -112,5 +112,25 @@ func TestSchemas(t *testing.T) {
 	}
 	if SchemaOf("schema") != nil || SchemaOf("") != nil {
 		t.Error("there are schemas of nothing")
+	}
+}
+
+// TestTied: the sentence tells what ended the cause, whatever its verdict's class is.
+func TestTied(t *testing.T) {
+	at := &conn.Connection{Remote: netip.MustParseAddrPort("10.0.0.2:2")}
+	for by, want := range map[proxy.Prompt]string{
+		proxy.PromptFIN:      "the backend 10.0.0.2:2 had closed its connection to p",
+		proxy.PromptReset:    "the backend 10.0.0.2:2 had reset p",
+		proxy.PromptPath:     "something between p and the backend 10.0.0.2:2 had reset their connection",
+		proxy.PromptTimeout:  "the connection of p to the backend 10.0.0.2:2 had timed out",
+		proxy.PromptOperator: "somebody on this machine had destroyed the connection of p to the backend 10.0.0.2:2",
+		proxy.PromptOther:    "the connection of p to the backend 10.0.0.2:2 had ended",
+	} {
+		for _, class := range []verdict.Class{verdict.Aborted, verdict.Graceful, verdict.Unknown, verdict.TimedOut} {
+			x := proxy.Tie{Gap: time.Millisecond, Cause: &proxy.Leg{Conn: at, By: by, Verdict: verdict.Verdict{Class: class}}, Effect: &proxy.Leg{Conn: at, Down: true, PID: 7, Comm: "p"}}
+			if want, got := "p/7 closed the connection of the client 10.0.0.2:2 because "+want+" 1.0 ms before", Tied(&x); got != want {
+				t.Errorf("%s, %s: %s\nwant %s", by, class, got, want)
+			}
+		}
 	}
 }
