@@ -61,6 +61,11 @@ func (t *tying) tie(cmd *cobra.Command, args []string) error {
 		t.shown, t.tier = o, proxy.New()
 		return []report.Sink{t}
 	}
+	hides := ""
+	t.split = func() {
+		t.tier.Partial()
+		hides = "; a filter on addresses, ports or namespaces hides what else the process had, so none can be certain"
+	}
 	err := t.run(cmd, args)
 	var status *statusError
 	if err != nil && (!errors.As(err, &status) || status.err != nil) {
@@ -79,7 +84,7 @@ func (t *tying) tie(cmd *cobra.Command, args []string) error {
 			certain++
 		}
 	}
-	fmt.Fprintf(t.env.stderr, "tcpbye: %d tied, %d of them for certain\n", len(t.ties), certain)
+	fmt.Fprintf(t.env.stderr, "tcpbye: %d tied, %d of them for certain%s\n", len(t.ties), certain, hides)
 	return err
 }
 

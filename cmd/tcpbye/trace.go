@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -57,6 +58,9 @@ type tracing struct {
 	watch func(s *session.Session, command *session.Command) (enough bool, err error)
 	// commandEnv is what the command's environment has besides this program's.
 	commandEnv []string
+	// split is called where a filter, now or when it was recorded, may have kept one
+	// connection of a process and not another; nil: nobody asks.
+	split func()
 	// signal is told of signals between processes; nil: nobody.
 	signal func(event.Event)
 	// time is what the session tells its own time; nil: nobody.
@@ -336,6 +340,9 @@ func (t *tracing) run(cmd *cobra.Command, args []string) error {
 		if s, err = t.output.open(cmd.Context(), meta, nil, t.sink); err != nil {
 			return session.Config{}, err
 		}
+		if t.split != nil && asked.Splits() {
+			t.split()
+		}
 		show := s.show(meta.Scenario)
 		c := session.Config{Record: s.record, Count: t.count, Wall: s.wall, Cut: t.env.signals.cut}
 		c.Signal = t.signal
@@ -344,6 +351,13 @@ func (t *tracing) run(cmd *cobra.Command, args []string) error {
 		}
 		// What a command's run showed its recording shows again.
 		c.Chosen = func(r record.Choice) {
+			for _, b := range r.Filters {
+				var f filter.Filter
+				// The session says what is wrong with one that cannot be read.
+				if t.split != nil && json.Unmarshal(b, &f) == nil && f.Splits() {
+					t.split()
+				}
+			}
 			if t.read != nil && r.Command != 0 && t.ran != nil {
 				t.ran(r.Command, r.Time)
 			} else if t.read != nil && r.Command != 0 && len(asked.PIDs) == 0 {

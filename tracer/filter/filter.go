@@ -62,6 +62,11 @@ func (f *Filter) Empty() bool {
 		len(f.Local)+len(f.Remote)+len(f.NetNS)+len(f.Classes)+len(f.Causes) == 0
 }
 
+// Splits says whether the filter may keep one connection of a process and not another.
+func (f *Filter) Splits() bool {
+	return len(f.Ports)+len(f.LocalPorts)+len(f.PeerPorts)+len(f.Local)+len(f.Remote)+len(f.NetNS)+len(f.Classes)+len(f.Causes) > 0
+}
+
 // Excludes says whether two addresses are those of no connection that is wanted,
 // from whichever of its ends they are seen. As long as one of them is not whole,
 // nothing is excluded.

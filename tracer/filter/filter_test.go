@@ -247,3 +247,26 @@ func FuzzParse(f *testing.F) {
 		}
 	})
 }
+
+// TestSplits: only conditions on the process keep all of its connections.
+func TestSplits(t *testing.T) {
+	for _, x := range []struct {
+		spec Spec
+		want bool
+	}{
+		{Spec{}, false},
+		{Spec{PIDs: []string{"812"}, Comms: []string{"nginx"}, Users: []string{"33"}, Containers: []string{"docker/3f2a"}}, false},
+		{Spec{Ports: []string{"80"}}, true},
+		{Spec{LocalPorts: []string{"80"}}, true},
+		{Spec{PeerPorts: []string{"80"}}, true},
+		{Spec{Local: []string{"10.0.0.1"}}, true},
+		{Spec{Remote: []string{"10.0.0.0/8"}}, true},
+		{Spec{NetNS: []string{"blue"}}, true},
+		{Spec{Classes: []string{"aborted"}}, true},
+		{Spec{Causes: []string{"close-unread"}, PIDs: []string{"812"}}, true},
+	} {
+		if f, err := Parse(x.spec, world); err != nil || f.Splits() != x.want {
+			t.Errorf("%+v: want %v (%v)", x.spec, x.want, err)
+		}
+	}
+}

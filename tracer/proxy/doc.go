@@ -19,6 +19,9 @@
 //   - both passed on exactly as many bytes as the other received, in both directions, no
 //     other leg of that time did, and the process ended the two together.
 //
+// What is older than the trace, or nobody's as far as is known, counts as such a leg, and
+// nothing is certain where a connection was dropped or a filter may have kept some away.
+//
 // It is likely if each thread of the process ends the connections that it opened, as event
 // loops do; the same thread ended the two one right after the other; all that it ended
 // without a pause was such pairs, in one order; and so it is for every other leg that could

@@ -70,27 +70,34 @@ type Tie struct {
 
 // Tier ties legs.
 type Tier struct {
-	legs    map[uint32][]*Leg
-	n       int
-	dropped int
+	legs map[uint32][]*Leg
+	// witnesses cannot be tied, but could be what a leg had to do with: by process, 0
+	// for those that may be anybody's.
+	witnesses map[uint32][]*Leg
+	n         int
+	dropped   int
+	partial   bool
 }
 
 // maxLegs bounds what is kept.
 const maxLegs = 1 << 17
 
 // New makes a Tier.
-func New() *Tier { return &Tier{legs: map[uint32][]*Leg{}} }
+func New() *Tier { return &Tier{legs: map[uint32][]*Leg{}, witnesses: map[uint32][]*Leg{}} }
 
-// Dropped counts legs for which there was no room.
+// Partial says that not all connections of a process are told: then nothing is certain.
+func (t *Tier) Partial() { t.partial = true }
+
+// Dropped counts connections for which there was no room. Where there are any nothing is
+// certain.
 func (t *Tier) Dropped() int { return t.dropped }
 
 // End takes a judged end. It keeps the connection without its events.
+//
+// One that is older than the trace, leads to itself or has no known owner is not tied. It
+// is remembered all the same: it may be what a leg's bytes came from or went to.
 func (t *Tier) End(c *conn.Connection, v *verdict.Verdict) {
-	if c == nil || v.Class == verdict.Refused || c.Open == conn.OpenUnknown || c.Remote.Addr() == c.Local.Addr() && c.Remote.Port() == c.Local.Port() {
-		return
-	}
-	who := c.Owner
-	if who == nil {
+	if c == nil || v.Class == verdict.Refused {
 		return
 	}
 	if t.n >= maxLegs {
@@ -98,12 +105,27 @@ func (t *Tier) End(c *conn.Connection, v *verdict.Verdict) {
 		return
 	}
 	t.n++
+	who := c.Owner
+	if who == nil || c.Open == conn.OpenUnknown || c.Remote.Addr() == c.Local.Addr() && c.Remote.Port() == c.Local.Port() {
+		pid := uint32(0)
+		if who != nil {
+			pid = who.PID
+		}
+		t.witnesses[pid] = append(t.witnesses[pid], witness(c, v))
+		return
+	}
 	l := leg(c, v, who)
 	kept := *c
 	kept.Events, kept.Elsewhere, kept.Stacks, kept.Peer, kept.Hands = nil, nil, nil, nil, nil
 	l.Conn = &kept
 	l.Verdict.Evidence = nil
 	t.legs[who.PID] = append(t.legs[who.PID], l)
+}
+
+// witness is what is kept of a connection that is not tied: when it lived. How many bytes
+// went through it is not known where some did before the trace.
+func witness(c *conn.Connection, v *verdict.Verdict) *Leg {
+	return &Leg{Verdict: verdict.Verdict{Class: v.Class}, opened: c.Opened, Began: max(c.Ended, c.Last)}
 }
 
 func leg(c *conn.Connection, v *verdict.Verdict, who *conn.Process) *Leg {
@@ -226,14 +248,22 @@ func could(cause, effect *Leg) bool {
 // Ties ties what can be tied, in the order of the effects.
 func (t *Tier) Ties() []Tie {
 	var all []Tie
-	for _, legs := range t.legs {
+	for pid, legs := range t.legs {
+		around := slices.Concat(legs, t.witnesses[pid], t.witnesses[0])
 		of := candidates(legs)
 		next := beside(legs, of)
 		for _, e := range legs {
 			if e.Prompt != 0 {
 				continue
 			}
-			if x, ok := choose(e, of, next, legs); ok && !x.Cause.lossy && !e.lossy {
+			if x, ok := choose(e, of, next, around); ok && !x.Cause.lossy && !e.lossy {
+				if t.partial || t.dropped > 0 {
+					// That there was no other is not known.
+					x.Alone, x.Certain = false, false
+					if !x.Bytes && !x.Adjacent {
+						continue
+					}
+				}
 				all = append(all, x)
 			}
 		}
@@ -336,8 +366,9 @@ func inTurn(run []*Leg, of map[*Leg][]*Leg) bool {
 	return true
 }
 
-// choose finds the one cause of an effect.
-func choose(e *Leg, of map[*Leg][]*Leg, next map[*Leg]*Leg, legs []*Leg) (Tie, bool) {
+// choose finds the one cause of an effect; around are all connections that the process
+// may have had.
+func choose(e *Leg, of map[*Leg][]*Leg, next map[*Leg]*Leg, around []*Leg) (Tie, bool) {
 	candidates := of[e]
 	if len(candidates) == 0 {
 		return Tie{}, false
@@ -348,7 +379,7 @@ func choose(e *Leg, of map[*Leg][]*Leg, next map[*Leg]*Leg, legs []*Leg) (Tie, b
 	// Nobody else is there.
 	if len(candidates) == 1 && len(of[candidates[0]]) == 1 {
 		x := make(candidates[0])
-		if x.Alone = alone(x.Cause, e, legs); x.Alone {
+		if x.Alone = alone(x.Cause, e, around); x.Alone {
 			x.Certain = true
 			return x, true
 		}
@@ -367,7 +398,7 @@ func choose(e *Leg, of map[*Leg][]*Leg, next map[*Leg]*Leg, legs []*Leg) (Tie, b
 				n++
 			}
 		}
-		if x := make(c); n == 1 && !e.died && (c.Act-e.Act).Abs() <= together && unmatched(c, e, legs) {
+		if x := make(c); n == 1 && !e.died && (c.Act-e.Act).Abs() <= together && unmatched(c, e, around) {
 			x.Certain = true
 			return x, true
 		}

@@ -61,6 +61,10 @@ func ties(legs ...leg) (all []string) {
 	for _, x := range legs {
 		t.End(ends(x))
 	}
+	return told(t)
+}
+
+func told(t *proxy.Tier) (all []string) {
 	for _, x := range t.Ties() {
 		s := fmt.Sprintf("%s>%s", x.Cause.Conn.ID, x.Effect.Conn.ID)
 		if x.Certain {
@@ -155,5 +159,76 @@ func TestPrompt(t *testing.T) {
 		if all := p.Ties(); len(all) != 1 || all[0].Cause.By != x.want {
 			t.Errorf("%s: %+v, want the cause's end by %q", x.name, all, x.want)
 		}
+	}
+}
+
+// TestWitnesses: what cannot be tied itself still speaks against "no other".
+func TestWitnesses(t *testing.T) {
+	var legs []leg // two that are alone, and two of another process that have the same bytes
+	legs = append(legs, leg{name: "u", opened: ms, prompt: 10 * ms, act: 11 * ms}, leg{name: "d", down: true, opened: ms, act: 12 * ms})
+	for i, x := range []leg{{name: "u2", prompt: 10 * ms, act: 11 * ms, in: 5, out: 6}, {name: "d2", down: true, act: 12 * ms, in: 6, out: 5}, {name: "later", act: 500 * ms, in: 3}} {
+		x.pid, x.opened, x.begun, x.tid = 8, ms, uint32(20+i), uint32(30+i)
+		legs = append(legs, x)
+	}
+	for _, x := range []struct {
+		name  string
+		other func(c *conn.Connection, v *verdict.Verdict)
+		of    uint32
+		want  string
+	}{
+		{"none", nil, 0, "[u>d! u2>d2!]"},
+		{"older than the trace", func(c *conn.Connection, _ *verdict.Verdict) { c.Open, c.Opened = conn.OpenUnknown, 0 }, 7, "[u>d u2>d2!]"},
+		{"older than the trace, and open", func(c *conn.Connection, v *verdict.Verdict) {
+			c.Open, c.Opened, c.Ended, c.Last, v.Class = conn.OpenUnknown, 0, 0, 0, verdict.Open
+		}, 7, "[u>d u2>d2!]"},
+		{"older than the trace, where bytes tell", func(c *conn.Connection, _ *verdict.Verdict) { c.Open, c.Opened = conn.OpenUnknown, 0 }, 8, "[u>d!]"},
+		{"nobody's", func(c *conn.Connection, _ *verdict.Verdict) { c.Owner = nil }, 7, "[u>d]"},
+		{"with itself", func(c *conn.Connection, _ *verdict.Verdict) { c.Remote = c.Local }, 7, "[u>d u2>d2!]"},
+		{"older, and over before", func(c *conn.Connection, _ *verdict.Verdict) {
+			c.Open, c.Opened, c.Ended, c.Last = conn.OpenUnknown, 0, ms/2, ms/2
+		}, 7, "[u>d! u2>d2!]"},
+		{"refused", func(_ *conn.Connection, v *verdict.Verdict) { v.Class = verdict.Refused }, 7, "[u>d! u2>d2!]"},
+	} {
+		p := proxy.New()
+		if x.other != nil {
+			c, v := ends(leg{name: "other", pid: x.of, opened: 2 * ms, act: 400 * ms})
+			x.other(c, v)
+			p.End(c, v)
+		}
+		for _, l := range legs {
+			p.End(ends(l))
+		}
+		if got := fmt.Sprint(told(p)); got != x.want {
+			t.Errorf("%s: %s, want %s", x.name, got, x.want)
+		}
+	}
+	// Where not all is told nobody knows that there was no other.
+	p := proxy.New()
+	for _, l := range legs {
+		p.End(ends(l))
+	}
+	p.Partial()
+	for _, x := range p.Ties() {
+		if x.Certain || x.Alone {
+			t.Errorf("%s>%s of a part is certain", x.Cause.Conn.ID, x.Effect.Conn.ID)
+		}
+	}
+}
+
+// TestNoRoom: once something was dropped nothing is certain.
+func TestNoRoom(t *testing.T) {
+	p := proxy.New()
+	p.End(ends(leg{name: "u", opened: ms, prompt: 10 * ms, act: 11 * ms}))
+	p.End(ends(leg{name: "d", down: true, opened: ms, act: 12 * ms}))
+	c, v := ends(leg{name: "other", pid: 9, opened: ms, act: 12 * ms})
+	for range 1<<17 - 2 {
+		p.End(c, v)
+	}
+	if got := fmt.Sprint(told(p)); p.Dropped() != 0 || got != "[u>d!]" {
+		t.Fatalf("%d dropped: %s", p.Dropped(), got)
+	}
+	p.End(c, v)
+	if got := fmt.Sprint(told(p)); p.Dropped() != 1 || got != "[u>d]" {
+		t.Errorf("%d dropped: %s", p.Dropped(), got)
 	}
 }
