@@ -95,18 +95,38 @@ type route struct {
 // sample is a time and a value at it.
 type sample struct{ at, value time.Duration }
 
-// series keeps the first of many samples; n counts all.
+// series keeps the first of many samples. What the rest could disprove is known of all.
 type series struct {
-	n    int
-	kept []sample
+	n           int
+	kept        []sample
+	first, last time.Duration // when
+	least, most time.Duration // of the values
+	sum         uint64        // of the values
+	middle      time.Duration // of the kept values, once no more are kept
+	within      int           // of the values that were not kept: near the middle
+	off         time.Duration // how far from it these are
 }
 
-// maxSeries bounds a series. A pattern shows in the first of them.
+// maxSeries bounds what a series keeps. A pattern shows in the first samples; the later
+// ones can only disprove it.
 const maxSeries = 4096
 
 func (s *series) add(at, value time.Duration) {
-	if s.n++; len(s.kept) < maxSeries {
-		s.kept = append(s.kept, sample{at, value})
+	if s.n++; s.n == 1 {
+		s.first, s.last, s.least, s.most = at, at, value, value
+	}
+	s.first, s.last = min(s.first, at), max(s.last, at)
+	s.least, s.most = min(s.least, value), max(s.most, value)
+	s.sum += uint64(value)
+	if s.n > maxSeries {
+		if d := (value - s.middle).Abs(); d <= near(s.middle) {
+			s.within++
+			s.off = max(s.off, d)
+		}
+		return
+	}
+	if s.kept = append(s.kept, sample{at, value}); s.n == maxSeries {
+		s.middle = median(slices.Sorted(slices.Values(s.values())))
 	}
 }
 
@@ -118,16 +138,17 @@ func (s *series) values() []time.Duration {
 	return out
 }
 
-func (s *series) span() (first, last time.Duration) {
-	if len(s.kept) == 0 {
-		return 0, 0
-	}
-	first, last = s.kept[0].at, s.kept[0].at
-	for _, x := range s.kept {
-		first, last = min(first, x.at), max(last, x.at)
-	}
-	return first, last
+func (s *series) span() (first, last time.Duration) { return s.first, s.last }
+
+// core is the time around which nearly all lie, and how likely that is by chance if idle
+// times are spread over at least as much as the time itself: of those that were kept. The
+// rest counts within or not.
+func (s *series) core() (middle, off time.Duration, within int, chance float64) {
+	middle, off, within, chance = core(s.values())
+	return middle, max(off, s.off), within + s.within, chance
 }
+
+func median(sorted []time.Duration) time.Duration { return sorted[len(sorted)/2] }
 
 // traffic is what is known of a route.
 type traffic struct {
@@ -136,7 +157,7 @@ type traffic struct {
 	race    series // the same, and then the client's data came: the silence
 	reuse   series // how long after the service's FIN that was
 	broken  series // ended by a reset without a FIN, or a timeout, after a silence
-	itself  int    // of the kept broken ones: the reset answered nothing
+	itself  int    // of the broken ones: the reset answered nothing
 	lived   series // ended otherwise: the silence
 	full    series // accept queue
 	refused series
@@ -316,7 +337,7 @@ func silence(t *traffic, c *conn.Connection, v *verdict.Verdict, serves, byServi
 		t.idle.add(end, *v.Idle)
 		t.reuse.add(end, max(0, used(c, v, end)-fin.At))
 	case fin == nil && other == nil && silenced(v):
-		if t.broken.add(end, *v.Idle); v.Reset != nil && v.Reset.Answers == verdict.AnswerNone && len(t.broken.kept) == t.broken.n {
+		if t.broken.add(end, *v.Idle); v.Reset != nil && v.Reset.Answers == verdict.AnswerNone {
 			t.itself++
 		}
 		return
@@ -501,14 +522,13 @@ func (f *Finder) Findings() []Finding {
 // and a busy process is late.
 func near(period time.Duration) time.Duration { return max(20*time.Millisecond, period/100) }
 
-// core is the time around which nearly all lie, and how likely that is by chance if idle
-// times are spread over at least as much as the time itself.
+// core is a series' core, of values.
 func core(values []time.Duration) (middle, off time.Duration, within int, chance float64) {
 	if len(values) == 0 {
 		return 0, 0, 0, 1
 	}
 	sorted := slices.Sorted(slices.Values(values))
-	middle = sorted[len(sorted)/2]
+	middle = median(sorted)
 	for _, d := range sorted {
 		if x := (d - middle).Abs(); x <= near(middle) {
 			within++
@@ -539,8 +559,8 @@ func choose(n, k int) float64 {
 }
 
 func (t *traffic) keepalive(x Finding) []Finding {
-	period, off, within, chance := core(t.idle.values())
-	if chance > Chance || within*5 < len(t.idle.kept)*4 {
+	period, off, within, chance := t.idle.core()
+	if chance > Chance || within*5 < t.idle.n*4 {
 		return nil
 	}
 	n, until := 0, time.Duration(0)
@@ -561,32 +581,27 @@ func (t *traffic) keepalive(x Finding) []Finding {
 
 // limit finds that the path forgets connections that were silent too long.
 func (t *traffic) limit(x Finding) []Finding {
-	n := len(t.broken.kept)
+	n := t.broken.n
 	if n < Few {
 		return nil
 	}
-	sorted := slices.Sorted(slices.Values(t.broken.values()))
-	least := sorted[0]
-	var below time.Duration
-	for _, s := range t.lived.kept {
-		if s.value >= least {
-			return nil // one that was silent as long lived
-		}
-		below = max(below, s.value)
+	if t.lived.n > 0 && t.lived.most >= t.broken.least {
+		return nil // one that was silent as long lived
 	}
+	least, below := t.broken.least, t.lived.most
 	// Were it chance, the broken ones would be any of all.
-	chance := math.Exp(-choose(n+len(t.lived.kept), n))
+	chance := math.Exp(-choose(n+t.lived.n, n))
 	if !severally(t.broken.kept) {
 		chance = 1 // the peer may have been restarted once or twice
 	}
-	period, off, within, fixed := core(sorted)
+	period, off, within, fixed := t.broken.core()
 	if within*5 < n*4 || t.itself < n {
 		fixed = 1 // where the client was about to send, its own clock may be what is regular
 	}
 	if min(chance, fixed) > Chance {
 		return nil
 	}
-	x.Kind, x.Count, x.Chance, x.Timed = PathIdleLimit, t.broken.n, min(chance, fixed), n
+	x.Kind, x.Count, x.Chance, x.Timed = PathIdleLimit, n, min(chance, fixed), n
 	x.First, x.Last = t.broken.span()
 	if fixed <= Chance {
 		x.Period, x.Off, x.Timed = &period, off, within
@@ -619,9 +634,7 @@ func (t *traffic) counted(base Finding) (all []Finding) {
 		x := base
 		x.Kind, x.Count, x.Cause = k, s.n, cause
 		x.First, x.Last = s.span()
-		for _, v := range s.values() {
-			x.Lost += uint64(v)
-		}
+		x.Lost = s.sum
 		if change != nil {
 			change(&x)
 		}
@@ -682,7 +695,7 @@ func regular(s *series) (x Finding, ok bool) {
 		gaps = append(gaps, times[i]-times[i-1])
 	}
 	sorted := slices.Sorted(slices.Values(gaps))
-	middle := sorted[len(sorted)/2]
+	middle := median(sorted)
 	n, off := 0, time.Duration(0)
 	for _, g := range gaps {
 		if d := (g - middle).Abs(); d <= middle/10 {
@@ -694,7 +707,8 @@ func regular(s *series) (x Finding, ok bool) {
 	if middle < shortest || chance > Chance || n*10 < len(gaps)*9 {
 		return x, false
 	}
-	x = Finding{Kind: HealthCheck, Harmless: true, Count: s.n, Period: &middle, Off: off, Timed: n, Chance: chance}
+	// Only those of which the intervals are known.
+	x = Finding{Kind: HealthCheck, Harmless: true, Count: len(times), Period: &middle, Off: off, Timed: n, Chance: chance}
 	x.First, x.Last = times[0], times[len(times)-1]
 	return x, true
 }

@@ -460,3 +460,77 @@ func TestCatalogue(t *testing.T) {
 		t.Errorf("only %d ends", n)
 	}
 }
+
+// many more than are kept of a series.
+const tooMany = 5000
+
+// told are the findings of ends in their order.
+func (s *set) told() []finding.Finding {
+	f := finding.New()
+	for i := range s.ends {
+		f.End(s.ends[i].c, &s.ends[i].v)
+	}
+	return f.Findings()
+}
+
+// TestBeyond: what came after the first of many samples disproves a finding as well.
+func TestBeyond(t *testing.T) {
+	const limit = time.Minute
+	lived := func(s *set, n int, idle time.Duration) {
+		for range n {
+			end := s.anyTime()
+			s.talk(false, service, 1, end).fins(end-time.Millisecond, end).idle(idle)
+		}
+	}
+	broken := func(s *set, n int, idle time.Duration) {
+		for i := range n {
+			s.forgotten(1, func() time.Duration { return s.from + time.Duration(i)*20*time.Minute }, func() time.Duration { return idle + time.Duration(i%7)*5*time.Second })
+		}
+	}
+	for _, x := range []struct {
+		name string
+		make func(s *set)
+		kind finding.Kind
+		want func(finding.Finding) bool // nil: no finding of the kind
+	}{
+		{"all survived less", func(s *set) { broken(s, 9, limit); lived(s, tooMany, time.Second); lived(s, 1, 50*time.Second) }, finding.PathIdleLimit,
+			func(x finding.Finding) bool { return *x.Below == 50*time.Second && *x.Period == limit }},
+		{"one survived as long, late", func(s *set) { broken(s, 9, limit); lived(s, tooMany, time.Second); lived(s, 1, limit) }, finding.PathIdleLimit, nil},
+		{"one broke sooner, late", func(s *set) { lived(s, 9, 50*time.Second); broken(s, tooMany, limit); broken(s, 1, 40*time.Second) }, finding.PathIdleLimit, nil},
+		{"the limit is that of a late one", func(s *set) { lived(s, 20, 30*time.Second); broken(s, tooMany, limit); broken(s, 1, 40*time.Second) }, finding.PathIdleLimit,
+			func(x finding.Finding) bool { return *x.Period == 40*time.Second && x.Count == tooMany+1 }},
+		{"a timer", func(s *set) {
+			s.raced(3, func() time.Duration { return 5 * time.Second })
+			s.timedOut(2*tooMany, func() time.Duration { return 5 * time.Second })
+		}, finding.KeepaliveRace, func(x finding.Finding) bool { return x.Timed == 2*tooMany+3 }},
+		{"a timer only at first", func(s *set) {
+			s.raced(3, func() time.Duration { return 5 * time.Second })
+			s.timedOut(tooMany, func() time.Duration { return 5 * time.Second })
+			s.timedOut(tooMany, func() time.Duration { return s.between(time.Second, 20*time.Second) })
+		}, finding.KeepaliveRace, nil},
+		{"probes", func(s *set) {
+			s.probes(s.times(4096, func(i int) time.Duration { return time.Duration(i) * time.Second }))
+			s.probes(s.times(1000, func(int) time.Duration { return 2*time.Hour + s.between(0, time.Hour) }))
+		}, finding.HealthCheck, func(x finding.Finding) bool { return x.Count == 4096 && x.Of == 5096 && x.Last == s0+4095*time.Second }},
+		{"all bytes, to the last", func(s *set) {
+			lost := uint64(2)
+			s.many(tooMany, verdict.CloseUnread, func(x *end) { x.v.Lost.Unread = &lost })
+			s.talk(true, service, 1, s.from+9*time.Hour).v.Cause = verdict.CloseUnread
+		}, finding.CloseUnread, func(x finding.Finding) bool { return x.Lost == 2*tooMany && x.Last == s0+9*time.Hour }},
+	} {
+		s := newSet(1)
+		x.make(s)
+		var got *finding.Finding
+		for _, f := range s.told() {
+			if f.Kind == x.kind {
+				got = &f
+			}
+		}
+		if (got != nil) != (x.want != nil) || got != nil && !x.want(*got) {
+			t.Errorf("%s: %+v", x.name, got)
+		}
+	}
+}
+
+// s0 is when a set begins.
+const s0 = time.Hour
