@@ -78,9 +78,9 @@ var statuses = []struct {
 	text   string
 }{
 	{fmt.Sprint(exitDone), "done; also after ^C or SIGHUP, or when the reader of the output has gone"},
-	{fmt.Sprint(exitFailure), "it failed, something ended as --fail-on says, or a verdict of demo is not the one that is due"},
+	{fmt.Sprint(exitFailure), "it failed, rollout cut more than --max-cut, something ended as --fail-on says, or a verdict of demo is not the one that is due"},
 	{fmt.Sprint(exitUsage), "it was called wrongly"},
-	{fmt.Sprint(exitDegraded), "doctor, demo --can-trace: tracing works here, but not every hook can be attached"},
+	{fmt.Sprint(exitDegraded), "doctor, demo --can-trace: tracing works here, but not every hook can be attached; rollout --max-cut: it is not sure whether more were cut"},
 	{fmt.Sprint(exitCannot), "nothing can be traced here, for want of permission or of the kernel's support"},
 	{"128+N", "signal N cut it short, SIGTERM or a second one: what was not judged by then is not shown"},
 }

@@ -81,7 +81,7 @@ beginning counts.`,
 	r.flags(cmd, report.Table)
 	f := cmd.Flags()
 	f.StringArrayVar(&r.units, "unit", nil, "the service is this systemd `UNIT`")
-	f.IntVar(&r.maxCut, "max-cut", -1, "exit with status 1 when more than `N` connections were cut, and with 3 when that is not sure; below 0: do not")
+	f.IntVar(&r.maxCut, "max-cut", -1, "exit with status 1 when more than `N` connections were cut, and with 3 when that is not sure, as when none was seen; below 0: do not")
 	f.DurationVar(&r.settle, "settle", time.Second, "go on so long after everything has ended, for what is refused meanwhile")
 	f.StringVar(&r.kill, "signal", "", "with one -p: send the process this `SIGNAL` once everything is attached: TERM, QUIT, HUP")
 	f.Lookup("output").Usage = "how to show: table, json"
@@ -180,6 +180,7 @@ func (r *rolling) rollout(cmd *cobra.Command, args []string) error {
 		return err
 	}
 	sum := report.Rollout{Summary: r.counter.Sum(r.trigger()), Service: r.name, MaxCut: r.maxCut}
+	sum.EventsLost = r.lost
 	write := sum.Write
 	if r.format == string(report.JSON) {
 		write = sum.JSON
@@ -191,7 +192,7 @@ func (r *rolling) rollout(cmd *cobra.Command, args []string) error {
 	case rollout.GateCut:
 		return &statusError{status: exitFailure}
 	case rollout.GateUnsure:
-		return &statusError{exitDegraded, fmt.Errorf("--max-cut %d: %d cut for sure, %d unsure", r.maxCut, sum.Cut, sum.Unsure)}
+		return &statusError{exitDegraded, fmt.Errorf("--max-cut %d: not sure: %s", r.maxCut, sum.Line())}
 	}
 	return err // the command's own status
 }

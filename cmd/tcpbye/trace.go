@@ -58,6 +58,8 @@ type tracing struct {
 	watch func(s *session.Session, command *session.Command) (enough bool, err error)
 	// commandEnv is what the command's environment has besides this program's.
 	commandEnv []string
+	// lost is how many events were, once the run is over.
+	lost uint64
 	// split is called where a filter, now or when it was recorded, may have kept one
 	// connection of a process and not another; nil: nobody asks.
 	split func()
@@ -419,6 +421,7 @@ func (t *tracing) run(cmd *cobra.Command, args []string) error {
 	}
 	err = errors.Join(err, s.close(), t.output.close())
 	t.status.end()
+	t.lost = counts.Lost
 	if s != nil {
 		closing(t.env.stderr, counts)
 	}

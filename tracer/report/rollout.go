@@ -35,6 +35,8 @@ type RolloutRecord struct {
 	Gate    *string           `json:"gate"`
 	Groups  []RolloutCounts   `json:"groups"`
 	Dropped uint64            `json:"dropped"`
+	Pending int               `json:"still_open_from_begin"`
+	Events  uint64            `json:"events_lost"`
 }
 
 // TriggerRecord is what began the rollout.
@@ -98,7 +100,7 @@ func (r *Rollout) JSON(w io.Writer, o Options) error {
 		Drain:   milliseconds(r.Drain), Then: r.OpenThen, Opened: r.Opened, Total: r.Total(),
 		Cut: r.Cut, Unsure: r.Unsure, Failed: r.Failed, Left: r.Left, Open: r.Open, Drained: r.Drained,
 		Retry: RetryRecord{r.Safe, r.Unsafe, r.RetryUnknown}, Lost: RolloutLossRecord{r.Request, r.Response, !r.LossUnknown},
-		Groups: []RolloutCounts{}, Dropped: r.Dropped,
+		Groups: []RolloutCounts{}, Dropped: r.Dropped, Pending: r.Pending, Events: r.EventsLost,
 	}
 	if gate := r.Gate(); gate != "" {
 		x.MaxCut, x.Gate = &r.MaxCut, known(string(gate))
@@ -153,7 +155,7 @@ func (r *Rollout) Write(w io.Writer, o Options) error {
 	switch {
 	case r.Cut > 0:
 		look = redBold
-	case r.Unsure > 0 || r.Dropped > 0:
+	case r.Passes(r.Cut) == rollout.GateUnsure:
 		look = yellow
 	}
 	return out.string(p.ink(p.glyphs(r.Line()), look) + "\n")
@@ -205,6 +207,12 @@ func (r *Rollout) Line() string {
 	}
 	if r.Dropped > 0 {
 		more = append(more, fmt.Sprintf("%d not counted: no room", r.Dropped))
+	}
+	if r.EventsLost > 0 {
+		more = append(more, thousands(int(r.EventsLost))+" events lost")
+	}
+	if r.Total() == 0 {
+		more = append(more, "no connection of the service was seen")
 	}
 	if len(more) > 0 {
 		s += ": " + strings.Join(more, ", ")

@@ -359,7 +359,7 @@ func group(c *conn.Connection, v *verdict.Verdict, byService, byClient bool) Gro
 		}
 		return cut(Unanswered)
 	}
-	if c.Lossy && v.Confidence != verdict.Certain && v.Class != verdict.Graceful {
+	if c.Lossy && v.Confidence != verdict.Certain {
 		return is(Unsure)
 	}
 	switch v.Class {
@@ -431,24 +431,26 @@ type Summary struct {
 	Drain *time.Duration
 	// By outcome.
 	Drained, Cut, Left, Failed, Unsure, Open int
+	Pending                                  int // of the Open ones: open when it began
 	// Of the Cut ones.
 	Safe, Unsafe, RetryUnknown int
 	Request, Response          uint64 // bytes that were lost in all
 	LossUnknown                bool
 	Groups                     []Count // the most first, cuts before the rest
 	Dropped                    uint64  // connections for which there was no room
+	EventsLost                 uint64  // in the run; the Counter does not know
 }
 
 // Total is how many connections were in the window.
 func (s *Summary) Total() int { return s.OpenThen + s.Opened }
 
-// Passes says whether no more than so many were cut: NotKnown, where the unsure ones
-// decide.
+// Passes says whether no more than so many were cut: GateUnsure, where what is unsure or
+// still to end decides, where nothing was seen, or where something was lost.
 func (s *Summary) Passes(most int) Gate {
 	switch {
 	case s.Cut > most:
 		return GateCut
-	case s.Cut+s.Unsure > most && s.Unsure > 0, s.Dropped > 0:
+	case s.Cut+s.Unsure+s.Pending > most, s.Dropped > 0, s.EventsLost > 0, s.Total() == 0:
 		return GateUnsure
 	}
 	return GatePassed
@@ -490,6 +492,9 @@ func (r *Counter) Sum(t Trigger) Summary {
 		} else {
 			s.OpenThen++
 			pending = pending || x.ended == 0
+			if x.Outcome == Open {
+				s.Pending++
+			}
 			last = max(last, x.ended)
 		}
 		switch x.Outcome {

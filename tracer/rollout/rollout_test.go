@@ -181,13 +181,20 @@ func TestPasses(t *testing.T) {
 		most int
 		want rollout.Gate
 	}{
-		{rollout.Summary{}, 0, rollout.GatePassed},
-		{rollout.Summary{Cut: 1}, 0, rollout.GateCut},
-		{rollout.Summary{Cut: 1}, 1, rollout.GatePassed},
-		{rollout.Summary{Unsure: 1}, 0, rollout.GateUnsure},
-		{rollout.Summary{Unsure: 1}, 1, rollout.GatePassed},
-		{rollout.Summary{Cut: 2, Unsure: 1}, 1, rollout.GateCut},
-		{rollout.Summary{Dropped: 1}, 9, rollout.GateUnsure},
+		{rollout.Summary{}, 0, rollout.GateUnsure}, // nothing was looked at
+		{rollout.Summary{Opened: 1}, 0, rollout.GatePassed},
+		{rollout.Summary{OpenThen: 1}, 0, rollout.GatePassed},
+		{rollout.Summary{Opened: 1, Cut: 1}, 0, rollout.GateCut},
+		{rollout.Summary{Opened: 1, Cut: 1}, 1, rollout.GatePassed},
+		{rollout.Summary{Opened: 1, Unsure: 1}, 0, rollout.GateUnsure},
+		{rollout.Summary{Opened: 1, Unsure: 1}, 1, rollout.GatePassed},
+		{rollout.Summary{Opened: 3, Cut: 2, Unsure: 1}, 1, rollout.GateCut},
+		{rollout.Summary{Opened: 1, Dropped: 1}, 9, rollout.GateUnsure},
+		{rollout.Summary{Opened: 1, EventsLost: 1}, 9, rollout.GateUnsure},
+		{rollout.Summary{Opened: 1, Cut: 1, EventsLost: 1}, 0, rollout.GateCut},
+		{rollout.Summary{OpenThen: 1, Open: 1, Pending: 1}, 0, rollout.GateUnsure},
+		{rollout.Summary{OpenThen: 2, Open: 1, Pending: 1, Cut: 1}, 1, rollout.GateUnsure},
+		{rollout.Summary{Opened: 1, Open: 1}, 0, rollout.GatePassed}, // of the new processes
 	} {
 		if got := x.s.Passes(x.most); got != x.want {
 			t.Errorf("%+v with at most %d: %s, want %s", x.s, x.most, got, x.want)
@@ -198,5 +205,41 @@ func TestPasses(t *testing.T) {
 	r.End(served("2", 1, 2), graceful())
 	if s := r.Sum(rollout.Trigger{}); s.Dropped != 1 || s.Total() != 1 {
 		t.Errorf("%+v", s)
+	}
+}
+
+// TestPending: what was open when it began and still is may yet be cut; what was opened
+// later is the new processes'.
+func TestPending(t *testing.T) {
+	r := rollout.New(rollout.Options{Mine: everything})
+	open := &verdict.Verdict{Class: verdict.Open, Cause: "still-open"}
+	for id, opened := range map[string]time.Duration{"before": 0, "then": 1, "later": 20} {
+		r.End(served(id, opened, 0), open)
+	}
+	s := r.Sum(rollout.Trigger{At: 10, Kind: rollout.TriggerSignal})
+	if s.Open != 3 || s.Pending != 2 || s.Passes(1) != rollout.GateUnsure || s.Passes(2) != rollout.GatePassed {
+		t.Errorf("%+v", s)
+	}
+}
+
+// TestLossy: where events were lost, a FIN does not say that nothing was in flight.
+func TestLossy(t *testing.T) {
+	for _, x := range []struct {
+		lossy      bool
+		confidence verdict.Confidence
+		want       rollout.Outcome
+	}{
+		{false, verdict.Likely, rollout.Drained},
+		{true, verdict.Certain, rollout.Drained},
+		{true, verdict.Likely, rollout.Unsure},
+		{true, verdict.NotKnown, rollout.Unsure},
+	} {
+		r := rollout.New(rollout.Options{Mine: everything})
+		c, v := served("1", 1, 2), graceful()
+		c.Lossy, v.Confidence = x.lossy, x.confidence
+		r.End(c, v)
+		if s := r.Sum(rollout.Trigger{}); len(s.Groups) != 1 || s.Groups[0].Outcome != x.want {
+			t.Errorf("lossy %v, %s: %+v, want %s", x.lossy, x.confidence, s.Groups, x.want)
+		}
 	}
 }
