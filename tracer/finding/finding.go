@@ -37,7 +37,7 @@ func Kinds() []Kind {
 const (
 	// Chance is how likely numbers may be to agree by chance, at most.
 	Chance = 1e-6
-	// Few is how many endings that are each proven make a pattern.
+	// Few is how many endings that are each judged on their own make a pattern.
 	Few = 3
 	// Several is how many acts of a program on purpose do, and refused connections.
 	Several = 5
@@ -55,6 +55,7 @@ type Finding struct {
 	Kind     Kind
 	Harmless bool
 	Count    int // of connections that show it
+	Certain  int // of the Count, where each is judged on its own: with a verdict that is certain
 	Of       int // of how many between the same
 
 	Service netip.AddrPort // invalid: of any, or not known
@@ -80,7 +81,7 @@ type Finding struct {
 
 	Lost    uint64 // bytes
 	Cause   verdict.Cause
-	Chance  float64 // that it is one; 0: each ending is proven on its own
+	Chance  float64 // that it is one; 0: each ending is judged on its own
 	Opener  *conn.Process
 	Timeout []verdict.Timeout // whose default the period is
 }
@@ -102,6 +103,7 @@ type series struct {
 	first, last time.Duration // when
 	least, most time.Duration // of the values
 	sum         uint64        // of the values
+	certain     int           // how many were judged so; see judged
 	middle      time.Duration // of the kept values, once no more are kept
 	within      int           // of the values that were not kept: near the middle
 	off         time.Duration // how far from it these are
@@ -127,6 +129,13 @@ func (s *series) add(at, value time.Duration) {
 	}
 	if s.kept = append(s.kept, sample{at, value}); s.n == maxSeries {
 		s.middle = median(slices.Sorted(slices.Values(s.values())))
+	}
+}
+
+// judged adds an ending that counts by its verdict alone.
+func (s *series) judged(at time.Duration, lost uint64, v *verdict.Verdict) {
+	if s.add(at, time.Duration(lost)); v.Confidence == verdict.Certain {
+		s.certain++
 	}
 }
 
@@ -297,9 +306,9 @@ func (f *Finder) End(c *conn.Connection, v *verdict.Verdict) {
 		s := at(f, f.checks, check{r, client})
 		s.add(end, 0)
 	case v.Cause == verdict.AcceptOverflow:
-		t.full.add(end, 0)
+		t.full.judged(end, 0, v)
 	case v.Cause == verdict.PortClosed:
-		t.refused.add(end, 0)
+		t.refused.judged(end, 0, v)
 	case v.Unanswered != nil:
 		u := v.Unanswered
 		if t.silent == nil {
@@ -309,14 +318,14 @@ func (f *Finder) End(c *conn.Connection, v *verdict.Verdict) {
 		if t.silent[k] == nil {
 			t.silent[k] = &series{}
 		}
-		t.silent[k].add(end, time.Duration(lost))
+		t.silent[k].judged(end, lost, v)
 		if u.Actor != nil && t.mute != nil {
 			t.mute[u.Actor.PID]++
 		}
 	case v.Cause == verdict.CloseUnread && byService:
-		t.unread.add(end, time.Duration(lost))
+		t.unread.judged(end, lost, v)
 	case v.Cause == verdict.LingerZero && byService && !v.Harmless:
-		t.linger.add(end, time.Duration(lost))
+		t.linger.judged(end, lost, v)
 	}
 	silence(t, c, v, serves, byService, end)
 }
@@ -628,11 +637,11 @@ func severally(broken []sample) bool {
 	return times >= Few
 }
 
-// counted are the patterns whose endings are each proven.
+// counted are the patterns whose endings are each judged on their own.
 func (t *traffic) counted(base Finding) (all []Finding) {
 	add := func(k Kind, s *series, cause verdict.Cause, change func(*Finding)) {
 		x := base
-		x.Kind, x.Count, x.Cause = k, s.n, cause
+		x.Kind, x.Count, x.Certain, x.Cause = k, s.n, s.certain, cause
 		x.First, x.Last = s.span()
 		x.Lost = s.sum
 		if change != nil {

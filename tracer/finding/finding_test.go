@@ -534,3 +534,27 @@ func TestBeyond(t *testing.T) {
 
 // s0 is when a set begins.
 const s0 = time.Hour
+
+// TestCertain: an ending that is only likely counts, and not as proven.
+func TestCertain(t *testing.T) {
+	for kind, change := range map[finding.Kind]func(*end){
+		finding.Overflow:    func(x *end) { x.v.Cause, x.v.Class = verdict.AcceptOverflow, verdict.Refused },
+		finding.Refused:     func(x *end) { x.v.Cause, x.v.Class = verdict.PortClosed, verdict.Refused },
+		finding.Unanswered:  func(x *end) { x.v.Unanswered = &verdict.Unanswered{Act: verdict.ActClose} },
+		finding.CloseUnread: func(x *end) { x.v.Cause, x.v.Class = verdict.CloseUnread, verdict.Aborted },
+		finding.LingerZero:  func(x *end) { x.v.Cause, x.v.Class = verdict.LingerZero, verdict.Aborted },
+	} {
+		for likely := range 8 {
+			s := newSet(1)
+			for i := range 7 {
+				x := s.talk(true, service, i, s.anyTime())
+				if change(x); i < likely {
+					x.v.Confidence = verdict.Likely
+				}
+			}
+			if all := s.told(); len(all) != 1 || all[0].Kind != kind || all[0].Count != 7 || all[0].Certain != 7-min(likely, 7) {
+				t.Errorf("%s, %d likely: %+v", kind, likely, all)
+			}
+		}
+	}
+}

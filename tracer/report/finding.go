@@ -23,6 +23,7 @@ type FindingRecord struct {
 	Kind        string   `json:"kind"`
 	Harmless    bool     `json:"harmless"`
 	Count       int      `json:"count"`
+	Certain     *int     `json:"certain"`
 	Of          int      `json:"of"`
 	Service     *string  `json:"service"`
 	ServiceComm *string  `json:"service_comm"`
@@ -59,6 +60,10 @@ func findingRecord(x *finding.Finding, clock Clock) FindingRecord {
 	}
 	if x.PID == 0 {
 		r.PID = nil
+	}
+	switch x.Kind {
+	case finding.Overflow, finding.Refused, finding.Unanswered, finding.CloseUnread, finding.LingerZero:
+		r.Certain = &x.Certain
 	}
 	if x.Period != nil {
 		r.Off, r.Timed = milliseconds(&x.Off), &x.Timed
@@ -279,7 +284,11 @@ func findingProof(x *finding.Finding) string {
 		}
 		return s
 	case finding.Unanswered:
-		s := fmt.Sprintf("%s times bytes had come after the last that it sent, and it ended the connection", thousands(x.Count))
+		times := thousands(x.Count) + " times "
+		if x.Certain != x.Count {
+			times = thousands(x.Count) + " times, " + certainOf(x) + ", "
+		}
+		s := times + "bytes had come after the last that it sent, and it ended the connection"
 		if x.PID != 0 {
 			s += ", always this one of several processes"
 		}
@@ -287,7 +296,18 @@ func findingProof(x *finding.Finding) string {
 	case finding.Timeouts:
 		return fmt.Sprintf("%s of %s connections to it timed out, most with %s%s", thousands(x.Count), thousands(x.Of), x.Cause, chanceText(x.Chance))
 	}
-	return fmt.Sprintf("each of the %s is proven on its own (%s)", thousands(x.Count), x.Cause) + bytesLost(x.Lost)
+	if x.Certain == x.Count {
+		return fmt.Sprintf("each of the %s is proven on its own (%s)", thousands(x.Count), x.Cause) + bytesLost(x.Lost)
+	}
+	return fmt.Sprintf("%s, %s (%s)", thousands(x.Count), certainOf(x), x.Cause) + bytesLost(x.Lost)
+}
+
+// certainOf says how many of a finding's endings are proven.
+func certainOf(x *finding.Finding) string {
+	if x.Certain == 0 {
+		return "each of them likely, none certain"
+	}
+	return thousands(x.Certain) + " of them certain and the rest likely"
 }
 
 func bytesLost(n uint64) string {

@@ -134,3 +134,26 @@ func TestTied(t *testing.T) {
 		}
 	}
 }
+
+// TestFindingProof: only what is certain is told as proven.
+func TestFindingProof(t *testing.T) {
+	for _, x := range []struct {
+		kind    finding.Kind
+		certain int
+		want    string
+	}{
+		{finding.CloseUnread, 5, "each of the 5 is proven on its own (close-unread)"},
+		{finding.CloseUnread, 2, "5, 2 of them certain and the rest likely (close-unread)"},
+		{finding.Refused, 0, "5, each of them likely, none certain (close-unread)"},
+		{finding.Unanswered, 5, "5 times bytes had come after the last that it sent, and it ended the connection"},
+		{finding.Unanswered, 2, "5 times, 2 of them certain and the rest likely, bytes had come after the last that it sent, and it ended the connection"},
+	} {
+		f := finding.Finding{Kind: x.kind, Count: 5, Of: 9, Certain: x.certain, Cause: verdict.CloseUnread}
+		if got := findingProof(&f); got != x.want {
+			t.Errorf("%s, %d certain: %q, want %q", x.kind, x.certain, got, x.want)
+		}
+		if r := findingRecord(&f, Clock{}); r.Certain == nil || *r.Certain != x.certain {
+			t.Errorf("%s, %d certain: %v in JSON", x.kind, x.certain, r.Certain)
+		}
+	}
+}
