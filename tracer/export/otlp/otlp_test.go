@@ -467,6 +467,55 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
+// TestRedirect: none is followed. The records wait, no other host sees the headers, and the
+// words tell where it points without its secrets.
+func TestRedirect(t *testing.T) {
+	for _, code := range []int{301, 302, 303, 307, 308} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newEndpoint()
+			var methods []string
+			p.answer = func(w http.ResponseWriter, n int) bool {
+				if n > 1 {
+					return false
+				}
+				w.Header().Set("Location", "https://me:S3CRET@elsewhere:4318/login?token=S3CRET#S3CRET")
+				w.WriteHeader(code)
+				_, _ = io.WriteString(w, "S3CRET")
+				return true
+			}
+			seen := roundTrip(func(r *http.Request) (*http.Response, error) {
+				methods = append(methods, r.Method+" "+r.URL.Host)
+				if r.Body == nil {
+					r.Body = http.NoBody // of a GET
+				}
+				resp, err := wire{p: p}.RoundTrip(r)
+				resp.Request = r
+				return resp, err
+			})
+			var words said
+			e := start(t, Options{Target: Target{URL: "http://collector:4318", Headers: http.Header{"X-Key": {"S3CRET"}}, Transport: seen}, Say: words.say}, "", 1<<20)
+			_ = e.End(some(1))
+			time.Sleep(time.Minute)
+			if err := e.Close(); err != nil {
+				t.Error(err)
+			}
+			if got := strings.Join(methods, ", "); got != "POST collector:4318, POST collector:4318" {
+				t.Errorf("%d: it asks %s", code, got)
+			}
+			if len(p.logs) != 1 || e.Sent() != 1 {
+				t.Errorf("%d: %d arrived, and %d count as sent", code, len(p.logs), e.Sent())
+			}
+			if !strings.Contains(words.String(), `points to "https://me:xxxxx@elsewhere:4318/login?xxxxx", which is not followed; is it the endpoint`) || strings.Contains(words.String(), "S3CRET") {
+				t.Errorf("%d: it says %s", code, &words)
+			}
+		})
+	}
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
 // TestCertificate: one that is wrong costs nothing, and the words say what to do.
 func TestCertificate(t *testing.T) {
 	p := newEndpoint()

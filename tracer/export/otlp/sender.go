@@ -91,7 +91,7 @@ func (s *sender) retarget(t Target) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	before := s.client
-	s.target, s.client = t, &http.Client{Transport: transport, Timeout: t.Timeout}
+	s.target, s.client = t, &http.Client{Transport: transport, Timeout: t.Timeout, CheckRedirect: stay}
 	if before == nil {
 		return nil
 	}
@@ -102,6 +102,10 @@ func (s *sender) retarget(t Target) error {
 	}
 	return nil
 }
+
+// stay follows no redirect, which may make a GET without the records of a POST, and takes
+// the headers to another host.
+func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 // run sends until it is stopped.
 func (s *sender) run() {
@@ -165,6 +169,19 @@ func (s *sender) url(kind string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return strings.TrimSuffix(s.target.URL, "/") + "/v1/" + kind
+}
+
+// shown is a URL for people, without what may be a secret in it.
+func shown(u *url.URL) string {
+	safe := *u
+	if _, password := u.User.Password(); u.User != nil && !password {
+		safe.User = url.User("xxxxx") // a token alone
+	}
+	if u.RawQuery != "" {
+		safe.RawQuery = "xxxxx"
+	}
+	safe.Fragment, safe.RawFragment = "", ""
+	return safe.Redacted()
 }
 
 // failure is an answer that is none.
@@ -231,7 +248,7 @@ func unreachable(at string, err error) error {
 func answered(at string, b *queue.Batch, resp *http.Response, body []byte) error {
 	status := resp.StatusCode
 	text := at + " answers " + resp.Status
-	if said := strings.TrimSpace(string(body)); said != "" && status >= 300 && len(said) < 300 {
+	if said := strings.TrimSpace(string(body)); said != "" && status >= 400 && len(said) < 300 {
 		text += fmt.Sprintf(" (%q)", said)
 	}
 	f := &failure{text: text, after: retryAfter(resp.Header.Get("Retry-After")), records: b.Records}
@@ -247,7 +264,13 @@ func answered(at string, b *queue.Batch, resp *http.Response, body []byte) error
 	case status == http.StatusUnauthorized, status == http.StatusForbidden:
 		f.text += "; look at --otlp-header"
 		return f
-	case status == http.StatusNotFound, status == http.StatusMethodNotAllowed, status < 400:
+	case status < 400:
+		if to, err := resp.Location(); err == nil {
+			f.text += fmt.Sprintf(" and points to %q, which is not followed", shown(to))
+		}
+		f.text += "; is it the endpoint of OTLP over HTTP?"
+		return f
+	case status == http.StatusNotFound, status == http.StatusMethodNotAllowed:
 		f.text += "; is it the endpoint of OTLP over HTTP?"
 		return f
 	}
