@@ -512,6 +512,53 @@ func TestRedirect(t *testing.T) {
 	}
 }
 
+// TestSecrets: what is said of a URL has no password in it; the request has.
+func TestSecrets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newEndpoint()
+		p.answer = func(w http.ResponseWriter, n int) bool {
+			if n < 3 {
+				w.WriteHeader(http.StatusServiceUnavailable)
+			}
+			return n < 3
+		}
+		n := 0
+		down := func() bool { n++; return n == 1 }
+		var words said
+		e := start(t, Options{Target: Target{URL: "http://me:S3CRET@collector:4318", Transport: wire{p, down}}, Say: words.say}, "", 1<<20)
+		_ = e.End(some(1))
+		time.Sleep(time.Minute)
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+		for _, want := range []string{"cannot be reached", "answers 503", "takes records again"} {
+			if !strings.Contains(words.String(), "http://me:xxxxx@collector:4318/v1/logs "+want) {
+				t.Errorf("it does not say %q", want)
+			}
+		}
+		if strings.Contains(words.String(), "S3CRET") {
+			t.Errorf("it says %s", &words)
+		}
+		for _, h := range p.heads {
+			if h.Get("Authorization") != "Basic bWU6UzNDUkVU" {
+				t.Errorf("it sends %v", h)
+			}
+		}
+	})
+	for url, want := range map[string]string{
+		"ftp://me:S3CRET@collector":    `"ftp://me:xxxxx@collector": want a URL`,
+		"me:S3CRET@collector":          `"…@collector": want a URL`,
+		"https://me:S3CRET/x@host":     `"…@host": it cannot be read`,
+		"https://S3CRET@host:x":        `"…@host:x": it cannot be read`,
+		"ftp://S3CRET@host?key=S3CRET": `"ftp://xxxxx@host?xxxxx": want a URL`,
+		"https://collector:43x18":      `"https://collector:43x18": invalid port ":43x18" after host`,
+	} {
+		if err := (Target{URL: url}).Check(); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", url, err, want)
+		}
+	}
+}
+
 type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }

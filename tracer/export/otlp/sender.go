@@ -69,11 +69,18 @@ func (t Target) Check() error {
 	u, err := url.Parse(t.URL)
 	switch {
 	case err != nil:
-		return fmt.Errorf("%q: %w", t.URL, err)
+		if strings.Contains(t.URL, "@") { // the error may show a part of it
+			err = errors.New("it cannot be read")
+		}
+		var inner *url.Error
+		if errors.As(err, &inner) {
+			err = inner.Err // which does not repeat the URL
+		}
+		return fmt.Errorf("%q: %w", safe(t.URL), err)
 	case u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
-		return fmt.Errorf("%q: want a URL such as https://collector:4318", t.URL)
+		return fmt.Errorf("%q: want a URL such as https://collector:4318", safe(t.URL))
 	case u.Scheme == "http" && t.TLS != nil:
-		return fmt.Errorf("%q: http is without TLS; want https, or no certificates", t.URL)
+		return fmt.Errorf("%q: http is without TLS; want https, or no certificates", safe(t.URL))
 	}
 	return nil
 }
@@ -123,7 +130,7 @@ func (s *sender) run() {
 			s.queue.Done(number, "", 0)
 			s.sent.Add(uint64(b.Records))
 			if failing {
-				s.say(fmt.Sprintf("%s takes records again; %d wait", s.url(b.Kind), s.queue.Counts().Records))
+				s.say(fmt.Sprintf("%s takes records again; %d wait", safe(s.url(b.Kind)), s.queue.Counts().Records))
 			}
 			wait, failing = firstWait, false
 			continue
@@ -171,17 +178,28 @@ func (s *sender) url(kind string) string {
 	return strings.TrimSuffix(s.target.URL, "/") + "/v1/" + kind
 }
 
+// safe is the text of a URL, which may be none, for people.
+func safe(text string) string {
+	if u, err := url.Parse(text); err == nil && u.Host != "" {
+		return shown(u)
+	}
+	if i := strings.LastIndex(text, "@"); i >= 0 {
+		return "…" + text[i:]
+	}
+	return text
+}
+
 // shown is a URL for people, without what may be a secret in it.
 func shown(u *url.URL) string {
-	safe := *u
+	s := *u
 	if _, password := u.User.Password(); u.User != nil && !password {
-		safe.User = url.User("xxxxx") // a token alone
+		s.User = url.User("xxxxx") // a token alone
 	}
 	if u.RawQuery != "" {
-		safe.RawQuery = "xxxxx"
+		s.RawQuery = "xxxxx"
 	}
-	safe.Fragment, safe.RawFragment = "", ""
-	return safe.Redacted()
+	s.Fragment, s.RawFragment = "", ""
+	return s.Redacted()
 }
 
 // failure is an answer that is none.
@@ -196,13 +214,14 @@ func (f *failure) Error() string { return f.text }
 
 // post sends a batch.
 func (s *sender) post(b *queue.Batch) error {
-	at := s.url(b.Kind)
+	to := s.url(b.Kind)
+	at := safe(to)
 	s.mu.Lock()
 	t, client := s.target, s.client
 	s.mu.Unlock()
-	req, err := http.NewRequestWithContext(s.ctx, http.MethodPost, at, bytes.NewReader(b.Body))
+	req, err := http.NewRequestWithContext(s.ctx, http.MethodPost, to, bytes.NewReader(b.Body))
 	if err != nil {
-		return err
+		return unreachable(at, err)
 	}
 	for k, v := range t.Headers {
 		req.Header[k] = v
