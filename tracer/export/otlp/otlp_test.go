@@ -158,6 +158,11 @@ func (s *said) String() string {
 
 func start(t testing.TB, o Options, dir string, max int64) *Exporter {
 	t.Helper()
+	if dir != "" {
+		if err := os.Chmod(dir, 0o700); err != nil { // whatever the umask is
+			t.Fatal(err)
+		}
+	}
 	q, err := queue.Open(dir, max, func(err error) { t.Log(err) })
 	if err != nil {
 		t.Fatal(err)
