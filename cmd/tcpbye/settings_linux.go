@@ -129,13 +129,16 @@ func setting(line string) (name, value string, err error) {
 	name, value, ok := strings.Cut(line, "=")
 	name, value = strings.TrimSpace(name), strings.TrimSpace(value)
 	if !ok || name == "" {
-		return "", "", fmt.Errorf("%q: want NAME = VALUE", line)
+		if start := shownName(name); start != "" {
+			return "", "", fmt.Errorf("%q: want NAME = VALUE", start)
+		}
+		return "", "", errors.New("want NAME = VALUE")
 	}
 	if strings.HasPrefix(value, `"`) {
 		quoted, err := strconv.QuotedPrefix(value)
 		rest := strings.TrimSpace(strings.TrimPrefix(value, quoted))
 		if err != nil || rest != "" && rest[0] != '#' {
-			return "", "", fmt.Errorf("%s: the quotes of %s do not end, or something follows them", name, value)
+			return "", "", fmt.Errorf("%q: the quotes of its value do not end, or something follows them", shownName(name))
 		}
 		value, err = strconv.Unquote(quoted)
 		return name, value, err
@@ -146,13 +149,28 @@ func setting(line string) (name, value string, err error) {
 	return name, value, nil
 }
 
+// shownName is what of a name may be shown. A line that is wrong may have a secret where
+// its name should be, so it is only what looks like one.
+func shownName(name string) string {
+	rest := strings.TrimLeft(name, "abcdefghijklmnopqrstuvwxyz-")
+	if rest == "" || rest == name {
+		return strings.TrimSuffix(name, rest)
+	}
+	return strings.TrimSuffix(name, rest) + "…"
+}
+
 func (s *settings) line(flags *pflag.FlagSet, name, value string, lines map[string]int, env map[string]bool) error {
 	f := flags.Lookup(name)
 	if f == nil || s.special(name) {
-		if near := nearest(flags, name, s.special); near != "" {
-			return fmt.Errorf("there is no setting %q; is it %s?", name, near)
+		start := shownName(name)
+		near := nearest(flags, name, s.special)
+		if near == "" && start != "" {
+			near = nearest(flags, strings.TrimSuffix(start, "…"), s.special)
 		}
-		return fmt.Errorf("there is no setting %q; tcpbye export --help lists them", name)
+		if near != "" {
+			return fmt.Errorf("there is no setting %q; is it %s?", start, near)
+		}
+		return fmt.Errorf("there is no setting %q; tcpbye export --help lists them", start)
 	}
 	_, list := f.Value.(pflag.SliceValue)
 	if first := lines[name]; first != 0 && !list {

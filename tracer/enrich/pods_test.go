@@ -5,6 +5,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 )
 
 func TestPods(t *testing.T) {
@@ -35,5 +36,31 @@ func TestPods(t *testing.T) {
 	}
 	if got := (*Pods)(nil).Of(c); got != (Pod{}) {
 		t.Errorf("without a kubelet %+v", got)
+	}
+}
+
+// TestPodsMiss: a container without a link is not looked for at each event, and found
+// some seconds after its link came.
+func TestPodsMiss(t *testing.T) {
+	dir := t.TempDir()
+	id := strings.Repeat("ab", 32)
+	p := NewPods(dir)
+	now := time.Unix(1000, 0)
+	p.now = func() time.Time { return now }
+	c := Container{Runtime: "containerd", ID: id, Pod: "x"}
+	if got := p.Of(c); got != (Pod{}) {
+		t.Errorf("before its link came %+v", got)
+	}
+	if err := os.Symlink("/nowhere", filepath.Join(dir, "web_shop_nginx-"+id+".log")); err != nil {
+		t.Fatal(err)
+	}
+	now = now.Add(missed - 1)
+	if got := p.Of(c); got != (Pod{}) {
+		t.Errorf("the directory is read again after %v", missed-1)
+	}
+	now = now.Add(1)
+	want := Pod{Namespace: "shop", Name: "web", Container: "nginx"}
+	if got := p.Of(c); got != want {
+		t.Errorf("after %v %+v, want %+v", missed, got, want)
 	}
 }

@@ -158,6 +158,11 @@ func (s *said) String() string {
 
 func start(t testing.TB, o Options, dir string, max int64) *Exporter {
 	t.Helper()
+	if dir != "" {
+		if err := os.Chmod(dir, 0o700); err != nil { // whatever the umask is
+			t.Fatal(err)
+		}
+	}
 	q, err := queue.Open(dir, max, func(err error) { t.Log(err) })
 	if err != nil {
 		t.Fatal(err)
@@ -466,6 +471,102 @@ func TestAnswers(t *testing.T) {
 		})
 	}
 }
+
+// TestRedirect: none is followed. The records wait, no other host sees the headers, and the
+// words tell where it points without its secrets.
+func TestRedirect(t *testing.T) {
+	for _, code := range []int{301, 302, 303, 307, 308} {
+		synctest.Test(t, func(t *testing.T) {
+			p := newEndpoint()
+			var methods []string
+			p.answer = func(w http.ResponseWriter, n int) bool {
+				if n > 1 {
+					return false
+				}
+				w.Header().Set("Location", "https://me:S3CRET@elsewhere:4318/login?token=S3CRET#S3CRET")
+				w.WriteHeader(code)
+				_, _ = io.WriteString(w, "S3CRET")
+				return true
+			}
+			seen := roundTrip(func(r *http.Request) (*http.Response, error) {
+				methods = append(methods, r.Method+" "+r.URL.Host)
+				if r.Body == nil {
+					r.Body = http.NoBody // of a GET
+				}
+				resp, err := wire{p: p}.RoundTrip(r)
+				resp.Request = r
+				return resp, err
+			})
+			var words said
+			e := start(t, Options{Target: Target{URL: "http://collector:4318", Headers: http.Header{"X-Key": {"S3CRET"}}, Transport: seen}, Say: words.say}, "", 1<<20)
+			_ = e.End(some(1))
+			time.Sleep(time.Minute)
+			if err := e.Close(); err != nil {
+				t.Error(err)
+			}
+			if got := strings.Join(methods, ", "); got != "POST collector:4318, POST collector:4318" {
+				t.Errorf("%d: it asks %s", code, got)
+			}
+			if len(p.logs) != 1 || e.Sent() != 1 {
+				t.Errorf("%d: %d arrived, and %d count as sent", code, len(p.logs), e.Sent())
+			}
+			if !strings.Contains(words.String(), `points to "https://me:xxxxx@elsewhere:4318/login?xxxxx", which is not followed; is it the endpoint`) || strings.Contains(words.String(), "S3CRET") {
+				t.Errorf("%d: it says %s", code, &words)
+			}
+		})
+	}
+}
+
+// TestSecrets: what is said of a URL has no password in it; the request has.
+func TestSecrets(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		p := newEndpoint()
+		p.answer = func(w http.ResponseWriter, n int) bool {
+			if n < 3 {
+				w.WriteHeader(http.StatusServiceUnavailable)
+			}
+			return n < 3
+		}
+		n := 0
+		down := func() bool { n++; return n == 1 }
+		var words said
+		e := start(t, Options{Target: Target{URL: "http://me:S3CRET@collector:4318", Transport: wire{p, down}}, Say: words.say}, "", 1<<20)
+		_ = e.End(some(1))
+		time.Sleep(time.Minute)
+		if err := e.Close(); err != nil {
+			t.Error(err)
+		}
+		for _, want := range []string{"cannot be reached", "answers 503", "takes records again"} {
+			if !strings.Contains(words.String(), "http://me:xxxxx@collector:4318/v1/logs "+want) {
+				t.Errorf("it does not say %q", want)
+			}
+		}
+		if strings.Contains(words.String(), "S3CRET") {
+			t.Errorf("it says %s", &words)
+		}
+		for _, h := range p.heads {
+			if h.Get("Authorization") != "Basic bWU6UzNDUkVU" {
+				t.Errorf("it sends %v", h)
+			}
+		}
+	})
+	for url, want := range map[string]string{
+		"ftp://me:S3CRET@collector":    `"ftp://me:xxxxx@collector": want a URL`,
+		"me:S3CRET@collector":          `"…@collector": want a URL`,
+		"https://me:S3CRET/x@host":     `"…@host": it cannot be read`,
+		"https://S3CRET@host:x":        `"…@host:x": it cannot be read`,
+		"ftp://S3CRET@host?key=S3CRET": `"ftp://xxxxx@host?xxxxx": want a URL`,
+		"https://collector:43x18":      `"https://collector:43x18": invalid port ":43x18" after host`,
+	} {
+		if err := (Target{URL: url}).Check(); err == nil || !strings.HasPrefix(err.Error(), want) {
+			t.Errorf("%s: %v, want %s", url, err, want)
+		}
+	}
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
 // TestCertificate: one that is wrong costs nothing, and the words say what to do.
 func TestCertificate(t *testing.T) {

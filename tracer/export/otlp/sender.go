@@ -69,11 +69,18 @@ func (t Target) Check() error {
 	u, err := url.Parse(t.URL)
 	switch {
 	case err != nil:
-		return fmt.Errorf("%q: %w", t.URL, err)
+		if strings.Contains(t.URL, "@") { // the error may show a part of it
+			err = errors.New("it cannot be read")
+		}
+		var inner *url.Error
+		if errors.As(err, &inner) {
+			err = inner.Err // which does not repeat the URL
+		}
+		return fmt.Errorf("%q: %w", safe(t.URL), err)
 	case u.Scheme != "http" && u.Scheme != "https" || u.Host == "":
-		return fmt.Errorf("%q: want a URL such as https://collector:4318", t.URL)
+		return fmt.Errorf("%q: want a URL such as https://collector:4318", safe(t.URL))
 	case u.Scheme == "http" && t.TLS != nil:
-		return fmt.Errorf("%q: http is without TLS; want https, or no certificates", t.URL)
+		return fmt.Errorf("%q: http is without TLS; want https, or no certificates", safe(t.URL))
 	}
 	return nil
 }
@@ -91,7 +98,7 @@ func (s *sender) retarget(t Target) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	before := s.client
-	s.target, s.client = t, &http.Client{Transport: transport, Timeout: t.Timeout}
+	s.target, s.client = t, &http.Client{Transport: transport, Timeout: t.Timeout, CheckRedirect: stay}
 	if before == nil {
 		return nil
 	}
@@ -102,6 +109,10 @@ func (s *sender) retarget(t Target) error {
 	}
 	return nil
 }
+
+// stay follows no redirect, which may make a GET without the records of a POST, and takes
+// the headers to another host.
+func stay(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 
 // run sends until it is stopped.
 func (s *sender) run() {
@@ -119,7 +130,7 @@ func (s *sender) run() {
 			s.queue.Done(number, "", 0)
 			s.sent.Add(uint64(b.Records))
 			if failing {
-				s.say(fmt.Sprintf("%s takes records again; %d wait", s.url(b.Kind), s.queue.Counts().Records))
+				s.say(fmt.Sprintf("%s takes records again; %d wait", safe(s.url(b.Kind)), s.queue.Counts().Records))
 			}
 			wait, failing = firstWait, false
 			continue
@@ -167,6 +178,30 @@ func (s *sender) url(kind string) string {
 	return strings.TrimSuffix(s.target.URL, "/") + "/v1/" + kind
 }
 
+// safe is the text of a URL, which may be none, for people.
+func safe(text string) string {
+	if u, err := url.Parse(text); err == nil && u.Host != "" {
+		return shown(u)
+	}
+	if i := strings.LastIndex(text, "@"); i >= 0 {
+		return "…" + text[i:]
+	}
+	return text
+}
+
+// shown is a URL for people, without what may be a secret in it.
+func shown(u *url.URL) string {
+	s := *u
+	if _, password := u.User.Password(); u.User != nil && !password {
+		s.User = url.User("xxxxx") // a token alone
+	}
+	if u.RawQuery != "" {
+		s.RawQuery = "xxxxx"
+	}
+	s.Fragment, s.RawFragment = "", ""
+	return s.Redacted()
+}
+
 // failure is an answer that is none.
 type failure struct {
 	text    string
@@ -179,13 +214,14 @@ func (f *failure) Error() string { return f.text }
 
 // post sends a batch.
 func (s *sender) post(b *queue.Batch) error {
-	at := s.url(b.Kind)
+	to := s.url(b.Kind)
+	at := safe(to)
 	s.mu.Lock()
 	t, client := s.target, s.client
 	s.mu.Unlock()
-	req, err := http.NewRequestWithContext(s.ctx, http.MethodPost, at, bytes.NewReader(b.Body))
+	req, err := http.NewRequestWithContext(s.ctx, http.MethodPost, to, bytes.NewReader(b.Body))
 	if err != nil {
-		return err
+		return unreachable(at, err)
 	}
 	for k, v := range t.Headers {
 		req.Header[k] = v
@@ -231,7 +267,7 @@ func unreachable(at string, err error) error {
 func answered(at string, b *queue.Batch, resp *http.Response, body []byte) error {
 	status := resp.StatusCode
 	text := at + " answers " + resp.Status
-	if said := strings.TrimSpace(string(body)); said != "" && status >= 300 && len(said) < 300 {
+	if said := strings.TrimSpace(string(body)); said != "" && status >= 400 && len(said) < 300 {
 		text += fmt.Sprintf(" (%q)", said)
 	}
 	f := &failure{text: text, after: retryAfter(resp.Header.Get("Retry-After")), records: b.Records}
@@ -247,7 +283,13 @@ func answered(at string, b *queue.Batch, resp *http.Response, body []byte) error
 	case status == http.StatusUnauthorized, status == http.StatusForbidden:
 		f.text += "; look at --otlp-header"
 		return f
-	case status == http.StatusNotFound, status == http.StatusMethodNotAllowed, status < 400:
+	case status < 400:
+		if to, err := resp.Location(); err == nil {
+			f.text += fmt.Sprintf(" and points to %q, which is not followed", shown(to))
+		}
+		f.text += "; is it the endpoint of OTLP over HTTP?"
+		return f
+	case status == http.StatusNotFound, status == http.StatusMethodNotAllowed:
 		f.text += "; is it the endpoint of OTLP over HTTP?"
 		return f
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -59,7 +60,7 @@ type entry struct {
 }
 
 // Open opens the queue in a directory, which is made if need be, with what waits in it;
-// "" keeps it in memory. max is how many bytes may wait. say is told of each error of
+// "" keeps it in memory. The directory must be the user's own, and nobody else may write in it. max is how many bytes may wait. say is told of each error of
 // the disk that loses nothing yet.
 func Open(dir string, max int64, say func(error)) (*Queue, error) {
 	if max <= 0 {
@@ -72,7 +73,13 @@ func Open(dir string, max int64, say func(error)) (*Queue, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("make the directory of the queue: %w", err)
 	}
-	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
+	if err := private(dir, os.Geteuid()); err != nil {
+		return nil, fmt.Errorf("open the queue %s: %w", dir, err)
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
+	if errors.Is(err, unix.ELOOP) {
+		err = fmt.Errorf("%s is a link; remove it", filepath.Join(dir, "lock"))
+	}
 	if err != nil {
 		return nil, fmt.Errorf("open the queue: %w", err)
 	}
@@ -90,6 +97,26 @@ func Open(dir string, max int64, say func(error)) (*Queue, error) {
 	return q, nil
 }
 
+// private says why a directory is not one in which the user me alone can make files:
+// whoever else can may put links there, and have other files written.
+func private(dir string, me int) error {
+	var st unix.Stat_t
+	if err := unix.Lstat(filepath.Clean(dir), &st); err != nil { // with a slash at its end a link is followed
+		return err
+	}
+	switch mode := uint32(st.Mode); {
+	case mode&unix.S_IFMT == unix.S_IFLNK:
+		return errors.New("it is a link; name the directory itself")
+	case mode&unix.S_IFMT != unix.S_IFDIR:
+		return errors.New("it is no directory")
+	case int(st.Uid) != me:
+		return fmt.Errorf("it is the directory of user %d, and this is user %d; name a directory of its own", st.Uid, me)
+	case mode&0o022 != 0:
+		return fmt.Errorf("others may write in it (mode %04o); take that away with chmod go-w", mode&0o7777)
+	}
+	return nil
+}
+
 // load finds what a process before left.
 func (q *Queue) load() error {
 	files, err := os.ReadDir(q.dir)
@@ -102,7 +129,7 @@ func (q *Queue) load() error {
 			continue
 		}
 		e, ok := parse(f.Name())
-		if !ok {
+		if !ok || !f.Type().IsRegular() {
 			continue
 		}
 		info, err := f.Info()
@@ -157,12 +184,20 @@ func parse(name string) (*entry, bool) {
 
 // write writes a file that is there as a whole or not at all.
 func write(path string, body []byte) error {
-	err := os.WriteFile(path+unfinished, body, 0o600)
-	if err == nil {
-		err = os.Rename(path+unfinished, path)
+	part := path + unfinished
+	if err := os.Remove(part); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	f, err := os.OpenFile(part, os.O_WRONLY|os.O_CREATE|os.O_EXCL|unix.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(body)
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(part, path)
 	}
 	if err != nil {
-		_ = os.Remove(path + unfinished) // a part of it would fill the disk further
+		_ = os.Remove(part) // a part of it would fill the disk further
 	}
 	return err
 }

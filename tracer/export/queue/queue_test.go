@@ -23,6 +23,16 @@ func open(t testing.TB, dir string, max int64) *Queue {
 	return q
 }
 
+// room is a directory that nobody else can write in, whatever the umask is.
+func room(t testing.TB) string {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
 func batch(n int) Batch {
 	return Batch{Kind: "logs", Gzip: n%2 == 0, Records: n, Body: []byte(strings.Repeat("x", 100))}
 }
@@ -46,7 +56,7 @@ func taken(t testing.TB, q *Queue) (all []int) {
 }
 
 func TestOrder(t *testing.T) {
-	for _, dir := range []string{"", t.TempDir()} {
+	for _, dir := range []string{"", room(t)} {
 		q := open(t, dir, 1<<20)
 		for i := range 5 {
 			q.Put(batch(i + 1))
@@ -65,7 +75,7 @@ func TestOrder(t *testing.T) {
 
 // TestBound: beyond the bound the oldest go, but not the one that is being sent.
 func TestBound(t *testing.T) {
-	for _, dir := range []string{"", t.TempDir()} {
+	for _, dir := range []string{"", room(t)} {
 		q := open(t, dir, 450)
 		for i := range 4 {
 			q.Put(batch(i + 1))
@@ -104,7 +114,7 @@ func TestKill(t *testing.T) {
 		}
 		_ = unix.Kill(os.Getpid(), unix.SIGKILL)
 	}
-	dir := t.TempDir()
+	dir := room(t)
 	child := exec.Command(os.Args[0], "-test.run=^TestKill$")
 	child.Env = append(os.Environ(), childEnv+"="+dir)
 	out, err := child.CombinedOutput()
@@ -123,7 +133,7 @@ func TestKill(t *testing.T) {
 // room, either, they are dropped and counted; and what is on disk is not harmed.
 func TestFullDisk(t *testing.T) {
 	var said []string
-	q, err := Open(t.TempDir(), 1<<30, func(err error) { said = append(said, err.Error()) })
+	q, err := Open(room(t), 1<<30, func(err error) { said = append(said, err.Error()) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -154,8 +164,8 @@ func TestTinyDisk(t *testing.T) {
 	if os.Getuid() != 0 {
 		t.Skip("to mount a small tmpfs takes root; TestFullDisk has the same with an error of the writer")
 	}
-	dir := t.TempDir()
-	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k"); err != nil {
+	dir := room(t)
+	if err := unix.Mount("tmpfs", dir, "tmpfs", 0, "size=64k,mode=0700"); err != nil {
 		t.Skipf("mount a tmpfs: %v", err)
 	}
 	defer unix.Unmount(dir, unix.MNT_DETACH)
@@ -184,7 +194,7 @@ func TestTinyDisk(t *testing.T) {
 }
 
 func TestForeign(t *testing.T) {
-	dir := t.TempDir()
+	dir := room(t)
 	for _, name := range []string{"README", "x-1.logs", "0000000000000001-x.logs", "0000000000000001.logs", "1-1.a.b.gz"} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte("x"), 0o600); err != nil {
 			t.Fatal(err)
@@ -199,5 +209,67 @@ func TestForeign(t *testing.T) {
 	}
 	if _, err := Open("", 0, nil); err == nil {
 		t.Error("a queue without room is opened")
+	}
+}
+
+// TestLinks: nothing is written in a directory, or through a link, that another user may
+// have put there.
+func TestLinks(t *testing.T) {
+	refused := func(dir, why string) {
+		t.Helper()
+		q, err := Open(dir, 1<<20, nil)
+		if err == nil {
+			_ = q.Close()
+		}
+		if err == nil || !strings.Contains(err.Error(), dir) || !strings.Contains(err.Error(), why) {
+			t.Errorf("%s: %v, want %q", dir, err, why)
+		}
+	}
+	dir := room(t)
+	link := filepath.Join(room(t), "link")
+	if err := os.Symlink(dir, link); err != nil {
+		t.Fatal(err)
+	}
+	refused(link, "it is a link")
+	refused(link+"/", "it is a link")
+	for _, mode := range []os.FileMode{0o770, 0o707} {
+		if err := os.Chmod(dir, mode); err != nil {
+			t.Fatal(err)
+		}
+		refused(dir, fmt.Sprintf("others may write in it (mode %04o)", mode))
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := private(dir, os.Geteuid()+1); err == nil || !strings.Contains(err.Error(), "it is the directory of user") {
+		t.Errorf("the directory of another user: %v", err)
+	}
+
+	victim := filepath.Join(room(t), "victim")
+	if err := os.Symlink(victim, filepath.Join(dir, "lock")); err != nil {
+		t.Fatal(err)
+	}
+	refused(dir, "lock is a link")
+	if err := os.Remove(filepath.Join(dir, "lock")); err != nil {
+		t.Fatal(err)
+	}
+	// A file that waits, and one that is written next.
+	if err := os.WriteFile(victim, []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(victim, filepath.Join(dir, "0000000000000009-4.logs")); err != nil {
+		t.Fatal(err)
+	}
+	q := open(t, dir, 1<<20)
+	part := filepath.Join(dir, "0000000000000000-1.logs"+unfinished)
+	if err := os.Symlink(victim, part); err != nil {
+		t.Fatal(err)
+	}
+	q.Put(batch(1))
+	if got := fmt.Sprint(taken(t, q)); got != "[1]" {
+		t.Errorf("%s wait", got)
+	}
+	if b, err := os.ReadFile(victim); err != nil || string(b) != "mine" {
+		t.Errorf("what a link points to has %q, %v", b, err)
 	}
 }
