@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -225,9 +226,12 @@ func (x *exporting) run(cmd *cobra.Command) error {
 		a.change(next, p)
 		return nil
 	}
-	x.env.signals.hangup(a.hangup)
 	defer x.env.signals.hangup(nil)
-	if err := a.serve(p.listen); err != nil { // whoever is answered may send a SIGHUP
+	a.mu.Lock()
+	x.env.signals.hangup(a.hangup) // whoever is answered may send a SIGHUP
+	err = a.serve(p.listen)
+	a.mu.Unlock()
+	if err != nil {
 		return errors.Join(err, a.close())
 	}
 	counts, err := a.run(cmd.Context())
@@ -241,6 +245,7 @@ type agent struct {
 	*exporting
 	metrics *metrics.Metrics
 	choice  atomic.Pointer[filter.Filter]
+	picked  atomic.Pointer[filter.Filter] // what the recording was begun with; nil: there is none
 	sampled atomic.Pointer[export.Sample]
 	events  []report.Sink   // where events go, those in the sample, too
 	people  *journal.Writer // the journal, which gets no sample; nil: none is written
@@ -253,8 +258,9 @@ type agent struct {
 	stats    losses
 	reload   func() error
 
-	mu     sync.Mutex // of server
+	mu     sync.Mutex // one SIGHUP after the other, and none while it starts or ends
 	server *server
+	ending bool
 	files  *time.Ticker // writes the metrics' file
 	done   chan struct{}
 }
@@ -393,6 +399,7 @@ func (a *agent) config(meta record.Meta) (session.Config, error) {
 	if err != nil {
 		return session.Config{}, err
 	}
+	choice := a.choice.Load()
 	c := session.Config{
 		Wall:  func(w record.Wall) { a.clock.Set.Add(w.Time, w.Offset) },
 		Flush: a.out.Flush,
@@ -415,6 +422,7 @@ func (a *agent) config(meta record.Meta) (session.Config, error) {
 	}
 	if recorder != nil {
 		c.Record = &lenient{Recorder: recorder, say: a.say}
+		a.picked.Store(choice)
 	}
 	switch {
 	case len(sinks) == 0 && a.people == nil:
@@ -425,8 +433,8 @@ func (a *agent) config(meta record.Meta) (session.Config, error) {
 	}
 	// There may be a filter after a SIGHUP, and labels want to know who held a connection.
 	c.Keep = func(c *conn.Connection, v verdict.Verdict) bool { return a.choice.Load().Match(c, v) }
-	if !a.allEvents && !a.choice.Load().Empty() {
-		c.Pick = a.choice.Load()
+	if !a.allEvents && !choice.Empty() {
+		c.Pick = choice
 	}
 	return c, nil
 }
@@ -475,6 +483,11 @@ func (a *agent) limited(who string) func(text string) {
 
 // hangup takes a SIGHUP.
 func (a *agent) hangup() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.ending {
+		return
+	}
 	_ = notify("RELOADING=1")
 	defer func() { _ = notify("READY=1") }()
 	if err := a.reload(); err != nil {
@@ -497,18 +510,20 @@ func (a *agent) change(next *exporting, p plan) {
 	if a.sampling.Load() {
 		a.sampled.Store(&p.sample)
 	}
-	a.say("the settings were read again%s", a.later(next))
+	a.say("the settings were read again%s", a.later(next, p.filter))
 }
 
 // later names the settings that changed and wait for the next start.
-func (a *agent) later(next *exporting) string {
+func (a *agent) later(next *exporting, choice *filter.Filter) string {
+	picked := a.picked.Load() // the filter is the recording's, too
 	var names []string
 	for name, differs := range map[string]bool{
 		"sample": !a.sampling.Load() && a.sample != next.sample,
 		"label":  !slices.Equal(a.labels, next.labels), "label-cap": a.labelCap != next.labelCap, "metrics-file": a.metricsFile != next.metricsFile,
 		"journal": a.exporting.journal != next.journal, "output": a.format != next.format, "attach": a.attach != next.attach,
-		"write": a.write != next.write || a.fileSize != next.fileSize || a.fileCount != next.fileCount || a.allEvents != next.allEvents,
-		"otlp":  (a.exporting.otlp.url == "") != (next.otlp.url == ""), "otlp-traces": a.exporting.otlp.traces != next.otlp.traces,
+		"write": a.write != next.write || a.fileSize != next.fileSize || a.fileCount != next.fileCount || a.allEvents != next.allEvents ||
+			picked != nil && !a.allEvents && !reflect.DeepEqual(picked, choice),
+		"otlp": (a.exporting.otlp.url == "") != (next.otlp.url == ""), "otlp-traces": a.exporting.otlp.traces != next.otlp.traces,
 		"otlp-gzip": a.exporting.otlp.gzip != next.otlp.gzip, "otlp-queue": a.exporting.otlp.queue != next.otlp.queue || a.exporting.otlp.queueSize != next.otlp.queueSize,
 	} {
 		if differs {
@@ -522,23 +537,52 @@ func (a *agent) later(next *exporting) string {
 	return "; these wait for the next start: " + strings.Join(names, ", ")
 }
 
-// serve listens at an address, and no longer at the one before.
+// serve listens at an address, and no longer at the one before; a.mu is held. After an
+// error it listens where it did, if it can.
 func (a *agent) serve(address string) error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.server != nil && a.server.address == address {
+	before := a.server
+	if before != nil && before.address == address {
 		return nil
+	}
+	// At the same port the one before may be in the way.
+	early := before != nil && address != "" && samePort(before.address, address)
+	if early {
+		a.leave()
 	}
 	var next *server
 	if address != "" {
 		var err error
 		if next, err = newServer(address, a.metrics.Handler()); err != nil {
+			if early {
+				var again error
+				if a.server, again = newServer(before.address, a.metrics.Handler()); again != nil {
+					err = fmt.Errorf("%w; and nothing is served at %s any more: %w", err, before.address, again)
+				}
+			}
 			return err
 		}
 	}
-	err := a.server.close()
+	a.leave()
 	a.server = next
-	return err
+	return nil
+}
+
+// leave ends the server, whose error is none of what comes after it.
+func (a *agent) leave() {
+	if err := a.server.close(); err != nil {
+		a.say("%v", err)
+	}
+	a.server = nil
+}
+
+// samePort says whether two addresses, which are in order, have one port.
+func samePort(one, other string) bool {
+	port := func(address string) int {
+		_, name, _ := net.SplitHostPort(address)
+		n, _ := net.LookupPort("tcp", name)
+		return n
+	}
+	return port(one) == port(other)
 }
 
 func (a *agent) writeFiles() {
@@ -555,6 +599,9 @@ func (a *agent) writeFiles() {
 }
 
 func (a *agent) close() error {
+	a.mu.Lock()
+	a.ending = true
+	a.mu.Unlock()
 	_ = notify("STOPPING=1")
 	var err error
 	if a.lines != nil {
@@ -572,7 +619,9 @@ func (a *agent) close() error {
 		a.files.Stop()
 		err = errors.Join(err, a.metrics.WriteFile(a.metricsFile))
 	}
-	return errors.Join(err, a.serve(""))
+	err = errors.Join(err, a.server.close())
+	a.server = nil
+	return err
 }
 
 // server serves the metrics.

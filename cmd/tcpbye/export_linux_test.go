@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -14,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/tcpbye/tcpbye/tracer/record"
 )
 
 // heard collects what a program writes, and tells when a text was in it.
@@ -160,6 +163,113 @@ func TestReload(t *testing.T) {
 	defer mu.Unlock()
 	if took["after/v1/logs"] == 0 || took["before/v1/logs"] > 0 {
 		t.Errorf("events went to %v", took)
+	}
+}
+
+// tried is an agent that reads a recording, and a way to give it other settings.
+func tried(t *testing.T, stderr io.Writer, args ...string) (a *agent, again func(args ...string)) {
+	t.Helper()
+	read := func(args []string) (*exporting, plan) {
+		t.Helper()
+		x := &exporting{}
+		x.env = environment{stdout: io.Discard, stderr: stderr, getenv: func(string) string { return "" }}
+		cmd := x.command()
+		if err := cmd.ParseFlags(append([]string{"-r", "-"}, args...)); err != nil {
+			t.Fatal(err)
+		}
+		p, err := x.plan(cmd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return x, p
+	}
+	x, p := read(args)
+	a, err := newAgent(x, p)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.serve(p.listen); err != nil {
+		t.Fatal(err)
+	}
+	return a, func(args ...string) {
+		t.Helper()
+		a.reload = func() error {
+			if a.mu.TryLock() {
+				a.mu.Unlock()
+				t.Error("another SIGHUP may come in between")
+			}
+			a.change(read(args))
+			return nil
+		}
+		a.hangup()
+	}
+}
+
+// TestReloadSamePort: another address with the port of the one before is listened at, and
+// if it cannot be, the one before is again.
+func TestReloadSamePort(t *testing.T) {
+	stderr := newHeard()
+	port := free(t)
+	a, again := tried(t, stderr, "--listen", port)
+	again("--listen", "0.0.0.0:"+port)
+	if got, want := stderr.String(), "tcpbye: the settings were read again\n"; got != want || a.server.address != "0.0.0.0:"+port || !served(port) {
+		t.Fatalf("it serves at %s, and says %q", a.server.address, got)
+	}
+	stderr.text.Reset()
+	again("--listen", "192.0.2.1:"+port, "--class", "refused") // no address of this host
+	if got := stderr.String(); !strings.HasPrefix(got, "tcpbye: the settings stay as they were: --listen: ") || strings.Contains(got, "any more") ||
+		a.server.address != "0.0.0.0:"+port || !served(port) || !a.choice.Load().Empty() {
+		t.Errorf("it serves at %s, and says %q", a.server.address, got)
+	}
+	// What goes wrong with the one before is no failure of the change.
+	stderr.text.Reset()
+	if err := a.server.close(); err != nil {
+		t.Fatal(err)
+	}
+	a.server.ended <- errors.New("accept: bad file descriptor")
+	two := free(t)
+	again("--listen", two, "--class", "refused")
+	if got := stderr.String(); !strings.Contains(got, "accept: bad file descriptor\n") || !strings.Contains(got, "the settings were read again\n") ||
+		!served(two) || a.choice.Load().Empty() {
+		t.Errorf("it says %q", got)
+	}
+	if err := a.close(); err != nil {
+		t.Error(err)
+	}
+	stderr.text.Reset()
+	again("--listen", port)
+	if got := stderr.String(); got != "" || served(port) {
+		t.Errorf("once it has ended, it says %q", got)
+	}
+}
+
+// TestReloadRecording: the recording goes on with the filter that it was begun with, and
+// it is said.
+func TestReloadRecording(t *testing.T) {
+	for _, c := range []struct {
+		name, want   string
+		before, next []string
+	}{
+		{"another filter", "; these wait for the next start: write", []string{"--class", "refused"}, []string{"--class", "aborted"}},
+		{"a filter", "; these wait for the next start: write", nil, []string{"--class", "aborted"}},
+		{"the same", "", []string{"--class", "refused"}, []string{"--class", "refused"}},
+		{"all events", "", []string{"--class", "refused", "--all-events"}, []string{"--class", "aborted", "--all-events"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			stderr := newHeard()
+			file := []string{"-w", filepath.Join(t.TempDir(), "ring.tcpbye")}
+			a, again := tried(t, stderr, append(file, c.before...)...)
+			if _, err := a.config(record.Meta{}); err != nil {
+				t.Fatal(err)
+			}
+			again(append(file, c.next...)...)
+			if got, want := stderr.String(), "tcpbye: the settings were read again"+c.want+"\n"; got != want {
+				t.Errorf("it says %q, want %q", got, want)
+			}
+			if err := a.close(); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 
