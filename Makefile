@@ -104,10 +104,10 @@ lint:
 	$(GO) mod tidy -diff
 	@dead=$$($(GO) run $(DEADCODE) -test -tags lab ./...) && test -z "$$dead" || { echo "$$dead"; exit 1; }
 
-# The unit tests under the race detector, which needs a C compiler, without those that
-# trace this machine again and again: the detector makes each start take seconds.
+# The unit tests of all but the commands under the race detector, which needs a C
+# compiler. Tests of the commands start them by the hundred, seconds each then.
 test-race: compilers
-	$(GO) test -race -short ./...
+	$(GO) test -race -short ./bpf/... ./demo/... ./tracer/...
 
 # Known vulnerabilities in what tcpbye links in. Needs their database, so it is no
 # part of the tests.
