@@ -71,8 +71,8 @@ type Outcome string
 const (
 	Kept      Outcome = "kept"      // it stays as this end alone has it
 	Confirmed Outcome = "confirmed" // it was likely and is certain
-	Learned   Outcome = "learned"   // more is known: a cause where there was none, or one that says more
-	Refuted   Outcome = "refuted"   // it was likely, and is another
+	Learned   Outcome = "learned"   // more is known: a cause where there was none, one that says more, or another that is likely, too
+	Refuted   Outcome = "refuted"   // it was likely, and another is certain
 	Disputed  Outcome = "disputed"  // it was certain, and both ends together say otherwise with certainty
 	Uncovered Outcome = "uncovered" // the other end's recording does not cover the end of this one
 )

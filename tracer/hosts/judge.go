@@ -16,7 +16,7 @@ func (j *joiner) judge(p *pair) {
 	for _, e := range ends {
 		// Again: it is to name hosts.
 		e.Conn.Elsewhere = e.own
-		e.Verdict = j.verdict(e.Conn, j.traces[e.trace].Scope)
+		e.Verdict = j.judger.Judge(e.Conn, j.traces[e.trace].Scope)
 	}
 	p.link()
 	p.merge()
@@ -33,18 +33,13 @@ func (j *joiner) judge(p *pair) {
 			e.Verdict = e.joint.Alone
 			continue
 		}
-		both := j.verdict(e.Conn, scope)
+		both := j.judger.Judge(e.Conn, scope)
 		if !sure && both.Confidence == verdict.Certain {
 			both.Confidence = verdict.Likely
 		}
 		e.Verdict = e.joint.weigh(both)
 	}
 	p.path(j)
-}
-
-func (j *joiner) verdict(c *conn.Connection, s verdict.Scope) verdict.Verdict {
-	v := j.judger.Judge(c, s)
-	return v
 }
 
 // link makes the ends each other's.
@@ -197,7 +192,7 @@ func (x *Joint) weigh(both verdict.Verdict) verdict.Verdict {
 		x.Outcome = Disputed
 	case refuted && both.Confidence == verdict.Certain:
 		x.Outcome = Refuted
-	case alone.Cause != both.Cause:
+	case refuted, alone.Cause != both.Cause:
 		x.Outcome = Learned
 	case both.Confidence == verdict.Certain && alone.Confidence == verdict.Likely:
 		x.Outcome = Confirmed
