@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/netip"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -24,6 +23,7 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/pcapng"
+	"github.com/tcpbye/tcpbye/tracer/pcapng/tsharktest"
 	"github.com/tcpbye/tcpbye/tracer/record"
 	"github.com/tcpbye/tcpbye/tracer/report"
 	"github.com/tcpbye/tcpbye/tracer/session"
@@ -342,26 +342,11 @@ func TestOthersStay(t *testing.T) {
 // fields are what tshark says of each packet.
 func fields(t *testing.T, capture []byte, names ...string) string {
 	t.Helper()
-	path, err := exec.LookPath("tshark")
-	if err != nil {
-		t.Skip("tshark is not installed; make test installs it")
-	}
-	name := filepath.Join(t.TempDir(), "a")
-	if err := os.WriteFile(name, capture, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	args := []string{"-r", name, "-T", "fields"}
+	args := []string{"-T", "fields"}
 	for _, n := range names {
 		args = append(args, "-e", n)
 	}
-	var stderr bytes.Buffer
-	cmd := exec.Command(path, args...)
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("%v: %s", err, stderr.Bytes())
-	}
-	return string(out)
+	return tsharktest.Run(t, capture, args...)
 }
 
 // TestWireshark: Wireshark reads the comments, and thinks of the packets what it

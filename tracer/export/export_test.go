@@ -3,40 +3,14 @@ package export_test
 import (
 	"encoding/hex"
 	"math"
-	"os"
-	"path/filepath"
 	"testing"
 
 	"github.com/tcpbye/tcpbye/tracer/conn"
 	"github.com/tcpbye/tcpbye/tracer/export"
 	"github.com/tcpbye/tcpbye/tracer/record"
-	"github.com/tcpbye/tcpbye/tracer/session"
+	"github.com/tcpbye/tcpbye/tracer/session/replaytest"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
-
-func replayed(t *testing.T, show func(*conn.Connection, *verdict.Verdict)) {
-	t.Helper()
-	paths, err := filepath.Glob("../verdict/testdata/*.tcpbye")
-	if err != nil || len(paths) < 4 {
-		t.Fatalf("%d recordings, %v", len(paths), err)
-	}
-	for _, path := range paths {
-		f, err := os.Open(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		_, err = session.Replay(f, func(record.Meta) (session.Config, error) {
-			return session.Config{Join: conn.Options{Hold: true}, Show: func(c *conn.Connection, v verdict.Verdict) error {
-				show(c, &v)
-				return nil
-			}}, nil
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-}
 
 // TestTwoHosts: an end whose other end was never heard of, as on another host, has the
 // same trace, the same span, the same parent, and the same place in or out of a sample.
@@ -47,7 +21,7 @@ func TestTwoHosts(t *testing.T) {
 	}
 	pairs, alone, in := 0, 0, 0
 	var ends []*conn.Connection // a peer has its key once it is judged itself
-	replayed(t, func(c *conn.Connection, _ *verdict.Verdict) { ends = append(ends, c) })
+	replaytest.Ends(t, func(_ record.Meta, c *conn.Connection, _ verdict.Verdict) { ends = append(ends, c) })
 	for _, c := range ends {
 		if c.Key == ([16]byte{}) {
 			continue

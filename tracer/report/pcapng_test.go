@@ -6,9 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -22,6 +19,7 @@ import (
 
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/pcapng"
+	"github.com/tcpbye/tcpbye/tracer/pcapng/tsharktest"
 )
 
 // readPacket is a packet as another program reads it.
@@ -172,37 +170,16 @@ func TestPcapngNothing(t *testing.T) {
 	}
 }
 
-// tshark reads a file with Wireshark's own code.
-func tshark(t *testing.T, file []byte, args ...string) string {
-	t.Helper()
-	path, err := exec.LookPath("tshark")
-	if err != nil {
-		t.Skip("tshark is not installed; make test installs it")
-	}
-	name := filepath.Join(t.TempDir(), "a.pcapng")
-	if err := os.WriteFile(name, file, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command(path, append([]string{"-r", name}, args...)...)
-	var stderr bytes.Buffer
-	cmd.Stderr = &stderr
-	out, err := cmd.Output()
-	if err != nil {
-		t.Fatalf("%v: %s", err, stderr.Bytes())
-	}
-	return string(out)
-}
-
 // TestWiresharkReadsPcapng: Wireshark finds the packets, the comments and the
 // directions, and nothing wrong with them but what is not in the file.
 func TestWiresharkReadsPcapng(t *testing.T) {
 	a, b := withNumbers()
 	file := shown(t, Pcapng, testOptions(), append([]Judged{a, b}, every()[2:]...)...)
-	if bad := tshark(t, file, "-Y", "_ws.malformed || tcp.analysis.retransmission || tcp.analysis.out_of_order || tcp.analysis.zero_window || tcp.checksum.status == 0 || ip.checksum.status == 0",
+	if bad := tsharktest.Run(t, file, "-Y", "_ws.malformed || tcp.analysis.retransmission || tcp.analysis.out_of_order || tcp.analysis.zero_window || tcp.checksum.status == 0 || ip.checksum.status == 0",
 		"-o", "tcp.check_checksum:TRUE", "-o", "ip.check_checksum:TRUE"); bad != "" {
 		t.Errorf("Wireshark finds fault with:\n%s", bad)
 	}
-	got := strings.Split(strings.TrimSpace(tshark(t, file, "-Y", "tcp.stream == 0", "-T", "fields", "-e", "tcp.flags.str", "-e", "tcp.seq", "-e", "tcp.ack", "-e", "tcp.len", "-e", "frame.packet_flags_direction")), "\n")
+	got := strings.Split(strings.TrimSpace(tsharktest.Run(t, file, "-Y", "tcp.stream == 0", "-T", "fields", "-e", "tcp.flags.str", "-e", "tcp.seq", "-e", "tcp.ack", "-e", "tcp.len", "-e", "frame.packet_flags_direction")), "\n")
 	for i, l := range got {
 		got[i] = strings.Join(strings.Fields(strings.ReplaceAll(l, "·", "")), " ")
 	}
@@ -213,7 +190,7 @@ func TestWiresharkReadsPcapng(t *testing.T) {
 			t.Fatalf("Wireshark reads %q, want %q", got, want)
 		}
 	}
-	comments := tshark(t, file, "-Y", "tcp.flags.reset == 1", "-T", "fields", "-e", "frame.comment")
+	comments := tsharktest.Run(t, file, "-Y", "tcp.flags.reset == 1", "-T", "fields", "-e", "frame.comment")
 	for _, want := range []string{"tcpbye: aborted: data-after-close", "Lost: 9 bytes: sent by server, never acknowledged"} {
 		if !strings.Contains(comments, want) {
 			t.Errorf("%q is not in the comments that Wireshark reads: %s", want, comments)

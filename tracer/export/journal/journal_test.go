@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -22,35 +21,18 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/export"
 	"github.com/tcpbye/tcpbye/tracer/record"
 	"github.com/tcpbye/tcpbye/tracer/report"
-	"github.com/tcpbye/tcpbye/tracer/session"
+	"github.com/tcpbye/tcpbye/tracer/session/replaytest"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
+var fieldName = regexp.MustCompile(`^[A-Z][A-Z0-9_]{0,63}$`)
+
 func replayed(t testing.TB, show func(report.Judged, report.Clock)) {
 	t.Helper()
-	paths, err := filepath.Glob("../../verdict/testdata/*.tcpbye")
-	if err != nil || len(paths) < 4 {
-		t.Fatalf("%d recordings, %v", len(paths), err)
-	}
-	for _, path := range paths {
-		f, err := os.Open(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		_, err = session.Replay(f, func(m record.Meta) (session.Config, error) {
-			return session.Config{Join: conn.Options{Hold: true}, Show: func(c *conn.Connection, v verdict.Verdict) error {
-				show(report.Judged{Conn: c, Verdict: v}, report.Clock{Offset: m.Offset})
-				return nil
-			}}, nil
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
+	replaytest.Ends(t, func(m record.Meta, c *conn.Connection, v verdict.Verdict) {
+		show(report.Judged{Conn: c, Verdict: v}, report.Clock{Offset: m.Offset})
+	})
 }
-
-var fieldName = regexp.MustCompile(`^[A-Z][A-Z0-9_]{0,63}$`)
 
 // TestEntries makes an entry of every recorded end.
 func TestEntries(t *testing.T) {

@@ -23,7 +23,7 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/event"
 	"github.com/tcpbye/tcpbye/tracer/export/metrics"
 	"github.com/tcpbye/tcpbye/tracer/record"
-	"github.com/tcpbye/tcpbye/tracer/session"
+	"github.com/tcpbye/tcpbye/tracer/session/replaytest"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
@@ -34,31 +34,6 @@ func newMetrics(t testing.TB, o metrics.Options) *metrics.Metrics {
 		t.Fatal(err)
 	}
 	return m
-}
-
-// replayed shows every end of the recordings of four kernels.
-func replayed(t testing.TB, show func(*conn.Connection, *verdict.Verdict)) {
-	t.Helper()
-	paths, err := filepath.Glob("../../verdict/testdata/*.tcpbye")
-	if err != nil || len(paths) < 4 {
-		t.Fatalf("%d recordings, %v", len(paths), err)
-	}
-	for _, path := range paths {
-		f, err := os.Open(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		_, err = session.Replay(f, func(record.Meta) (session.Config, error) {
-			return session.Config{Join: conn.Options{Hold: true}, Show: func(c *conn.Connection, v verdict.Verdict) error {
-				show(c, &v)
-				return nil
-			}}, nil
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
 }
 
 // counted are the values of a metric by its labels.
@@ -89,6 +64,12 @@ func counted(t *testing.T, m *metrics.Metrics, name string) map[string]float64 {
 		}
 	}
 	return all
+}
+
+// replayed shows every end of the recordings of four kernels.
+func replayed(t testing.TB, show func(*conn.Connection, *verdict.Verdict)) {
+	t.Helper()
+	replaytest.Ends(t, func(_ record.Meta, c *conn.Connection, v verdict.Verdict) { show(c, &v) })
 }
 
 // TestCounts counts all recordings in another way and compares.

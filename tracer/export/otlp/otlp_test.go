@@ -35,7 +35,7 @@ import (
 	"github.com/tcpbye/tcpbye/tracer/export/queue"
 	"github.com/tcpbye/tcpbye/tracer/record"
 	"github.com/tcpbye/tcpbye/tracer/report"
-	"github.com/tcpbye/tcpbye/tracer/session"
+	"github.com/tcpbye/tcpbye/tracer/session/replaytest"
 	"github.com/tcpbye/tcpbye/tracer/verdict"
 )
 
@@ -175,37 +175,20 @@ func start(t testing.TB, o Options, dir string, max int64) *Exporter {
 	return e
 }
 
-// replayed are the ends of all recordings.
-func replayed(t testing.TB, show func(record.Meta, report.Judged)) {
-	t.Helper()
-	paths, err := filepath.Glob("../../verdict/testdata/*.tcpbye")
-	if err != nil || len(paths) < 4 {
-		t.Fatalf("%d recordings, %v", len(paths), err)
-	}
-	for _, path := range paths {
-		f, err := os.Open(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer f.Close()
-		_, err = session.Replay(f, func(m record.Meta) (session.Config, error) {
-			return session.Config{Join: conn.Options{Hold: true}, Show: func(c *conn.Connection, v verdict.Verdict) error {
-				show(m, report.Judged{Conn: c, Verdict: v})
-				return nil
-			}}, nil
-		})
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
 func values(all []*common.KeyValue) map[string]*common.AnyValue {
 	m := map[string]*common.AnyValue{}
 	for _, kv := range all {
 		m[kv.GetKey()] = kv.GetValue()
 	}
 	return m
+}
+
+// replayed are the ends of all recordings.
+func replayed(t testing.TB, show func(record.Meta, report.Judged)) {
+	t.Helper()
+	replaytest.Ends(t, func(m record.Meta, c *conn.Connection, v verdict.Verdict) {
+		show(m, report.Judged{Conn: c, Verdict: v})
+	})
 }
 
 // TestReplay sends every end of every recording and holds what arrives against them.

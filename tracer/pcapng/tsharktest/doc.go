@@ -1,0 +1,2 @@
+// Package tsharktest reads captures with Wireshark's own code. It is for tests.
+package tsharktest
